@@ -1,0 +1,91 @@
+"""Stage 3: speech in the voice of a prompt."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.cli import ROOT, Parser, find_path, run
+
+DESCRIPTION = "Stage 3: speak texts in the voices of prompts, with a trained experiment."
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    parser = Parser(DESCRIPTION)
+    parser.add_argument("--config", "-c", metavar="FILE", help="take the infer section from here")
+    parser.add_argument("--infer_expt_dir", required=True, metavar="DIR", help="experiment of the NAR model")
+    parser.add_argument("--infer_output_dir", metavar="DIR", help="default: <infer_expt_dir>/result")
+    parser.add_argument("--infer_mode", choices=("single", "batch"), required=True)
+    parser.add_argument("--infer_text", metavar="TEXT", help="single: what to say")
+    parser.add_argument("--infer_text_prompt", metavar="TEXT", help="single: what the prompt says")
+    parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt")
+    parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the list")
+    parser.add_argument("--continual", action="store_true", help="go on from the prompt's own text")
+    parser.add_argument("--copysyn", action="store_true", help="also write the prompt through the codec and back")
+    for name, kind in (("top_k", int), ("top_p", float), ("temperature", float), ("seed", int)):
+        parser.add_argument(f"--{name}", type=kind)
+    flags = parser.parse(arguments)
+    single = {name: getattr(flags, name) for name in ("infer_text", "infer_text_prompt", "infer_audio_prompt")}
+    if flags.infer_mode == "batch":
+        for name, value in single.items():
+            if value is not None:
+                parser.error(f"--{name} is for --infer_mode single")
+        if flags.test_list_file is None:
+            parser.error("--test_list_file: needed with --infer_mode batch")
+    else:
+        if flags.test_list_file is not None:
+            parser.error("--test_list_file is for --infer_mode batch")
+        if flags.continual and single.pop("infer_text") is not None:
+            parser.error("--infer_text: --continual says the prompt's own text; leave one of them out")
+        for name, value in single.items():
+            if value is None:
+                parser.error(f"--{name}: needed with --infer_mode single")
+
+    # Heavy libraries are imported once the flags are known to be right.
+    from config.schema import Settings
+    from models.valle.experiment import Experiment, load_pair
+    from models.valle.jobs import Job, read_test_list, run_jobs
+    from models.valle.synthesizer import Synthesizer
+    from processors.codecs import build_codec
+    from processors.symbols import SymbolTable
+    from processors.text import TextTokenizer, build_phonemizer
+    from utils.config import load_settings
+    from utils.device import pick_device
+    from utils.log import set_up_logging
+
+    set_up_logging()
+    overrides = [
+        f"infer.{name}={getattr(flags, name)}"
+        for name in ("top_k", "top_p", "temperature", "seed")
+        if getattr(flags, name) is not None
+    ]
+    experiment = Experiment(find_path(flags.infer_expt_dir, "--infer_expt_dir"))
+    settings = experiment.settings([*flags.set, *overrides])
+    if flags.config is not None:
+        given = load_settings(find_path(flags.config, "--config"), Settings, [*flags.set, *overrides], root=ROOT)
+        settings = settings.model_copy(update={"infer": given.infer})
+    if flags.infer_mode == "batch":
+        test_list = find_path(str(flags.test_list_file), "--test_list_file")
+        jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt"))
+    else:
+        prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
+        jobs = [Job(f"single/{prompt.stem}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
+
+    device = pick_device()
+    preprocess = settings.preprocess
+    synthesizer = Synthesizer(
+        load_pair(experiment, settings).to(device),
+        build_codec(preprocess, experiment.codec, ROOT, device),
+        TextTokenizer(
+            build_phonemizer(preprocess.phone_extractor, preprocess.language),
+            SymbolTable.load(experiment.symbols),
+            preprocess.add_blank,
+        ),
+        settings.infer,
+        settings.model.prefix_mode,
+        device,
+    )
+    output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
+    return 1 if run_jobs(synthesizer, jobs, output_dir, flags.continual, flags.copysyn) else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,62 @@
+"""Stage 1: corpora to phones and codes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.cli import ROOT, Parser, find_path, run
+
+DESCRIPTION = "Stage 1: read the corpora of a config and write their phones and codes."
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    parser = Parser(DESCRIPTION)
+    parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE")
+    parser.add_argument("--num_workers", type=int, metavar="N", help="processes beside the codec")
+    flags = parser.parse(arguments)
+
+    # Heavy libraries are imported once the flags are known to be right.
+    from accelerate import PartialState
+
+    from config.schema import Settings
+    from processors.codecs.prepare import prepare_codec
+    from processors.pipeline import Preparation
+    from utils.config import load_settings, resolve_path
+    from utils.device import pick_device
+    from utils.log import log, set_up_logging
+
+    overrides = list(flags.set)
+    if flags.num_workers is not None:
+        overrides.append(f"preprocess.num_workers={flags.num_workers}")
+    settings = load_settings(find_path(flags.config, "--config"), Settings, overrides, root=ROOT)
+    device = pick_device()
+    state = PartialState(cpu=device.type == "cpu")
+    set_up_logging(state.is_main_process)
+    processed_dir: Path = resolve_path(settings.preprocess.processed_dir, ROOT)
+    preparations = [
+        Preparation(
+            name,
+            resolve_path(settings.dataset_path[name], ROOT),
+            processed_dir,
+            ROOT,
+            settings.preprocess,
+            state.process_index,
+            state.num_processes,
+        )
+        for name in settings.dataset
+    ]
+    rows = [row for preparation in preparations for row in preparation.rows]
+    with state.main_process_first():
+        codec = prepare_codec(settings.preprocess, processed_dir, ROOT, rows, device)
+    for preparation in preparations:
+        stats = preparation.run(codec, device, state.wait_for_everyone)
+        for split, counts in stats.get("splits", {}).items():
+            log.info("%s/%s: %d utterances, %.2f hours", stats["dataset"], split, counts["utterances"], counts["hours"])
+        if stats.get("dropped"):
+            log.info(
+                "%s: %d left out, see %s", stats["dataset"], stats["dropped"], preparation.folder / "failures.jsonl"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

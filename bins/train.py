@@ -1,0 +1,55 @@
+"""Stage 2: train the AR model, the NAR model, or both."""
+
+from collections.abc import Sequence
+
+from utils.cli import ROOT, Parser, find_path, run, true_or_false
+
+DESCRIPTION = "Stage 2: train the AR model (--model_train_stage 1), then the NAR model (2), or both at once (0)."
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    parser = Parser(DESCRIPTION)
+    parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE")
+    parser.add_argument("--name", "-n", required=True, help="experiment: its folder is <log_dir>/NAME")
+    parser.add_argument("--model_train_stage", type=int, choices=(0, 1, 2), required=True)
+    parser.add_argument("--ar_model_ckpt_dir", metavar="DIR", help="the trained AR model, for stage 2")
+    parser.add_argument("--resume", type=true_or_false, default=False, metavar="true|false")
+    parser.add_argument("--resume_from_ckpt_path", metavar="DIR", help="this checkpoint instead of the latest")
+    parser.add_argument("--resume_type", choices=("resume", "finetune"))
+    flags = parser.parse(arguments)
+    if flags.resume_type and not (flags.resume or flags.resume_from_ckpt_path):
+        parser.error("--resume_type needs --resume true or --resume_from_ckpt_path")
+    if "/" in flags.name or flags.name in ("", ".", ".."):
+        parser.error("--name: takes a folder's name, not a path")
+
+    # Heavy libraries are imported once the flags are known to be right.
+    from config.schema import Settings
+    from models.valle.build import train
+    from models.valle.experiment import Experiment, plan_start, read_prepared
+    from processors.codecs import build_codec
+    from processors.text import TextTokenizer
+    from utils.config import load_settings, resolve_path
+    from utils.device import pick_device
+
+    settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
+    experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
+    data = read_prepared(settings, resolve_path(settings.preprocess.processed_dir, ROOT))
+    start = plan_start(
+        settings,
+        experiment,
+        data,
+        train_stage=flags.model_train_stage,
+        ar_model=flags.ar_model_ckpt_dir and find_path(flags.ar_model_ckpt_dir, "--ar_model_ckpt_dir"),
+        resume=flags.resume,
+        resume_from=flags.resume_from_ckpt_path and find_path(flags.resume_from_ckpt_path, "--resume_from_ckpt_path"),
+        resume_type=flags.resume_type or "resume",
+    )
+    codec = build_codec(settings.preprocess, data.codec, ROOT, pick_device())
+    # Phones were made in stage 1: training needs no phonemizer.
+    tokenizer = TextTokenizer(None, start.table, settings.preprocess.add_blank)
+    train(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

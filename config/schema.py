@@ -1,0 +1,180 @@
+"""Every setting of an experiment: its name, type, range and unit.
+
+The values live in `base.json <- tts.json <- valle.json` beside this file and in the experiment's own
+`exp_config.json`; nothing here has a default, so that each default is written in one place only.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Dataset = Literal["libritts", "ljspeech", "vctk", "hifitts", "librispeech", "custom"]
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key or a value of another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class MelRVQSettings(Section):
+    """The embedded codec: residual k-means on log-mel frames, decoded by Griffin-Lim."""
+
+    frame_rate_hz: Positive = Field(description="code frames per second")
+    num_mels: Count = Field(description="mel bands of a spectrogram frame")
+    fit_frames: Count = Field(description="at most this many training frames are used to fit the codebooks")
+    fit_iterations: Count = Field(description="k-means iterations per codebook")
+    griffin_lim_iterations: Count = Field(description="phase-recovery iterations when decoding")
+
+
+class PreprocessSettings(Section):
+    """Stage 1: from a corpus to phones and codes."""
+
+    processed_dir: str = Field(description="folder that stage 1 writes to and stage 2 reads from")
+    phone_extractor: Literal["espeak", "graphemes"] = Field(
+        description="espeak: IPA phones; graphemes: the lower-cased characters of the text"
+    )
+    language: str = Field(description="espeak-ng voice that pronounces the text, such as en-us or de")
+    symbol_table: str | None = Field(description="existing symbols.dict that phones must come from; null builds one")
+    add_blank: bool = Field(description="put id 0 around and between phones")
+    acoustic_token_extractor: Literal["Encodec", "MelRVQ"] = Field(description="the codec")
+    codec_checkpoint: str | None = Field(description="local file with EnCodec's weights; null downloads them once")
+    mel_rvq: MelRVQSettings
+    sample_rate: Count = Field(description="Hz; audio is resampled to it before the codec")
+    min_duration: Positive = Field(description="seconds; shorter utterances are left out")
+    max_duration: Positive = Field(description="seconds; longer utterances are left out")
+    valid_fraction: Fraction = Field(description="share for validation where a corpus has no split of its own")
+    test_fraction: Fraction = Field(description="share for testing where a corpus has no split of its own")
+    split_by: Literal["auto", "speaker", "utterance"] = Field(
+        description="what is kept whole in such a split; auto: speaker from 20 speakers on"
+    )
+    split_seed: int = Field(description="seed of such a split")
+    shard_size: Count = Field(description="utterances per shard")
+    codec_batch_seconds: Positive = Field(description="seconds of audio per codec batch, padding included")
+    num_workers: CountOrZero = Field(description="processes that read audio and phonemize beside the codec")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PreprocessSettings":
+        if self.min_duration > self.max_duration:
+            raise ValueError("min_duration must not exceed max_duration")
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction and test_fraction leave nothing to train on")
+        return self
+
+
+class ModelSettings(Section):
+    """Architecture of the AR and NAR models (VALL-E, section 4)."""
+
+    decoder_dim: Count = Field(description="width D")
+    nhead: Count = Field(description="attention heads H")
+    num_decoder_layers: Count
+    norm_first: bool = Field(description="pre-norm; false: post-norm")
+    add_prenet: bool = Field(description="convolutions on text and linears on audio before the positions")
+    dropout: Fraction = Field(description="in the transformer and after the positions")
+    prefix_mode: Literal[0, 1, 2, 4] = Field(
+        description="the NAR's prompt in training: 0 none, 1 first frames, 2 a segment of the utterance, "
+        "4 a segment of another utterance of the speaker"
+    )
+    share_embedding: bool = Field(description="NAR head j shares the weight of audio embedding j+2")
+    nar_scale_factor: Positive = Field(description="scales the NAR's width, heads and layers")
+    prepend_bos: bool = Field(description="begin the AR's audio with a begin symbol")
+    num_quantizers: Annotated[int, Field(ge=2)] = Field(description="codebooks Q")
+    text_token_num: Annotated[int, Field(ge=4)] = Field(description="rows of the text embeddings")
+    audio_token_num: Count = Field(description="codes per codebook")
+
+
+class AdamSettings(Section):
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
+class DataloaderSettings(Section):
+    num_worker: CountOrZero = Field(description="processes that build batches; 0: the training process itself")
+
+
+class TrainSettings(Section):
+    """Stage 2."""
+
+    batch_size: Count = Field(description="utterances per batch when use_dynamic_batchsize is false")
+    use_dynamic_batchsize: bool = Field(description="length-bucketed batches by total tokens")
+    max_tokens: Count = Field(description="phones and frames per batch, padding included")
+    max_sentences: Count = Field(description="utterances per batch at most, when dynamic")
+    shuffle_buffer: Count = Field(description="utterances held for shuffling, bucketing and pairing by speaker")
+    num_buckets: Annotated[int, Field(ge=2)] = Field(description="length buckets of dynamic batches")
+    join_probability: Fraction = Field(description="share of examples that are two utterances of a speaker joined")
+    audio_token_dropout: Fraction = Field(
+        description="share of the AR's audio inputs masked, so that it reads the text"
+    )
+    max_epoch: Count
+    max_steps: Count | None = Field(description="optimizer steps at which training stops; null: max_epoch alone")
+    optimizer: Literal["AdamW", "Adam"]
+    adamw: AdamSettings
+    base_lr: Positive = Field(description="peak learning rate")
+    scheduler: Literal["cosine", "noam", "eden"]
+    warmup_steps: CountOrZero
+    total_training_steps: Count = Field(description="steps after which the cosine has reached zero")
+    gradient_clip_norm: Positive
+    gradient_accumulation_step: Count = Field(description="batches per optimizer step")
+    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware has it")
+    save_checkpoint_stride: Annotated[list[Count], Field(min_length=1)] = Field(
+        description="epochs between checkpoints"
+    )
+    keep_last: Annotated[list[int], Field(min_length=1)] = Field(
+        description="how many checkpoints of each stride stay; -1: all"
+    )
+    save_checkpoint_steps: Count | None = Field(description="optimizer steps between checkpoints; null: epochs alone")
+    keep_last_steps: Count = Field(description="how many checkpoints made between epoch ends stay")
+    valid_interval: Count = Field(description="optimizer steps between validations, each with a spoken sample")
+    valid_max_batches: Count = Field(description="validation batches at most")
+    log_interval: Count = Field(description="optimizer steps between log points")
+    random_seed: int
+    tracker: list[Literal["tensorboard"]]
+    dataloader: DataloaderSettings
+
+    @model_validator(mode="after")
+    def _paired(self) -> "TrainSettings":
+        if len(self.save_checkpoint_stride) != len(self.keep_last):
+            raise ValueError("save_checkpoint_stride and keep_last must be equally long")
+        if any(keep == 0 or keep < -1 for keep in self.keep_last):
+            raise ValueError("keep_last takes positive numbers, or -1 for all")
+        return self
+
+
+class InferSettings(Section):
+    """Stage 3."""
+
+    top_k: CountOrZero = Field(description="sample among the k likeliest codes; 0: all, 1: greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="sample among the likeliest codes of this mass")
+    temperature: Positive
+    seed: CountOrZero
+    repetition_window: CountOrZero = Field(description="frames that repetition-aware sampling looks back; 0: off")
+    repetition_threshold: Fraction = Field(description="share of them above which a code is drawn again")
+    min_seconds_per_phone: Annotated[float, Field(ge=0)] = Field(description="speech never ends before this")
+    max_seconds_per_phone: Positive = Field(description="speech always ends by this")
+    continual_prompt_seconds: Positive = Field(description="with --continual, this much of the audio is kept")
+    max_batch_size: Count = Field(description="texts decoded together")
+
+
+class Settings(Section):
+    """One experiment."""
+
+    model_type: Literal["VALLE"]
+    dataset: Annotated[list[Dataset], Field(min_length=1)]
+    dataset_path: dict[Dataset, str] = Field(description="where each corpus lies")
+    log_dir: str = Field(description="parent of the experiment folders")
+    preprocess: PreprocessSettings
+    model: ModelSettings
+    train: TrainSettings
+    infer: InferSettings
+
+    @model_validator(mode="after")
+    def _paths_known(self) -> "Settings":
+        for name in self.dataset:
+            path = self.dataset_path.get(name)
+            if path is None:
+                raise ValueError(f"dataset_path.{name} is missing, and dataset names {name}")
+        return self

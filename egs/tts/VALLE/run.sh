@@ -1,0 +1,121 @@
+#!/bin/sh
+# The recipe: features (1), training (2), speech (3). --help explains the flags; each stage's program checks them.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+root=$(CDPATH='' cd -- "$here/../../.." && pwd)
+
+usage() {
+    cat <<'HELP'
+usage: sh egs/tts/VALLE/run.sh --stage 1|2|3 [flags]
+
+  --stage 1|2|3, -s         1: features, 2: training, 3: inference
+  --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stage 3: take its infer section
+  --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; without CUDA: the CPU
+  --set KEY=VALUE           override a setting, such as train.batch_size=8; may be repeated
+  --help, -h                this text
+
+Stage 1, features:
+  --num_workers N           processes that read audio and phonemize beside the codec
+
+Stage 2, training, into <log_dir>/NAME:
+  --name NAME, -n           experiment
+  --model_train_stage 1|2   1: the AR model, 2: the NAR model (0: both at once)
+  --ar_model_ckpt_dir DIR   for 2: the trained AR model (experiment, its checkpoint folder, or one checkpoint)
+  --resume true             go on from the latest checkpoint of NAME
+  --resume_from_ckpt_path DIR
+                            go on from this checkpoint instead, of NAME or of another experiment
+  --resume_type resume|finetune
+                            resume (default): restore everything; finetune: take the weights, start at step 0
+
+Stage 3, inference:
+  --infer_expt_dir DIR      experiment of the NAR model
+  --infer_output_dir DIR    where the speech goes (default <infer_expt_dir>/result)
+  --infer_mode single|batch
+  --infer_text TEXT         single: what to say
+  --infer_text_prompt TEXT  single: what the prompt says
+  --infer_audio_prompt FILE single: the prompt, about 3 seconds of a voice
+  --test_list_file FILE     batch: a list of text|text_prompt|audio_prompt lines (also --infer_test_list_file)
+  --top_k K                 sample among the K likeliest codes; 0: all, 1: always the likeliest
+  --top_p P                 sample among the likeliest codes that make up this mass
+  --temperature T           below 1 safer, above 1 more varied
+  --seed N                  the same seed says it the same way
+  --continual               keep the first seconds of the prompt and say the rest of its own text
+  --copysyn                 also write the prompt through the codec and back
+HELP
+}
+
+fail() {
+    echo "run.sh: $1; --help lists the flags" >&2
+    exit 2
+}
+
+# --stage and --gpu are ours; everything else goes to the stage's program as it is.
+stage=''
+gpu=''
+gpu_given=false
+count=$#
+while [ "$count" -gt 0 ]; do
+    flag=$1
+    shift
+    count=$((count - 1))
+    case $flag in
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    --stage=*) stage=${flag#*=} ;;
+    --gpu=*)
+        gpu=${flag#*=}
+        gpu_given=true
+        ;;
+    --stage | -s | --gpu)
+        [ "$count" -gt 0 ] || fail "$flag needs a value"
+        if [ "$flag" = --gpu ]; then
+            gpu=$1
+            gpu_given=true
+        else
+            stage=$1
+        fi
+        shift
+        count=$((count - 1))
+        ;;
+    *) set -- "$@" "$flag" ;;
+    esac
+done
+
+case $stage in
+1) program=preprocess ;;
+2) program=train ;;
+3) program=inference ;;
+'') fail "--stage is needed" ;;
+*) fail "--stage takes 1, 2 or 3, not $stage" ;;
+esac
+
+if [ -n "${VIRTUAL_ENV:-}" ] || [ -n "${CONDA_PREFIX:-}" ]; then
+    python=python
+elif [ -x "$root/.venv/bin/python" ]; then
+    python=$root/.venv/bin/python
+else
+    echo "run.sh: no environment; run 'make install' in $root, or activate one that has the project installed" >&2
+    exit 1
+fi
+
+if [ "$gpu_given" = true ]; then
+    CUDA_VISIBLE_DEVICES=$gpu
+    export CUDA_VISIBLE_DEVICES
+fi
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH
+
+# Several GPUs, where there are any, train with one process each.
+case $stage$gpu in
+[12]*,*)
+    processes=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+    if [ "$processes" -gt 1 ]; then
+        exec "$python" -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no \
+            --dynamo_backend no --num_processes "$processes" -m "bins.$program" "$@"
+    fi
+    ;;
+esac
+exec "$python" -m "bins.$program" "$@"

@@ -1,0 +1,166 @@
+"""The batches that the models train on, and how examples become one."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from processors.manifest import Utterance
+
+IGNORED = -100
+"""A target that the loss passes over."""
+
+
+@dataclass
+class Example:
+    """One utterance, its text as ids, and, for `prefix_mode` 4, another utterance of the speaker (T', Q).
+
+    Not frozen, as lhotse's samplers attach a note of their own to what they hand out.
+    """
+
+    utterance: Utterance
+    ids: tuple[int, ...]
+    other_codes: np.ndarray | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Phones and frames."""
+        return len(self.ids) + len(self.utterance.codes)
+
+
+@dataclass(frozen=True)
+class NarInput:
+    """What the NAR reads at one stage: codes behind an optional prompt, and what it shall predict.
+
+    codes (B, T', Q); codes_lens (B,); is_prompt (B, T'); targets (B, T'), `IGNORED` where nothing is predicted.
+    """
+
+    stage: int
+    codes: Tensor
+    codes_lens: Tensor
+    is_prompt: Tensor
+    targets: Tensor
+    num_targets: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """text (B, S) ids, codes (B, T, Q), both zero where padded. Counts are plain ints: no device is asked for them."""
+
+    text: Tensor
+    text_lens: Tensor
+    codes: Tensor
+    codes_lens: Tensor
+    nar: tuple[NarInput, ...]
+    num_tokens: int
+    num_frames: int
+    num_utterances: int
+
+    def to(self, device: torch.device) -> "Batch":
+        return _moved(self, device)
+
+
+def _moved(value, device: torch.device):  # type: ignore[no-untyped-def]
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    if isinstance(value, Batch | NarInput):
+        return type(value)(**{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
+    return value
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Turns examples into a batch.
+
+    `stages`: whether the NAR is trained, and with `prefix_mode` which frames are its prompt (VALL-E, section 4.2.2).
+    `max_prompt_frames` is 3 seconds.
+    """
+
+    num_quantizers: int
+    prefix_mode: int
+    max_prompt_frames: int
+    for_nar: bool
+
+    def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:
+        """With `rng` the NAR's stage and prompt are drawn; without (validation) every stage is there, unmoved."""
+        codes = [torch.from_numpy(example.utterance.codes.astype(np.int64)) for example in examples]
+        text = [torch.tensor(example.ids) for example in examples]
+        return Batch(
+            text=pad(text),
+            text_lens=torch.tensor([len(ids) for ids in text]),
+            codes=pad(codes),
+            codes_lens=torch.tensor([len(code) for code in codes]),
+            nar=self._nar_inputs(examples, codes, rng) if self.for_nar else (),
+            num_tokens=sum(example.num_tokens for example in examples),
+            num_frames=sum(len(code) for code in codes),
+            num_utterances=len(examples),
+        )
+
+    def _nar_inputs(
+        self, examples: Sequence[Example], codes: list[Tensor], rng: random.Random | None
+    ) -> tuple[NarInput, ...]:
+        stages = range(1, self.num_quantizers) if rng is None else [rng.randrange(1, self.num_quantizers)]
+        shortest = min(len(code) for code in codes)
+        if self.prefix_mode == 0:
+            inputs, is_prompt, predicted = codes, *_marks(codes, 0)
+        elif self.prefix_mode == 1:
+            low = shortest // 4
+            drawn = (3 * low) // 2 if rng is None else rng.randrange(low, max(2 * low, low + 1))
+            inputs, is_prompt, predicted = codes, *_marks(codes, self._clamp(drawn))
+        else:
+            inputs, is_prompt, predicted = self._with_segments(examples, codes, shortest, rng)
+        lens = torch.tensor([len(code) for code in inputs])
+        padded, padded_is_prompt, padded_predicted = pad(inputs), pad(is_prompt), pad(predicted)
+        return tuple(
+            NarInput(
+                stage=stage,
+                codes=padded,
+                codes_lens=lens,
+                is_prompt=padded_is_prompt,
+                targets=torch.where(padded_predicted, padded[..., stage], IGNORED),
+                num_targets=int(padded_predicted.sum()),
+            )
+            for stage in stages
+        )
+
+    def _with_segments(
+        self, examples: Sequence[Example], codes: list[Tensor], shortest: int, rng: random.Random | None
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Modes 2 and 4: prepend a segment of the utterance itself, or of another one of the speaker."""
+        others = [
+            None if example.other_codes is None else torch.from_numpy(example.other_codes.astype(np.int64))
+            for example in examples
+        ]
+        shortest_other = min((len(other) for other in others if other is not None), default=shortest)
+        num_frames = min(self._clamp(shortest // 4), shortest_other)
+        inputs, predicted = [], []
+        for code, other in zip(codes, others, strict=True):
+            source = code if other is None else other
+            last_start = len(source) - num_frames
+            start = last_start // 2 if rng is None else rng.randint(0, last_start)
+            inputs.append(torch.cat([source[start : start + num_frames], code]))
+            is_predicted = torch.ones(num_frames + len(code), dtype=torch.bool)
+            is_predicted[:num_frames] = False
+            if other is None:
+                is_predicted[num_frames + start : num_frames + start + num_frames] = False
+            predicted.append(is_predicted)
+        return inputs, _marks(inputs, num_frames)[0], predicted
+
+    def _clamp(self, num_frames: int) -> int:
+        return max(1, min(num_frames, self.max_prompt_frames))
+
+
+def _marks(codes: list[Tensor], num_prompt: int) -> tuple[list[Tensor], list[Tensor]]:
+    """For each row: where the first `num_prompt` frames are, and where they are not."""
+    is_prompt = [torch.arange(len(code)) < num_prompt for code in codes]
+    return is_prompt, [~mark for mark in is_prompt]
+
+
+def pad(rows: Sequence[Tensor]) -> Tensor:
+    """Stack rows of different lengths, filled with zeros on the right."""
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)

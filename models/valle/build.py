@@ -1,0 +1,127 @@
+"""Puts a training together from settings, data and a start."""
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+
+from config.schema import Settings
+from models.valle.batch import Collator
+from models.valle.data import TrainData
+from models.valle.experiment import Experiment, PreparedData, Start, load_checked, write_experiment
+from models.valle.interfaces import Codec, Tokenizer
+from models.valle.samples import SampleLogger
+from models.valle.synthesizer import Synthesizer
+from models.valle.trainer import Trainer
+from models.valle.valle import VALLE
+from utils.device import has_fast_bf16, pick_device
+from utils.errors import UserError
+from utils.log import log, set_up_logging
+
+MAX_PROMPT_SECONDS = 3
+
+
+def train(
+    settings: Settings,
+    experiment: Experiment,
+    data: PreparedData,
+    start: Start,
+    train_stage: int,
+    codec: Codec,
+    tokenizer: Tokenizer,
+) -> None:
+    """Train into the experiment's folder. Raises UserError when codec, data and model do not fit each other."""
+    accelerator = build_accelerator(settings, experiment, train_stage)
+    if accelerator.is_main_process:
+        write_experiment(experiment, settings, data, start)
+    accelerator.wait_for_everyone()
+    set_seed(settings.train.random_seed + accelerator.process_index)
+    model = VALLE(settings.model, train_stage)
+    load_checked(model, start.weights, None)
+    train_data = build_data(settings, data, train_stage, codec, tokenizer, accelerator)
+    trainer = Trainer(
+        settings=settings.train,
+        model=model,
+        data=train_data,
+        folder=experiment.folder,
+        accelerator=accelerator,
+        samples=build_samples(settings, model, codec, tokenizer, train_data, accelerator),
+        num_utterances=data.num_utterances,
+        train_stage=train_stage,
+    )
+    if start.resume_from is not None:
+        trainer.resume(start.resume_from)
+        log.info("resumed from %s", start.resume_from.path)
+    num_parameters = sum(parameter.numel() for parameter in trainer.parameters)
+    log.info(
+        "%s: %.1f M parameters in training, %d utterances, %s, %s",
+        experiment.folder,
+        num_parameters / 1e6,
+        data.num_utterances,
+        accelerator.device,
+        accelerator.mixed_precision.replace("no", "fp32"),
+    )
+    trainer.train()
+    accelerator.end_training()
+
+
+def build_accelerator(settings: Settings, experiment: Experiment, train_stage: int) -> Accelerator:
+    """Processes, precision and tracking as the settings ask."""
+    device = pick_device()
+    precision = settings.train.precision
+    use_bf16 = has_fast_bf16(device) if precision == "auto" else precision == "bf16"
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if use_bf16 else "no",
+        log_with=list(settings.train.tracker) or None,
+        project_dir=experiment.folder,
+        # The heads of stages that were not drawn get no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=train_stage != 1)],
+    )
+    set_up_logging(accelerator.is_main_process)
+    accelerator.init_trackers("log")
+    return accelerator
+
+
+def build_data(
+    settings: Settings,
+    data: PreparedData,
+    train_stage: int,
+    codec: Codec,
+    tokenizer: Tokenizer,
+    accelerator: Accelerator,
+) -> TrainData:
+    if codec.num_codebooks != settings.model.num_quantizers or codec.codebook_size != settings.model.audio_token_num:
+        raise UserError(
+            f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
+            f"{codec.codebook_size}"
+        )
+    return TrainData(
+        train_shards=data.train_shards,
+        valid_shards=data.valid_shards,
+        tokenizer=tokenizer,
+        collator=Collator(
+            num_quantizers=settings.model.num_quantizers,
+            prefix_mode=settings.model.prefix_mode,
+            max_prompt_frames=int(MAX_PROMPT_SECONDS * codec.frame_rate_hz),
+            for_nar=train_stage != 1,
+        ),
+        settings=settings.train,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def build_samples(
+    settings: Settings,
+    model: VALLE,
+    codec: Codec,
+    tokenizer: Tokenizer,
+    data: TrainData,
+    accelerator: Accelerator,
+) -> SampleLogger | None:
+    """None without a tracker to log to, or without a validation utterance to speak."""
+    examples = data.valid_examples(20)
+    if not accelerator.is_main_process or not settings.train.tracker or not examples:
+        return None
+    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, accelerator.device)
+    writer = accelerator.get_tracker("tensorboard", unwrap=True)
+    return SampleLogger(synthesizer, examples, writer)

@@ -1,0 +1,248 @@
+"""From shards to batches: shuffling, pairing by speaker, length buckets, and a position that can be resumed."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse.dataset.sampling.base import SamplingConstraint
+from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketingSampler
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from config.schema import TrainSettings
+from models.valle.batch import Batch, Collator, Example
+from models.valle.interfaces import Tokenizer
+from processors.manifest import Utterance, read_shards
+
+WORD_BOUNDARY = "_"
+
+
+@dataclass
+class PaddedTokens(SamplingConstraint):
+    """At most `max_tokens` phones and frames in a batch, padding included, and at most `max_examples`."""
+
+    max_tokens: int
+    max_examples: int
+    num_examples: int = 0
+    longest: int = 0
+
+    def add(self, example: Example) -> None:
+        self.num_examples += 1
+        self.longest = max(self.longest, example.num_tokens)
+
+    def exceeded(self) -> bool:
+        return self.num_examples > self.max_examples or self.num_examples * self.longest > self.max_tokens
+
+    def close_to_exceeding(self) -> bool:
+        return self.num_examples >= self.max_examples or (self.num_examples + 1) * self.longest > self.max_tokens
+
+    def reset(self) -> None:
+        self.num_examples = self.longest = 0
+
+    def measure_length(self, example: Example) -> float:
+        return example.num_tokens
+
+
+@dataclass(frozen=True)
+class ExampleSource:
+    """The examples of one epoch, in an order that the seed and the epoch determine.
+
+    Shards are shuffled, then utterances within a buffer; from that buffer come an utterance's partners: the
+    other utterance of its speaker that it may be joined to, and the one that `prefix_mode` 4 takes a segment from.
+    Without `shuffle` (validation) the order is that on disk, and nothing is drawn.
+    """
+
+    shards: Sequence[Path]
+    tokenizer: Tokenizer
+    buffer_size: int
+    join_probability: float
+    with_other: bool
+    seed: int
+    epoch: int
+    shuffle: bool
+
+    def __iter__(self) -> Iterator[Example]:
+        rng = random.Random(f"{self.seed} {self.epoch}")
+        shards = list(self.shards)
+        if self.shuffle:
+            rng.shuffle(shards)
+        waiting: list[Utterance] = []
+        by_speaker: dict[str, list[Utterance]] = defaultdict(list)
+        source = read_shards(shards)
+        for utterance in source:
+            self._hold(utterance, waiting, by_speaker, rng)
+            if len(waiting) >= self.buffer_size:
+                break
+        while waiting:
+            utterance = self._release(waiting, by_speaker)
+            yield self._example(utterance, by_speaker[utterance.speaker], rng)
+            for _ in range(self.buffer_size - len(waiting)):
+                following = next(source, None)
+                if following is None:
+                    break
+                self._hold(following, waiting, by_speaker, rng)
+
+    def _hold(
+        self, utterance: Utterance, waiting: list[Utterance], by_speaker: dict[str, list[Utterance]], rng: random.Random
+    ) -> None:
+        """Put an utterance at a random place of the buffer."""
+        waiting.append(utterance)
+        by_speaker[utterance.speaker].append(utterance)
+        if self.shuffle:
+            place = rng.randrange(len(waiting))
+            waiting[place], waiting[-1] = waiting[-1], waiting[place]
+
+    def _release(self, waiting: list[Utterance], by_speaker: dict[str, list[Utterance]]) -> Utterance:
+        """Take the last one out; its speaker's list keeps at least two, for those that come after."""
+        utterance = waiting.pop() if self.shuffle else waiting.pop(0)
+        of_speaker = by_speaker[utterance.speaker]
+        if len(of_speaker) > 2:
+            of_speaker.pop(next(i for i, other in enumerate(of_speaker) if other.id == utterance.id))
+        return utterance
+
+    def _example(self, utterance: Utterance, of_speaker: Sequence[Utterance], rng: random.Random) -> Example:
+        other_codes = None
+        if self.join_probability or self.with_other:
+            others = [other for other in of_speaker if other.id != utterance.id]
+            if others and self.with_other:
+                other_codes = (rng.choice(others) if self.shuffle else others[0]).codes
+            if others and rng.random() < self.join_probability:
+                utterance = join(utterance, rng.choice(others))
+        return Example(utterance, tuple(self.tokenizer.ids(utterance.phones)), other_codes)
+
+
+def join(first: Utterance, second: Utterance) -> Utterance:
+    """Two utterances of a speaker as one, as a prompt and its target are at inference."""
+    return replace(
+        first,
+        id=f"{first.id}+{second.id}",
+        text=f"{first.text} {second.text}",
+        phones=(*first.phones, WORD_BOUNDARY, *second.phones),
+        codes=np.concatenate([first.codes, second.codes]),
+    )
+
+
+@dataclass(frozen=True)
+class _Batches(IterableDataset):
+    """Collates groups of examples, each with the seed of its draws, in the loader's processes.
+
+    Each process forms all groups and collates every n-th, which the loader takes in turn: the order is the same
+    with any number of processes, and the training process never waits for a shard to be read.
+    """
+
+    groups: Callable[[], Iterator[tuple[str | None, list[Example]]]]
+    collator: Collator
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for seed, examples in islice(self.groups(), first, None, step):
+            yield self.collator(examples, None if seed is None else random.Random(seed))
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The training batches of each epoch, dealt to processes, and the fixed ones for validation."""
+
+    train_shards: Sequence[Path]
+    valid_shards: Sequence[Path]
+    tokenizer: Tokenizer
+    collator: Collator
+    settings: TrainSettings
+    rank: int = 0
+    world_size: int = 1
+
+    def batches(self, epoch: int, num_done: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch for this process, but for the first `num_done` of them.
+
+        What a batch holds depends on the seed, the epoch and its place alone: not on the number of loader
+        processes, nor on whether training was interrupted. Every process gets equally many.
+        """
+        return iter(self._loader(partial(self._train_groups, epoch, num_done)))
+
+    def valid_batches(self) -> Iterator[Batch]:
+        """The same batches each time, with nothing drawn."""
+        return iter(self._loader(self._valid_groups))
+
+    def valid_examples(self, num: int) -> list[Example]:
+        """The first validation examples, to speak as samples."""
+        return list(islice(self._source(self.valid_shards, 0, shuffle=False), num))
+
+    def _train_groups(self, epoch: int, num_done: int) -> Iterator[tuple[str, list[Example]]]:
+        first: list[tuple[str, list[Example]]] = []
+        dealt: list[tuple[str, list[Example]]] = []
+        for place, examples in enumerate(self._grouped(self._source(self.train_shards, epoch, shuffle=True))):
+            dealt.append((f"{self.settings.random_seed} {epoch} {place}", examples))
+            first = first or dealt[:]
+            if len(dealt) == self.world_size:
+                if place // self.world_size >= num_done:
+                    yield dealt[self.rank]
+                dealt = []
+        if dealt:
+            # The tail is filled up with the first batch, so that no process waits for another.
+            yield (dealt + first * self.world_size)[self.rank]
+
+    def _valid_groups(self) -> Iterator[tuple[None, list[Example]]]:
+        groups = self._grouped(self._source(self.valid_shards, 0, shuffle=False))
+        for examples in islice(groups, self.rank, self.settings.valid_max_batches, self.world_size):
+            yield None, examples
+
+    def _source(self, shards: Sequence[Path], epoch: int, shuffle: bool) -> ExampleSource:
+        return ExampleSource(
+            shards=shards,
+            tokenizer=self.tokenizer,
+            buffer_size=self.settings.shuffle_buffer,
+            join_probability=self.settings.join_probability if shuffle else 0.0,
+            with_other=self.collator.for_nar and self.collator.prefix_mode == 4,
+            seed=self.settings.random_seed,
+            epoch=epoch,
+            shuffle=shuffle,
+        )
+
+    def _grouped(self, source: ExampleSource) -> Iterator[list[Example]]:
+        """Examples in batches of similar length and bounded size, or of `batch_size`."""
+        settings = self.settings
+        if not settings.use_dynamic_batchsize:
+            examples = iter(source)
+            while group := list(islice(examples, settings.batch_size)):
+                yield group
+            return
+        sampler = DynamicBucketingSampler(
+            source,
+            constraint=self._constraint,
+            duration_bins=self._length_bins,
+            shuffle=source.shuffle,
+            seed=settings.random_seed + source.epoch,
+            buffer_size=settings.shuffle_buffer,
+            rank=0,
+            world_size=1,
+        )
+        for batch in sampler:
+            yield list(batch)
+
+    @property
+    def _constraint(self) -> PaddedTokens:
+        return PaddedTokens(self.settings.max_tokens, self.settings.max_sentences)
+
+    @cached_property
+    def _length_bins(self) -> list[float]:
+        """Bounds of the length buckets, each of which holds about as many tokens."""
+        sample = islice(self._source(self.train_shards, 0, shuffle=False), self.settings.shuffle_buffer)
+        lengths = sorted(example.num_tokens for example in sample)
+        share = len(lengths) / self.settings.num_buckets
+        bins = {lengths[int(share * bucket)] for bucket in range(1, self.settings.num_buckets)}
+        return sorted(float(bound) for bound in bins)
+
+    def _loader(self, groups: Callable[[], Iterator[tuple[str | None, list[Example]]]]) -> DataLoader:
+        # A generator of its own: the loader must not draw from the random state that dropout uses.
+        return DataLoader(
+            _Batches(groups, self.collator),
+            batch_size=None,
+            num_workers=self.settings.dataloader.num_worker,
+            generator=torch.Generator(),
+        )

@@ -1,0 +1,246 @@
+"""An experiment's folder: what it holds, how a training starts in it, and how inference loads it."""
+
+import filecmp
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from config.schema import Settings
+from models.valle.valle import VALLE
+from processors.manifest import list_shards
+from processors.symbols import SymbolTable
+from utils.checkpoint import (
+    Checkpoint,
+    experiment_of,
+    find_checkpoints,
+    load_meta,
+    load_weights,
+    resolve_checkpoint,
+    set_aside,
+)
+from utils.config import read_settings, save_settings
+from utils.errors import UserError
+from utils.files import written_aside
+from utils.log import log
+
+CODEC_FILE = "mel_rvq.safetensors"
+ResumeType = Literal["resume", "finetune"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`args.json`, `symbols.dict`, the fitted codec where there is one, `checkpoint/`, `log/` and `result/`."""
+
+    folder: Path
+
+    @property
+    def args(self) -> Path:
+        return self.folder / "args.json"
+
+    @property
+    def symbols(self) -> Path:
+        return self.folder / "symbols.dict"
+
+    @property
+    def codec(self) -> Path:
+        return self.folder / CODEC_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+        """Raises UserError when the folder has no settings, or they or the overrides are wrong."""
+        if not self.args.is_file():
+            raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
+        return read_settings(self.args, Settings, overrides)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What stage 1 left for the corpora of an experiment."""
+
+    train_shards: list[Path]
+    valid_shards: list[Path]
+    phones: tuple[str, ...]
+    num_utterances: int
+    codec: Path | None
+
+
+def read_prepared(settings: Settings, processed_dir: Path) -> PreparedData:
+    """Raises UserError where stage 1 has not run, ran with another codec, or left nothing to train on."""
+    train, valid, num_utterances = [], [], 0
+    phones: set[str] = set()
+    codecs = {}
+    for name in settings.dataset:
+        folder = processed_dir / name
+        if not (folder / "stats.json").is_file():
+            raise UserError(f"{folder / 'stats.json'}: missing; run stage 1 on {name} first")
+        stats: dict[str, Any] = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+        codecs[name] = stats["codec"]
+        train += list_shards(folder / "train")
+        valid += list_shards(folder / "valid")
+        num_utterances += stats["splits"]["train"]["utterances"]
+        phones.update(SymbolTable.load(folder / "symbols.dict").phones)
+    wanted = settings.preprocess.acoustic_token_extractor
+    for name, codec in codecs.items():
+        if codec["name"] != wanted or codec != codecs[settings.dataset[0]]:
+            raise UserError(f"{processed_dir / name}: made with another {codec['name']} codec; run stage 1 again")
+    if not num_utterances:
+        raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
+    codec_file = processed_dir / CODEC_FILE if wanted == "MelRVQ" else None
+    return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with: `resume_from` restores everything; `weights` are only weights."""
+
+    table: SymbolTable
+    weights: dict[str, Tensor]
+    resume_from: Checkpoint | None
+    superseded: list[Checkpoint]
+
+
+def plan_start(
+    settings: Settings,
+    experiment: Experiment,
+    data: PreparedData,
+    train_stage: int,
+    ar_model: Path | None,
+    resume: bool,
+    resume_from: Path | None,
+    resume_type: ResumeType,
+) -> Start:
+    """Decide what a training begins with, and change nothing yet.
+
+    Raises UserError for flags that do not fit each other or the folders they name.
+    """
+    existing = find_checkpoints(experiment.checkpoints)
+    ar_source = None if ar_model is None else resolve_checkpoint(ar_model, "--ar_model_ckpt_dir")
+    if ar_source is not None and train_stage != 2:
+        raise UserError("--ar_model_ckpt_dir is for --model_train_stage 2")
+    source = _source(experiment, existing, resume, resume_from)
+    if source is None and train_stage == 2 and ar_source is None:
+        raise UserError("--ar_model_ckpt_dir: needed with --model_train_stage 2, to name the trained AR model")
+    table = SymbolTable()
+    for ancestor in (source, ar_source):
+        if ancestor is not None:
+            origin = Experiment(experiment_of(ancestor))
+            _check_compatible(settings, data, origin)
+            table = _merged(table, SymbolTable.load(origin.symbols), origin)
+    table = table.extended(phone for phone in data.phones if phone not in table)
+    if len(table) > settings.model.text_token_num:
+        raise UserError(f"model.text_token_num {settings.model.text_token_num} is too small for {len(table)} symbols")
+
+    weights = {} if source is None else _weights_for(train_stage, source, "--resume_from_ckpt_path")
+    if ar_source is not None:
+        ar_weights = {name: value for name, value in load_weights(ar_source).items() if name.startswith("ar_")}
+        if source is not None and resume_type == "resume":
+            if not _equal(ar_weights, {name: value for name, value in weights.items() if name.startswith("ar_")}):
+                raise UserError(
+                    f"--ar_model_ckpt_dir: {ar_source.path} is not the AR model in {source.path}; leave the flag out, "
+                    "or use --resume_type finetune"
+                )
+        else:
+            weights |= ar_weights
+    if source is not None and resume_type == "resume":
+        trained = load_meta(source)["train_stage"]
+        if trained != train_stage:
+            raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
+        later = [other for other in existing if other.step > source.step]
+        return Start(table, {}, source, later)
+    return Start(table, weights, None, existing)
+
+
+def _source(
+    experiment: Experiment, existing: list[Checkpoint], resume: bool, resume_from: Path | None
+) -> Checkpoint | None:
+    if resume_from is not None:
+        return resolve_checkpoint(resume_from, "--resume_from_ckpt_path")
+    if resume:
+        if not existing:
+            raise UserError(f"--resume: {experiment.checkpoints} holds no checkpoint; start without --resume")
+        return existing[-1]
+    if existing:
+        raise UserError(
+            f"--name: {experiment.folder} has checkpoints already; go on with --resume true, or choose another name"
+        )
+    return None
+
+
+def _weights_for(train_stage: int, source: Checkpoint, flag: str) -> dict[str, Tensor]:
+    """The weights that a stage trains on; raises UserError when the checkpoint lacks a model."""
+    weights = load_weights(source)
+    if train_stage == 1:
+        return {name: value for name, value in weights.items() if name.startswith("ar_")}
+    if not any(name.startswith("nar_") for name in weights):
+        raise UserError(f"{flag}: {source.path} holds no NAR, which --model_train_stage {train_stage} needs")
+    return weights
+
+
+def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(value.equal(others[name]) for name, value in some.items())
+
+
+def _check_compatible(settings: Settings, data: PreparedData, origin: Experiment) -> None:
+    """Raises UserError when a checkpoint of `origin` cannot be trained on with these settings and this data."""
+    theirs = origin.settings()
+    for section, keys in (
+        ("model", set(type(settings.model).model_fields) - {"dropout", "prefix_mode"}),
+        ("preprocess", {"acoustic_token_extractor", "add_blank", "sample_rate", "phone_extractor"}),
+    ):
+        for key in sorted(keys):
+            here, there = getattr(getattr(settings, section), key), getattr(getattr(theirs, section), key)
+            if here != there:
+                raise UserError(f"{section}.{key} is {here!r}, but {there!r} in {origin.args}; make them equal")
+    if data.codec is not None and not (origin.codec.is_file() and filecmp.cmp(data.codec, origin.codec, shallow=False)):
+        raise UserError(f"{data.codec} is another codec than {origin.codec}; codes would mean other sounds")
+
+
+def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> SymbolTable:
+    """The longer of two tables, of which one must begin with the other, so that no id shifts."""
+    shorter, longer = sorted((table.phones, other.phones), key=len)
+    if longer[: len(shorter)] != shorter:
+        raise UserError(f"{origin.symbols}: another symbol table than the checkpoint's; ids would mean other phones")
+    return SymbolTable(longer)
+
+
+def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: Start) -> None:
+    """Put what inference needs into the folder; checkpoints that the run does not go on from are moved aside."""
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    moved = set_aside(start.superseded)
+    if moved is not None:
+        log.info("%d checkpoints that this run does not go on from were moved to %s", len(start.superseded), moved)
+    save_settings(settings, experiment.args)
+    start.table.save(experiment.symbols)
+    if data.codec is not None:
+        with written_aside(experiment.codec) as path:
+            shutil.copyfile(data.codec, path)
+
+
+def load_pair(experiment: Experiment, settings: Settings) -> VALLE:
+    """The newest checkpoint's AR and NAR, to speak with. Raises UserError when one of them is not there."""
+    source = resolve_checkpoint(experiment.folder, "--infer_expt_dir")
+    weights = load_weights(source)
+    if not any(name.startswith("nar_") for name in weights):
+        raise UserError(
+            f"--infer_expt_dir: {experiment.folder} holds an AR model alone; train a NAR with it "
+            "(--model_train_stage 2) and name that experiment"
+        )
+    model = VALLE(settings.model)
+    load_checked(model, weights, source)
+    return model
+
+
+def load_checked(model: VALLE, weights: dict[str, Tensor], source: Checkpoint | None) -> None:
+    """Load weights into a model; raises UserError naming the checkpoint when they do not fit it."""
+    try:
+        model.load_named_weights(weights)
+    except ValueError as error:
+        raise UserError(f"{source.path if source else 'weights'}: {error}; the model settings differ") from error

@@ -1,0 +1,163 @@
+"""Stage 3's work: what to say, in whose voice, and where the speech goes."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from models.valle.synthesizer import Request, Speech, Synthesizer
+from utils.audio import read_audio, write_audio
+from utils.errors import UserError
+from utils.files import written_aside
+from utils.log import log
+
+RESULTS = "results.jsonl"
+_FIELDS = "text|text_prompt|audio_prompt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One text to say; `name` is the output's path below the output folder, without suffix."""
+
+    name: str
+    text: str
+    prompt_text: str
+    prompt_audio: Path
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line of a list that cannot be spoken, and why."""
+
+    name: str
+    reason: str
+
+
+def read_test_list(path: Path, find: Callable[[str], Path]) -> list[Job | BadLine]:
+    """Jobs of a list with `text|text_prompt|audio_prompt` a line; `find` turns a written path into an existing one.
+
+    A line in the order `text_prompt|audio_prompt|text` is known by its second field being an existing audio file.
+    Blank lines and lines that begin with # are passed over. Raises UserError when nothing is left.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    jobs = [
+        _parse_line(line, number, find)
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.startswith("#")
+    ]
+    if not jobs:
+        raise UserError(f"{path}: no lines; each is {_FIELDS}")
+    return jobs
+
+
+def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job | BadLine:
+    fields = [field.strip() for field in line.split("|")]
+    if len(fields) != 3:
+        return BadLine(f"batch/{number}", f"line {number} has {len(fields)} fields, not the three of {_FIELDS}")
+    text, prompt_text, audio = fields
+    if not _is_file(audio, find) and _is_file(prompt_text, find):
+        prompt_text, audio, text = fields
+    try:
+        prompt_audio = find(audio)
+    except UserError as error:
+        return BadLine(f"batch/{number}", f"line {number}: {error}")
+    return Job(f"batch/{number}_{prompt_audio.stem}", text, prompt_text, prompt_audio)
+
+
+def _is_file(path: str, find: Callable[[str], Path]) -> bool:
+    try:
+        return bool(path) and find(path).is_file()
+    except (UserError, OSError):
+        return False
+
+
+def run_jobs(
+    synthesizer: Synthesizer, jobs: Sequence[Job | BadLine], output_dir: Path, continual: bool, copysyn: bool
+) -> int:
+    """Speak all jobs into `output_dir`, with a row for each in `results.jsonl`; returns how many failed.
+
+    Texts are decoded `max_batch_size` together. With `copysyn` a prompt's way through the codec and back is
+    written beside each output as `<name>_copysyn.wav`.
+    """
+    rows: list[dict[str, Any]] = []
+    size = synthesizer.settings.max_batch_size
+    started = time.perf_counter()
+    with tqdm(total=len(jobs), desc="speaking", unit="text") as bar:
+        for first in range(0, len(jobs), size):
+            group = jobs[first : first + size]
+            rows += _run_group(synthesizer, group, output_dir, continual, copysyn)
+            bar.update(len(group))
+    _write_results(output_dir / RESULTS, rows)
+    spoken = [row for row in rows if "audio" in row]
+    for row in rows:
+        if "error" in row:
+            log.warning("%s: %s", row["name"], row["error"])
+    seconds = sum(row["seconds"] for row in spoken)
+    elapsed = time.perf_counter() - started
+    log.info("%d of %d texts spoken: %.1f s of audio in %.1f s", len(spoken), len(rows), seconds, elapsed)
+    log.info("speech and %s are in %s", RESULTS, output_dir)
+    return len(rows) - len(spoken)
+
+
+def _run_group(
+    synthesizer: Synthesizer, group: Sequence[Job | BadLine], output_dir: Path, continual: bool, copysyn: bool
+) -> list[dict[str, Any]]:
+    ready: list[tuple[Job, Request]] = []
+    rows: list[dict[str, Any]] = []
+    for job in group:
+        try:
+            if isinstance(job, BadLine):
+                raise UserError(job.reason)
+            audio = read_audio(job.prompt_audio, synthesizer.codec.sample_rate_hz)
+            request = Request(job.text, job.prompt_text, audio)
+            synthesizer.check(request, continual)
+            ready.append((job, request))
+        except UserError as error:
+            rows.append({"name": job.name, "error": str(error)})
+    speeches = synthesizer.speak([request for _, request in ready], continual)
+    for (job, request), speech in zip(ready, speeches, strict=True):
+        path = output_dir / f"{job.name}.wav"
+        write_audio(path, speech.audio, synthesizer.codec.sample_rate_hz)
+        if copysyn:
+            copy = synthesizer.copy(request.prompt_audio)
+            write_audio(output_dir / f"{job.name}_copysyn.wav", copy, synthesizer.codec.sample_rate_hz)
+        rows.append(_row(job, speech))
+    return rows
+
+
+def _row(job: Job, speech: Speech) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "audio": f"{job.name}.wav",
+        "text": job.text,
+        "prompt_text": job.prompt_text,
+        "prompt_audio": str(job.prompt_audio),
+        "seconds": round(speech.seconds, 3),
+        "real_time_factor": round(speech.real_time_factor, 4),
+        "ended": speech.ended,
+    }
+
+
+def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of this run replace those of the same name; what earlier runs wrote of other names stays."""
+    names = {row["name"] for row in rows}
+    kept = [row for row in _read_results(path) if row.get("name") not in names]
+    with written_aside(path) as aside:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in [*kept, *rows])
+        aside.write_text("".join(lines), encoding="utf-8")
+
+
+def _read_results(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{path}: damaged; remove it, or choose another --infer_output_dir") from error

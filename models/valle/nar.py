@@ -1,0 +1,104 @@
+"""The non-autoregressive model: codebooks 1 to Q-1, each in one pass (VALL-E, section 4.2.2)."""
+
+import torch
+from torch import Tensor, nn
+
+from modules.embedding import SinePosition, TokenEmbedding
+from modules.masks import full_attention_mask, padding_mask
+from modules.prenet import AudioPrenet, TextPrenet
+from modules.transformer import Transformer
+
+
+class NAR(nn.Module):
+    """Predicts codebook i of all frames at once from the text and codebooks 0 to i-1; the prompt shows all Q.
+
+    Attention is full. Stage i, 1 to Q-1, conditions every norm through its stage embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        num_text_tokens: int,
+        num_audio_tokens: int,
+        num_quantizers: int,
+        norm_first: bool,
+        add_prenet: bool,
+        share_embedding: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_quantizers = num_quantizers
+        num_stages = num_quantizers - 1
+        self.text_embedding = TokenEmbedding(width, num_text_tokens)
+        # The first codebook's table has one row more, as the end of speech is a code of the AR.
+        embeddings = [
+            TokenEmbedding(width, num_audio_tokens + int(codebook == 0)) for codebook in range(num_quantizers)
+        ]
+        heads = [nn.Linear(width, num_audio_tokens, bias=False) for _ in range(num_stages)]
+        if share_embedding:
+            for head, embedding in zip(heads, embeddings[2:], strict=False):
+                head.weight = embedding.word_embeddings.weight
+        self.audio_embeddings = nn.ModuleList(embeddings)
+        self.text_prenet = TextPrenet(width) if add_prenet else None
+        self.audio_prenet = AudioPrenet(width) if add_prenet else None
+        self.text_position = SinePosition(width, 0.0, learned_scale=False)
+        self.audio_position = SinePosition(width, dropout, learned_scale=False)
+        self.stage_embeddings = nn.ModuleList(TokenEmbedding(width, 1) for _ in range(num_stages))
+        self.decoder = Transformer(width, num_heads, num_layers, dropout, norm_first, adaptive=True)
+        self.predict_layers = nn.ModuleList(heads)
+
+    def embed_audio(self, codes: Tensor, is_prompt: Tensor, stage: int) -> Tensor:
+        """codes (B, T, Q) to (B, T, D): the sum over codebooks below `stage`, and over all in the prompt (B, T)."""
+        x = sum(self.audio_embeddings[codebook](codes[..., codebook]) for codebook in range(stage))
+        for codebook in range(stage, self.num_quantizers):
+            known = self.audio_embeddings[codebook](codes[..., codebook])
+            x = x + known * is_prompt.unsqueeze(-1)
+        if self.audio_prenet is not None:
+            x = self.audio_prenet(x)
+        return self.audio_position(x)
+
+    def embed_text(self, text: Tensor, is_pad: Tensor) -> Tensor:
+        """text (B, S) to (B, S, D), positions added."""
+        x = self.text_embedding(text)
+        if self.text_prenet is not None:
+            x = self.text_prenet(x, is_pad)
+        return self.text_position(x)
+
+    def forward(
+        self, text: Tensor, text_lens: Tensor, codes: Tensor, codes_lens: Tensor, is_prompt: Tensor, stage: int
+    ) -> Tensor:
+        """Logits of codebook `stage` (B, T, V), of which those in the prompt mean nothing.
+
+        text (B, S); codes (B, T, Q), of which codebooks from `stage` on are read in the prompt alone;
+        is_prompt (B, T).
+        """
+        text_is_pad = padding_mask(text_lens, text.shape[1])
+        audio_is_pad = padding_mask(codes_lens, codes.shape[1])
+        x = torch.cat([self.embed_text(text, text_is_pad), self.embed_audio(codes, is_prompt, stage)], dim=1)
+        may_attend = full_attention_mask(torch.cat([text_is_pad, audio_is_pad], dim=1))
+        hidden = self.decoder(x, may_attend, condition=self.stage_embeddings[stage - 1].weight)
+        return self.predict_layers[stage - 1](hidden[:, text.shape[1] :])
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        text: Tensor,
+        text_lens: Tensor,
+        codes: Tensor,
+        codes_lens: Tensor,
+        is_prompt: Tensor,
+        read_whole_prompt: bool = True,
+    ) -> Tensor:
+        """Fill codebooks 1 to Q-1 outside the prompt, greedily; codes (B, T, Q) to the same.
+
+        Without `read_whole_prompt` (`prefix_mode` 0) the prompt's codebooks are read stage by stage, too.
+        """
+        codes = codes.clone()
+        is_read_whole = is_prompt if read_whole_prompt else torch.zeros_like(is_prompt)
+        for stage in range(1, self.num_quantizers):
+            logits = self(text, text_lens, codes, codes_lens, is_read_whole, stage)
+            codes[..., stage] = torch.where(is_prompt, codes[..., stage], logits.argmax(-1))
+        return codes

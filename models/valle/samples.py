@@ -1,0 +1,58 @@
+"""What training lets one hear and see: a spoken validation utterance and the attention that spoke it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.valle.batch import Example
+from models.valle.synthesizer import Prompted, Synthesizer
+
+
+class SampleLogger:
+    """Speaks one validation utterance in the voice of another, into a TensorBoard writer.
+
+    The prompt is an utterance of the same speaker where validation has one, else the utterance itself.
+    """
+
+    def __init__(self, synthesizer: Synthesizer, examples: Sequence[Example], writer: Any) -> None:
+        self.synthesizer = synthesizer
+        self.writer = writer
+        self.target = examples[0]
+        of_speaker = [e for e in examples[1:] if e.utterance.speaker == self.target.utterance.speaker]
+        self.prompt = of_speaker[0] if of_speaker else self.target
+
+    def log(self, step: int) -> None:
+        """Speak, draw and write; the model is left in evaluation mode."""
+        self.synthesizer.model.eval()
+        prompted = self._prompted()
+        [spoken] = self.synthesizer.generate([prompted])
+        [audio] = self.synthesizer.decode([spoken.codes])
+        rate = self.synthesizer.codec.sample_rate_hz
+        self.writer.add_audio("sample/speech", audio, step, sample_rate=rate)
+        self.writer.add_text("sample/text", self.target.utterance.text, step)
+        self.writer.add_image("sample/attention", self._attention_picture(prompted, spoken.codes[:, 0]), step)
+
+    def _prompted(self) -> Prompted:
+        first, second = list(self.prompt.ids), list(self.target.ids)
+        # bos of the first, eos of the second: as if phonemized together.
+        ids = first[:-1] + second[1:]
+        nar_ids = second if self.synthesizer.prefix_mode in (2, 4) else ids
+        codes = torch.from_numpy(self.prompt.utterance.codes).long()
+        return Prompted(ids, nar_ids, codes, len(self.target.utterance.phones))
+
+    @torch.inference_mode()
+    def _attention_picture(self, prompted: Prompted, codes: Tensor) -> Tensor:
+        """Each layer's attention of frames (across) on phones (upwards), side by side: (1, height, width) in [0, 1]."""
+        device = self.synthesizer.device
+        text = torch.tensor([prompted.ids], device=device)
+        audio = torch.cat([prompted.codes[:, 0], codes]).unsqueeze(0).to(device)
+        panels = []
+        for weights in self.synthesizer.model.ar.attention_maps(text, audio):
+            scaled = (weights / weights.max()).T.flip(0)
+            panels.append(F.pad(scaled, (1, 1, 1, 1), value=1.0))
+        picture = torch.cat(panels, dim=1)[None, None]
+        # Small pictures are enlarged, so that a phone is a visible line.
+        return F.interpolate(picture, scale_factor=max(1, 300 // picture.shape[2]))[0].cpu()

@@ -1,0 +1,200 @@
+"""From a text and a prompt to speech: AR, NAR and codec, for several texts together."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from config.schema import InferSettings
+from models.valle.batch import pad
+from models.valle.interfaces import Codec, Tokenizer
+from models.valle.valle import VALLE
+from modules.sampling import Sampler
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to say in the voice of a prompt: its text and its audio (N,) at the codec's rate."""
+
+    text: str
+    prompt_text: str
+    prompt_audio: Tensor
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A request in tokens: ids of prompt and target together, the NAR's ids, the prompt's codes (P, Q)."""
+
+    ids: Sequence[int]
+    nar_ids: Sequence[int]
+    codes: Tensor
+    num_target_phones: int
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Codes (T, Q) behind the prompt; Q is 1 where there is no NAR."""
+
+    codes: Tensor
+    ended: str
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Audio (N,), how the generation ended ("eos" or "cap"), and what it cost."""
+
+    audio: Tensor
+    ended: str
+    seconds: float
+    real_time_factor: float
+
+
+class Synthesizer:
+    """Speaks with a trained pair. A text's speech does not depend on what is decoded beside it."""
+
+    def __init__(
+        self,
+        model: VALLE,
+        codec: Codec,
+        tokenizer: Tokenizer,
+        settings: InferSettings,
+        prefix_mode: int,
+        device: torch.device,
+    ) -> None:
+        self.model = model.eval()
+        self.codec = codec
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.prefix_mode = prefix_mode
+        self.device = device
+
+    def speak(self, requests: Sequence[Request], continual: bool = False) -> list[Speech]:
+        """Speech for each request, at most `max_batch_size` at a time.
+
+        With `continual` the first seconds of a prompt's audio are kept, and the rest of its own text is said after
+        them; the request's text is not used. Raises UserError for a text or a prompt with nothing in it.
+        """
+        speeches: list[Speech] = []
+        for first in range(0, len(requests), self.settings.max_batch_size):
+            started = time.perf_counter()
+            group = requests[first : first + self.settings.max_batch_size]
+            prompted = self._prompted(group, continual)
+            spoken = self.generate(prompted)
+            whole = [
+                torch.cat([item.codes.cpu(), new.codes]) if continual else new.codes
+                for item, new in zip(prompted, spoken, strict=True)
+            ]
+            audio = self.decode(whole)
+            elapsed = time.perf_counter() - started
+            total = sum(len(row) for row in audio) / self.codec.sample_rate_hz
+            speeches += [
+                Speech(row, new.ended, len(row) / self.codec.sample_rate_hz, elapsed / total)
+                for row, new in zip(audio, spoken, strict=True)
+            ]
+        return speeches
+
+    def check(self, request: Request, continual: bool) -> None:
+        """Raises UserError when the request's text or its prompt's text has nothing that can be spoken."""
+        texts = {"prompt's text": request.prompt_text} | ({} if continual else {"text": request.text})
+        for name, phones in zip(texts, self.tokenizer.phones(list(texts.values())), strict=True):
+            if not any(phone.isalnum() for phone in phones):
+                raise UserError(f"the {name} {texts[name]!r} has nothing that can be spoken")
+
+    def copy(self, audio: Tensor) -> Tensor:
+        """Audio (N,) through the codec and back."""
+        codes, _ = self.codec.encode(audio.unsqueeze(0), torch.tensor([len(audio)]))
+        return self.decode([codes[0]])[0][: len(audio)]
+
+    def decode(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Codes, each (T, Q), to audio, each (N,)."""
+        audio, lens = self.codec.decode(pad(codes).to(self.device), torch.tensor([len(row) for row in codes]))
+        return [row[:length].cpu() for row, length in zip(audio, lens.tolist(), strict=True)]
+
+    @torch.inference_mode()
+    def generate(self, prompted: Sequence[Prompted]) -> list[Spoken]:
+        """Codes for each row, all decoded together."""
+        settings, device = self.settings, self.device
+        num_phones = torch.tensor([item.num_target_phones for item in prompted])
+        min_frames = (num_phones * settings.min_seconds_per_phone * self.codec.frame_rate_hz).long().clamp(min=1)
+        max_frames = torch.maximum(
+            (num_phones * settings.max_seconds_per_phone * self.codec.frame_rate_hz).ceil().long(), min_frames
+        )
+        text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
+        prompt, prompt_lens = self._padded([item.codes for item in prompted])
+        generated = self.model.ar.generate(
+            text,
+            text_lens,
+            prompt[..., 0],
+            prompt_lens,
+            self._sampler,
+            settings.seed,
+            min_frames.to(device),
+            max_frames.to(device),
+        )
+        if self.model.nar is None:
+            return [Spoken(row.codes.unsqueeze(1), row.ended) for row in generated]
+        rows = []
+        for item, row in zip(prompted, generated, strict=True):
+            new = item.codes.new_zeros(len(row.codes), item.codes.shape[1])
+            new[:, 0] = row.codes
+            rows.append(torch.cat([item.codes, new]))
+        codes, codes_lens = self._padded(rows)
+        text, text_lens = self._padded([torch.tensor(item.nar_ids) for item in prompted])
+        is_prompt = torch.arange(codes.shape[1], device=device) < prompt_lens.unsqueeze(1)
+        filled = self.model.nar.generate(
+            text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != 0
+        ).cpu()
+        return [
+            Spoken(filled[index, len(item.codes) : len(item.codes) + len(row.codes)], row.ended)
+            for index, (item, row) in enumerate(zip(prompted, generated, strict=True))
+        ]
+
+    @property
+    def _sampler(self) -> Sampler:
+        settings = self.settings
+        return Sampler(
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            temperature=settings.temperature,
+            repetition_window=settings.repetition_window,
+            repetition_threshold=settings.repetition_threshold,
+        )
+
+    def _padded(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        lens = torch.tensor([len(row) for row in rows], device=self.device)
+        return pad(rows).to(self.device), lens
+
+    def _prompted(self, requests: Sequence[Request], continual: bool) -> list[Prompted]:
+        """Texts and prompts as tokens."""
+        prompt_texts = [request.prompt_text.strip() for request in requests]
+        prompt_phones = self.tokenizer.phones(prompt_texts)
+        joint_phones = prompt_phones
+        if not continual:
+            texts = [f"{prompt} {request.text.strip()}" for prompt, request in zip(prompt_texts, requests, strict=True)]
+            joint_phones = self.tokenizer.phones(texts)
+        prompted = []
+        for request, before, joint, codes in zip(
+            requests, prompt_phones, joint_phones, self._prompt_codes(requests, continual), strict=True
+        ):
+            num_target = len(joint) - (0 if continual else len(before))
+            if not before or num_target < 1:
+                raise UserError(f"nothing that can be spoken in {(request.text if before else request.prompt_text)!r}")
+            ids = self.tokenizer.ids(joint)
+            nar_ids = ids
+            if self.prefix_mode in (2, 4) and not continual:
+                # Trained on the target's text alone, the NAR is not shown the prompt's.
+                nar_ids = ids[:1] + ids[len(self.tokenizer.ids(before)) - 1 :]
+            prompted.append(Prompted(ids, nar_ids, codes, num_target))
+        return prompted
+
+    def _prompt_codes(self, requests: Sequence[Request], continual: bool) -> list[Tensor]:
+        audio = [request.prompt_audio for request in requests]
+        if continual:
+            num_samples = round(self.settings.continual_prompt_seconds * self.codec.sample_rate_hz)
+            audio = [row[:num_samples] for row in audio]
+        lens = torch.tensor([len(row) for row in audio])
+        codes, codes_lens = self.codec.encode(pad(audio).to(self.device), lens)
+        return [row[:length].cpu() for row, length in zip(codes, codes_lens.tolist(), strict=True)]

@@ -1,0 +1,271 @@
+"""The one training loop, for the AR model, the NAR model, or both."""
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from config.schema import TrainSettings
+from models.valle.batch import Batch
+from models.valle.data import TrainData
+from models.valle.samples import SampleLogger
+from models.valle.schedule import learning_rate
+from models.valle.valle import VALLE, Score
+from utils import checkpoint
+from utils.checkpoint import Checkpoint
+from utils.log import log
+
+
+@dataclass
+class Progress:
+    """Where training stands: optimizer steps, whole epochs, batches of the epoch under way, the last mean loss."""
+
+    step: int = 0
+    epoch: int = 0
+    batches_done: int = 0
+    loss: float = 0.0
+
+
+class Tally:
+    """Sums of scores, kept on the device: nothing is read back until `means` is called."""
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names = list(names)
+        self.sums = torch.zeros(len(self.names), 3, dtype=torch.double, device=device)
+
+    def add(self, scores: dict[str, Score]) -> None:
+        for name, score in scores.items():
+            row = self.sums[self.names.index(name)]
+            row[0] += score.loss_sum.detach()
+            row[1] += score.num_top10
+            row[2] += score.num_targets
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """`<name>/loss` and `<name>/top10` over all processes; `loss` is the sum of the AR's mean and the NAR's."""
+        means: dict[str, float] = {}
+        totals: dict[str, list[float]] = {}
+        for name, (loss_sum, num_top10, count) in zip(
+            self.names, accelerator.reduce(self.sums, "sum").tolist(), strict=True
+        ):
+            if count:
+                means[f"{name}/loss"], means[f"{name}/top10"] = loss_sum / count, num_top10 / count
+                total = totals.setdefault(model_of(name), [0.0, 0.0])
+                total[0], total[1] = total[0] + loss_sum, total[1] + count
+        means["loss"] = sum(loss_sum / count for loss_sum, count in totals.values())
+        return means
+
+
+def model_of(name: str) -> str:
+    """The model, ar or nar, that a score's name belongs to."""
+    return name.split("_")[0]
+
+
+class Trainer:
+    """Trains `model` on `data` into the experiment folder `folder`.
+
+    `samples` speaks and draws at each validation; None leaves that out. Everything that resuming needs is in a
+    checkpoint: weights, optimizer, `Progress`, and each process's random state.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: TrainSettings,
+        model: VALLE,
+        data: TrainData,
+        folder: Path,
+        accelerator: Accelerator,
+        samples: SampleLogger | None,
+        num_utterances: int,
+        train_stage: int,
+    ) -> None:
+        self.settings = settings
+        self.data = data
+        self.folder = folder
+        self.accelerator = accelerator
+        self.samples = samples
+        self.num_utterances = num_utterances
+        self.train_stage = train_stage
+        self.progress = Progress()
+        self.raw_model = model.to(accelerator.device)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = getattr(torch.optim, settings.optimizer)(
+            self.parameters,
+            lr=settings.base_lr,
+            betas=tuple(settings.adamw.betas),
+            weight_decay=settings.adamw.weight_decay,
+            fused=True,
+        )
+        self.model = accelerator.prepare(model)
+
+    def train(self) -> None:
+        """Go on from `progress` to the last epoch or step, and leave a checkpoint there."""
+        settings, progress = self.settings, self.progress
+        tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
+        with self._progress_bar() as bar:
+            while not self._is_over():
+                batches = self.data.batches(progress.epoch, progress.batches_done)
+                while group := list(islice(batches, settings.gradient_accumulation_step)):
+                    rate = learning_rate(settings, progress.step, progress.epoch)
+                    gradient_norm = self._optimize(group, rate, tally)
+                    progress.step += 1
+                    progress.batches_done += len(group)
+                    num_tokens += sum(batch.num_tokens for batch in group) * self.accelerator.num_processes
+                    bar.update(self._bar_units(group))
+                    if progress.step % settings.log_interval == 0:
+                        means = tally.means(self.accelerator)
+                        means |= {"learning_rate": rate, "gradient_norm": float(gradient_norm)}
+                        means["tokens_per_second"] = num_tokens / (time.perf_counter() - started)
+                        self._log("train", means)
+                        progress.loss = means["loss"]
+                        bar.set_postfix(step=progress.step, epoch=progress.epoch, loss=f"{progress.loss:.3f}")
+                        tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
+                    if settings.save_checkpoint_steps and progress.step % settings.save_checkpoint_steps == 0:
+                        self.save(ends_epoch=False)
+                    if progress.step % settings.valid_interval == 0:
+                        self.validate()
+                    if self._is_over():
+                        break
+                else:
+                    progress.epoch, progress.batches_done = progress.epoch + 1, 0
+                    if self._is_over() or any(
+                        progress.epoch % stride == 0 for stride in settings.save_checkpoint_stride
+                    ):
+                        self.save(ends_epoch=True)
+        if progress.batches_done:
+            self.save(ends_epoch=False)
+
+    def _optimize(self, group: Sequence[Batch], rate: float, tally: Tally) -> Tensor:
+        """One optimizer step on a group of batches; returns the gradient norm before clipping.
+
+        Each model's loss is the mean over its targets in the whole group, on all processes.
+        """
+        counts = self._count_targets(group)
+        self.model.train()
+        for place, batch in enumerate(group, start=1):
+            # Gradients travel between processes once a step.
+            with nullcontext() if place == len(group) else self.accelerator.no_sync(self.model):
+                scores = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
+                loss = sum(score.loss_sum / counts[model_of(name)] for name, score in scores.items())
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+            tally.add(scores)
+        gradient_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return gradient_norm
+
+    def _count_targets(self, group: Sequence[Batch]) -> dict[str, float]:
+        """How many targets each model has in the group, on all processes."""
+        counts = torch.tensor(
+            [
+                sum(self.raw_model.num_ar_targets(batch) for batch in group),
+                sum(nar.num_targets for batch in group for nar in batch.nar),
+            ],
+            dtype=torch.double,
+        )
+        if self.accelerator.num_processes > 1:
+            counts = self.accelerator.reduce(counts.to(self.accelerator.device), "sum")
+        num_ar, num_nar = counts.tolist()
+        return {"ar": max(num_ar, 1), "nar": max(num_nar, 1)}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Scores on the fixed validation batches, logged; then the samples."""
+        self.model.eval()
+        tally = self._new_tally()
+        for batch in self.data.valid_batches():
+            tally.add(self.model(batch.to(self.accelerator.device)))
+        means = tally.means(self.accelerator)
+        if means["loss"]:
+            log.info("step %d: validation loss %.4f", self.progress.step, means["loss"])
+            self._log("valid", means)
+        if self.samples is not None and self.accelerator.is_main_process:
+            self.samples.log(self.progress.step)
+        self.accelerator.wait_for_everyone()
+        return means
+
+    def save(self, ends_epoch: bool) -> None:
+        """Write a checkpoint of where training stands, and remove those that no rule keeps."""
+        random_states: list[dict[str, Any]] = gather_object([_random_state(self.accelerator.device)])
+        if self.accelerator.is_main_process:
+            progress, settings = self.progress, self.settings
+            folder = self.folder / "checkpoint"
+            checkpoint.save_checkpoint(
+                folder,
+                checkpoint.checkpoint_name(progress.epoch, progress.step, progress.loss),
+                weights=self.raw_model.named_weights(),
+                state={
+                    "optimizer": self.optimizer.state_dict(),
+                    "progress": asdict(progress),
+                    "num_processes": self.accelerator.num_processes,
+                },
+                meta={**asdict(progress), "ends_epoch": ends_epoch, "train_stage": self.train_stage},
+                rank_states=random_states,
+            )
+            checkpoint.rotate(folder, settings.save_checkpoint_stride, settings.keep_last, settings.keep_last_steps)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self, source: Checkpoint) -> None:
+        """Take weights, optimizer, position and random states from a checkpoint."""
+        state = checkpoint.load_state(source)
+        self.raw_model.load_named_weights(checkpoint.load_weights(source))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        num_before, num_now = state["num_processes"], self.accelerator.num_processes
+        if num_before == num_now:
+            _set_random_state(state["ranks"][self.accelerator.process_index])
+        else:
+            self.progress.batches_done = self.progress.batches_done * num_before // num_now
+            log.info(
+                "trained on %d processes before, now on %d: the position is kept to within a batch", num_before, num_now
+            )
+
+    def _is_over(self) -> bool:
+        settings, progress = self.settings, self.progress
+        return progress.epoch >= settings.max_epoch or bool(settings.max_steps and progress.step >= settings.max_steps)
+
+    def _new_tally(self) -> Tally:
+        return Tally(self.raw_model.score_names, self.accelerator.device)
+
+    def _log(self, phase: str, means: dict[str, float]) -> None:
+        self.accelerator.log({f"{phase}/{name}": value for name, value in means.items()}, step=self.progress.step)
+
+    def _bar_units(self, group: Sequence[Batch]) -> int:
+        if self.settings.max_steps:
+            return 1
+        return sum(batch.num_utterances for batch in group) * self.accelerator.num_processes
+
+    def _progress_bar(self) -> tqdm:
+        """Counts steps where they are what ends training, else utterances."""
+        settings, progress = self.settings, self.progress
+        by_step = settings.max_steps is not None
+        return tqdm(
+            desc="training",
+            total=settings.max_steps if by_step else settings.max_epoch * self.num_utterances,
+            initial=progress.step if by_step else progress.epoch * self.num_utterances,
+            unit="step" if by_step else "utterance",
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        )
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,133 @@
+"""The pair: what is trained together, saved together and speaks together."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from config.schema import ModelSettings
+from models.valle.ar import AR
+from models.valle.batch import IGNORED, Batch
+from models.valle.nar import NAR
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over a batch's targets: cross-entropy, and how many are among the ten likeliest."""
+
+    loss_sum: Tensor
+    num_top10: Tensor
+    num_targets: int
+
+
+class VALLE(nn.Module):
+    """AR and NAR; either may be absent: the experiment of an AR model has no NAR.
+
+    `ar_trains` and `nar_trains` say which of them `forward` scores. This is the one place that decides.
+    """
+
+    def __init__(self, settings: ModelSettings, train_stage: int | None = None) -> None:
+        """train_stage 1: an AR to train; 2: a NAR to train and a frozen AR; 0: both to train; None: both to use."""
+        super().__init__()
+        self.ar: AR = build_ar(settings)
+        self.nar: NAR | None = None if train_stage == 1 else build_nar(settings)
+        self.ar_trains = train_stage in (0, 1)
+        self.nar_trains = train_stage in (0, 2)
+        self.ar.requires_grad_(train_stage != 2)
+
+    def forward(self, batch: Batch, audio_token_dropout: float = 0.0) -> dict[str, Score]:
+        """Scores of the models that train: "ar", and "nar_<stage>" for each stage in the batch."""
+        scores = {}
+        if self.ar_trains:
+            scores["ar"] = self._score_ar(batch, audio_token_dropout)
+        if self.nar_trains and self.nar is not None:
+            for nar in batch.nar:
+                logits = self.nar(batch.text, batch.text_lens, nar.codes, nar.codes_lens, nar.is_prompt, nar.stage)
+                scores[f"nar_{nar.stage}"] = score(logits, nar.targets, nar.num_targets)
+        return scores
+
+    def _score_ar(self, batch: Batch, audio_token_dropout: float) -> Score:
+        codes = batch.codes[..., 0]
+        targets = self.ar.targets(codes, batch.codes_lens, IGNORED)
+        if audio_token_dropout and self.training:
+            hidden = codes.new_empty(codes.shape).bernoulli_(audio_token_dropout).bool()
+            codes = codes.masked_fill(hidden, self.ar.mask_id)
+        logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens)
+        return score(logits, targets, self.num_ar_targets(batch))
+
+    def num_ar_targets(self, batch: Batch) -> int:
+        """Frames and ends of speech; without a begin symbol nothing precedes the first frame, so it is no target."""
+        return batch.num_frames + (len(batch.codes) if self.ar.prepend_bos else 0)
+
+    @property
+    def score_names(self) -> list[str]:
+        """The names that `forward` may score under."""
+        names = ["ar"] if self.ar_trains else []
+        if self.nar_trains and self.nar is not None:
+            names += [f"nar_{stage}" for stage in range(1, self.nar.num_quantizers)]
+        return names
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """The state dict under the checkpoint format's names: `ar_...` and `nar_...`."""
+        return {_outer_name(name): value for name, value in self.state_dict().items()}
+
+    def load_named_weights(self, weights: dict[str, Tensor]) -> list[str]:
+        """Load weights under those names; returns the names that are missing.
+
+        One of a tied pair is enough. Raises ValueError naming a weight that is unknown or of another shape.
+        """
+        own = self.named_weights()
+        for name, value in weights.items():
+            if name not in own:
+                raise ValueError(f"unknown weight {name}")
+            if own[name].shape != value.shape:
+                raise ValueError(f"weight {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}")
+        loaded = {own[name].data_ptr() for name in weights}
+        for name, value in weights.items():
+            own[name].copy_(value)
+        return [name for name, value in own.items() if name not in weights and value.data_ptr() not in loaded]
+
+
+def build_ar(settings: ModelSettings) -> AR:
+    return AR(
+        width=settings.decoder_dim,
+        num_heads=settings.nhead,
+        num_layers=settings.num_decoder_layers,
+        num_text_tokens=settings.text_token_num,
+        num_audio_tokens=settings.audio_token_num,
+        norm_first=settings.norm_first,
+        add_prenet=settings.add_prenet,
+        prepend_bos=settings.prepend_bos,
+        dropout=settings.dropout,
+    )
+
+
+def build_nar(settings: ModelSettings) -> NAR:
+    scale = settings.nar_scale_factor
+    return NAR(
+        width=int(settings.decoder_dim * scale),
+        num_heads=int(settings.nhead * scale),
+        num_layers=int(settings.num_decoder_layers * scale),
+        num_text_tokens=settings.text_token_num,
+        num_audio_tokens=settings.audio_token_num,
+        num_quantizers=settings.num_quantizers,
+        norm_first=settings.norm_first,
+        add_prenet=settings.add_prenet,
+        share_embedding=settings.share_embedding,
+        dropout=settings.dropout,
+    )
+
+
+def score(logits: Tensor, targets: Tensor, num_targets: int) -> Score:
+    """Cross-entropy and top-10 hits of logits (B, T, V) on targets (B, T), `IGNORED` ones left out."""
+    logits = logits.float()
+    loss_sum = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    is_scored = targets != IGNORED
+    target_logits = logits.detach().gather(-1, targets.clamp(min=0).unsqueeze(-1))
+    num_better = (logits.detach() > target_logits).sum(-1)
+    return Score(loss_sum, ((num_better < 10) & is_scored).sum(), num_targets)
+
+
+def _outer_name(name: str) -> str:
+    model, rest = name.split(".", 1)
+    return f"{model}_{rest}"

@@ -1,0 +1,49 @@
+"""Multi-head self-attention with a fused projection."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.kv_cache import CacheStep
+
+
+class SelfAttention(nn.Module):
+    """Self-attention through torch's SDPA; parameters are named as in `nn.MultiheadAttention`.
+
+    Raises ValueError when the width is not a multiple of the number of heads.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, may_attend: Tensor | None, layer: int = 0, cache: CacheStep | None = None) -> Tensor:
+        """x (B, L, D); `may_attend` broadcasts to (B, H, L, keys). With a cache, keys are those of the cache."""
+        query, key, value = self._project(x)
+        if cache is not None:
+            key, value = cache.update(layer, key, value)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=may_attend, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, may_attend: Tensor) -> Tensor:
+        """Attention weights (B, H, L, L), for pictures."""
+        query, key, _ = self._project(x)
+        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        return scores.masked_fill(~may_attend, -math.inf).softmax(-1)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, L, D) to queries, keys and values, each (B, H, L, D/H)."""
+        fused = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = fused.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return query, key, value

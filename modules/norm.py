@@ -1,0 +1,27 @@
+"""Layer norms that may be conditioned on the NAR's stage."""
+
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """The plain one; takes a condition and does not use it, so that a layer can hold either kind."""
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class AdaptiveLayerNorm(nn.Module):
+    """Layer norm whose scale and shift come from the stage embedding e (VALL-E, section 4.2.2).
+
+    `(s, b) = split(W e + c)` and the output is `s * LN(x) + b`: there is no `1 +`, and LN keeps its own affine.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project_layer = nn.Linear(width, 2 * width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, L, D), condition (1, D) or (B, 1, D)."""
+        scale, shift = self.project_layer(condition).chunk(2, dim=-1)
+        return scale * self.norm(x) + shift

@@ -1,0 +1,57 @@
+"""From logits to the next code."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the AR's next code is chosen.
+
+    `top_k` 1 is greedy and 0 keeps all; `top_p` keeps the smallest set of codes of at least this mass. With a
+    `repetition_window` above 0, a code that fills more than `repetition_threshold` of the window's frames is drawn
+    again from all codes (repetition-aware sampling, VALL-E 2, section 3.3).
+    """
+
+    top_k: int = 0
+    top_p: float = 1.0
+    temperature: float = 1.0
+    repetition_window: int = 0
+    repetition_threshold: float = 0.1
+
+    def __call__(self, logits: Tensor, history: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """logits (B, V), the codes before (B, at least the window; -1 where none) to the next codes (B,).
+
+        Each row draws from its own generator, so that a row's result does not depend on its neighbours.
+        """
+        logits = logits.float()
+        chosen = logits.argmax(-1) if self.top_k == 1 else draw(self._filter(logits), generators)
+        if self.repetition_window:
+            window = history[:, -self.repetition_window :]
+            share = (window == chosen.unsqueeze(1)).sum(1) / self.repetition_window
+            again = share > self.repetition_threshold
+            chosen = torch.where(again, draw(logits / self.temperature, generators), chosen)
+        return chosen
+
+    def _filter(self, logits: Tensor) -> Tensor:
+        """Scale by the temperature and take out what top-k and top-p exclude."""
+        logits = logits / self.temperature
+        if self.top_k:
+            smallest_kept = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < smallest_kept, -math.inf)
+        if self.top_p < 1:
+            ordered, order = logits.sort(descending=True)
+            probabilities = ordered.softmax(-1)
+            # A code stays when the mass before it is short of top_p: the first one always does.
+            out = probabilities.cumsum(-1) - probabilities >= self.top_p
+            logits = logits.masked_fill(out.scatter(1, order, out), -math.inf)
+        return logits
+
+
+def draw(logits: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """One sample of softmax(logits) per row (B,), by the exponential race on noise of the row's generator."""
+    noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=generator) for generator in generators])
+    return (logits.softmax(-1) / noise.to(logits.device)).argmax(-1)

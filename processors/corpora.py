@@ -1,0 +1,191 @@
+"""Corpora in their official layouts, as rows.
+
+No audio is opened here: stage 1 decodes each file once, in its workers, and names the ones that fail. So a transcript
+without audio still gives a row, and audio without a transcript gives a row whose text is None.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from config.schema import Dataset, PreprocessSettings
+from processors.custom_corpus import json_lines, read_custom, read_text, unreadable_line
+from processors.manifest import SourceUtterance, Split
+from processors.splits import FoundUtterance, assign_splits, hash_splits, make_ids_unique, split_unit
+from utils.errors import UserError
+
+_EXPECTED: dict[Dataset, str] = {
+    "libritts": "LibriTTS or LibriTTS_R with train-clean-100/<speaker>/<chapter>/*.wav",
+    "librispeech": "LibriSpeech with train-clean-100/<speaker>/<chapter>/*.flac and *.trans.txt",
+    "ljspeech": "LJSpeech-1.1 with metadata.csv (id|text|normalized text) and wavs/*.wav",
+    "vctk": "VCTK-Corpus-0.92 with txt/<speaker>/*.txt and wav48_silence_trimmed/<speaker>/*_mic2.flac",
+    "hifitts": "Hi-Fi TTS with <speaker>_manifest_<clean|other>_<train|dev|test>.json and the audio that they name",
+    "custom": "a folder with metadata.csv (id|text or id|speaker|text) and audio (wavs/<id>.wav or .flac), "
+    "a .jsonl of audio, text, speaker, or a lhotse CutSet (cuts*.jsonl.gz)",
+}
+# What must not be in a file name: separators, control characters, line ends, lone surrogates and "..".
+_UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")
+_PART = re.compile(r"(train|dev|test)[-_](clean|other)([-_]\d+)?")
+_HIFITTS_MANIFEST = re.compile(r"(.+)_manifest_(?:clean|other)_(train|dev|test)\.json")
+_PART_SPLITS: dict[str, Split] = {"train": "train", "dev": "valid", "test": "test"}
+
+
+def read_corpus(name: Dataset, path: Path, settings: PreprocessSettings) -> list[SourceUtterance]:
+    """Every utterance of the corpus at `path`, sorted by id; the same rows for the same files, in any order on disk.
+
+    `path` is the corpus's folder or its parent (for custom a file or folder, see `read_custom`). Ids are unique and
+    safe as file names: what is not safe becomes `_`, and the later ones of equal ids get `__2`, `__3`. Where the
+    corpus has no split of its own, `processors.splits.hash_splits` makes one.
+
+    Raises:
+        UserError: nothing is at `path`, nothing of the corpus's layout, or a folder or manifest that cannot be read.
+    """
+    if not path.exists():
+        raise UserError(f"dataset_path.{name}: {path} does not exist; expected {_EXPECTED[name]}")
+    try:
+        found = [_cleaned(row) for row in _READERS[name](path)]
+    except OSError as error:
+        raise UserError(f"dataset_path.{name}: {error}") from error
+    if not found:
+        raise UserError(f"dataset_path.{name}: nothing to read in {path}; expected {_EXPECTED[name]}")
+    return sorted(assign_splits(make_ids_unique(found), settings), key=lambda row: row.id)
+
+
+def describe_split(name: Dataset, rows: list[SourceUtterance], settings: PreprocessSettings) -> str:
+    """One line that says which rule split `rows`, all that `read_corpus` gave for `name`.
+
+    Of a custom corpus the hash is named where its rows lie as the hash puts them.
+    """
+    if name in ("libritts", "librispeech", "hifitts"):
+        return "the corpus's own parts"
+    if name == "custom" and [row.split for row in rows] != hash_splits(rows, settings):
+        return "the corpus's own parts"
+    return (
+        f"hash of the {split_unit(rows, settings)}, seed {settings.split_seed}, "
+        f"valid {settings.valid_fraction}, test {settings.test_fraction}"
+    )
+
+
+def _cleaned(row: FoundUtterance) -> FoundUtterance:
+    safe_id = _UNSAFE.sub("_", row.id)
+    text = " ".join(_encodable(row.text or "").split())
+    return replace(
+        row,
+        id=safe_id if safe_id.strip(" .") else "_",
+        text=text or None,
+        speaker=" ".join(_encodable(row.speaker).split()) or "unknown",
+    )
+
+
+def _encodable(text: str) -> str:
+    # JSON can hold lone surrogates, which no later file could be written with.
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _corpus_folder(path: Path, names: tuple[str, ...], holds_corpus: Callable[[Path], bool]) -> Path:
+    """`path`, or the folder of one of these names in it: the first that holds the corpus, `path` where none does."""
+    candidates = (path, *(path / name for name in names))
+    return next((folder for folder in candidates if folder.is_dir() and holds_corpus(folder)), path)
+
+
+def _has_parts(folder: Path) -> bool:
+    return any(_PART.fullmatch(part.name) for part in folder.iterdir())
+
+
+def _visible(folder: Path, suffix: str) -> set[str]:
+    """Names in `folder` that end with `suffix`, without it; macOS's `._*` companions and hidden files left out."""
+    if not folder.is_dir():
+        return set()
+    names = (entry.name for entry in folder.iterdir())
+    return {name[: -len(suffix)] for name in names if name.endswith(suffix) and not name.startswith(".")}
+
+
+def _chapters(root: Path) -> Iterator[tuple[Split, Path]]:
+    """The folders `<part>/<speaker>/<chapter>` of LibriTTS and LibriSpeech."""
+    for part in sorted(root.glob("*")):
+        match = _PART.fullmatch(part.name)
+        if match:
+            for chapter in sorted(part.glob("[!.]*/[!.]*")):
+                if chapter.is_dir():
+                    yield _PART_SPLITS[match[1]], chapter
+
+
+def _read_libritts(path: Path) -> Iterator[FoundUtterance]:
+    root = _corpus_folder(path, ("LibriTTS", "LibriTTS_R"), _has_parts)
+    for split, chapter in _chapters(root):
+        speaker = chapter.parent.name
+        table = read_text(chapter / f"{speaker}_{chapter.name}.trans.tsv") or ""
+        columns = [line.split("\t") for line in table.split("\n")]
+        texts = {fields[0]: fields[2] for fields in columns if len(fields) == 3 and fields[0] and fields[2].strip()}
+        for id_ in sorted({*_visible(chapter, ".wav"), *_visible(chapter, ".normalized.txt"), *texts}):
+            text = texts.get(id_) or read_text(chapter / f"{id_}.normalized.txt")
+            yield FoundUtterance(id_, str(chapter / f"{id_}.wav"), text, speaker, split)
+
+
+def _read_librispeech(path: Path) -> Iterator[FoundUtterance]:
+    root = _corpus_folder(path, ("LibriSpeech",), _has_parts)
+    for split, chapter in _chapters(root):
+        speaker = chapter.parent.name
+        lines = (read_text(chapter / f"{speaker}-{chapter.name}.trans.txt") or "").split("\n")
+        pairs = (line.split(maxsplit=1) for line in lines)
+        # Lower case, because espeak spells some words in capitals: IT as "eye tee", US as "you ess".
+        texts = {pair[0]: pair[1].lower() for pair in pairs if len(pair) == 2}
+        for id_ in sorted({*_visible(chapter, ".flac"), *texts}):
+            yield FoundUtterance(id_, str(chapter / f"{id_}.flac"), texts.get(id_), speaker, split)
+
+
+def _read_ljspeech(path: Path) -> Iterator[FoundUtterance]:
+    root = _corpus_folder(path, ("LJSpeech-1.1",), lambda folder: (folder / "metadata.csv").is_file())
+    listed = set()
+    for line in (read_text(root / "metadata.csv") or "").split("\n"):
+        id_, *texts = line.split("|")
+        text = next((text for text in reversed(texts) if text.strip()), None)
+        if id_.strip() and text:
+            listed.add(id_)
+            yield FoundUtterance(id_, str(root / "wavs" / f"{id_}.wav"), text, "LJ")
+    for id_ in sorted(_visible(root / "wavs", ".wav") - listed):
+        yield FoundUtterance(id_, str(root / "wavs" / f"{id_}.wav"), None, "LJ")
+
+
+def _read_vctk(path: Path) -> Iterator[FoundUtterance]:
+    root = _corpus_folder(path, ("VCTK-Corpus-0.92",), lambda folder: (folder / "wav48_silence_trimmed").is_dir())
+    audio_root, text_root = root / "wav48_silence_trimmed", root / "txt"
+    if not audio_root.is_dir():
+        return
+    folders = (folder for parent in (audio_root, text_root) for folder in parent.glob("[!.]*") if folder.is_dir())
+    for speaker in sorted({folder.name for folder in folders}):
+        # Microphone 2 sounds the same throughout; p280 and p315 have microphone 1 only.
+        mic2, mic1 = (_visible(audio_root / speaker, f"_mic{number}.flac") for number in (2, 1))
+        for id_ in sorted(mic2 | mic1 | _visible(text_root / speaker, ".txt")):
+            microphone = "mic1" if id_ in mic1 - mic2 else "mic2"
+            audio_path = audio_root / speaker / f"{id_}_{microphone}.flac"
+            yield FoundUtterance(id_, str(audio_path), read_text(text_root / speaker / f"{id_}.txt"), speaker)
+
+
+def _read_hifitts(path: Path) -> Iterator[FoundUtterance]:
+    root = _corpus_folder(path, ("hi_fi_tts_v0",), lambda folder: any(folder.glob("*_manifest_*.json")))
+    for manifest in sorted(root.glob("[!.]*_manifest_*.json")):
+        match = _HIFITTS_MANIFEST.fullmatch(manifest.name)
+        if not match:
+            continue
+        speaker, split = match[1], _PART_SPLITS[match[2]]
+        for line_number, row in json_lines(manifest):
+            audio = row and row.get("audio_filepath")
+            if not row or not isinstance(audio, str) or not audio:
+                yield replace(unreadable_line(manifest, line_number, speaker), split=split)
+                continue
+            texts = (row.get(key) for key in ("text_normalized", "text"))
+            text = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+            id_ = "_".join(part for part in Path(audio).with_suffix("").parts if part != "/")
+            yield FoundUtterance(id_, str(root / audio), text, speaker, split)
+
+
+_READERS: dict[Dataset, Callable[[Path], Iterator[FoundUtterance]]] = {
+    "libritts": _read_libritts,
+    "librispeech": _read_librispeech,
+    "ljspeech": _read_ljspeech,
+    "vctk": _read_vctk,
+    "hifitts": _read_hifitts,
+    "custom": read_custom,
+}

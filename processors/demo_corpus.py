@@ -1,0 +1,288 @@
+"""A corpus that needs no download: ten synthetic voices in LibriTTS's layout.
+
+libespeak-ng, which espeakng-loader ships, is driven through its C interface. Every voice is American English, so
+the `en-us` phones of stage 1 are the phones that were spoken. Everything is deterministic.
+"""
+
+import _ctypes
+import ctypes
+import json
+import math
+import random
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import espeakng_loader
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+SAMPLE_RATE_HZ = 24000
+_ESPEAK_RATE_HZ = 22050
+_HEAD_SECONDS, _TAIL_SECONDS = 0.05, 0.1
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A speaker: an espeak-ng variant of en-us with its own pitch (0 to 100), range (0 to 100) and words per minute."""
+
+    speaker: str
+    gender: str
+    variant: str
+    pitch: int
+    pitch_range: int
+    words_per_minute: int
+
+
+# Variants without klatt synthesis (it draws from the C library's random state) and without echo.
+VOICES = (
+    Voice("101", "M", "m3", 30, 55, 168),
+    Voice("102", "F", "f1", 52, 50, 172),
+    Voice("103", "M", "m7", 65, 60, 180),
+    Voice("104", "F", "f5", 58, 55, 165),
+    Voice("105", "M", "Andy", 55, 50, 176),
+    Voice("106", "F", "belinda", 52, 60, 168),
+    Voice("107", "M", "quincy", 25, 45, 162),
+    Voice("108", "F", "shelby", 30, 50, 180),
+    Voice("109", "M", "boris", 85, 60, 166),
+    Voice("110", "F", "grandma", 88, 45, 168),
+)
+
+_SLOTS = {
+    "person": "farmer teacher doctor sailor painter judge baker king boy girl nurse soldier mother father uncle child",
+    "name": "Mary Peter Alice David Laura Thomas Helen George Julia Henry",
+    "nature": "young old happy quiet tired clever brave strange friendly tall",
+    "det": "the the the my our your his her their this that",
+    "verb": "carried found painted watched washed bought sold moved showed followed dropped measured pushed chose "
+    "brought enjoyed lost noticed covered visited",
+    "thing": "basket table bottle letter picture lamp bridge window garden horse dog bird fish boat book coat chair "
+    "box clock wheel apple bread cheese cake sheep",
+    "adj": "red blue green yellow white black heavy broken wooden golden small large narrow warm cold smooth new "
+    "empty round beautiful",
+    "plural": "apples boxes horses birds letters chairs shoes stones trees houses ships flowers",
+    "number": "two three four five six seven eight nine ten eleven twelve twenty",
+    "prep": "near behind under beside above across inside around below toward",
+    "place": "river house market school forest mountain village church kitchen harbor field road valley station "
+    "castle beach",
+    "time": "yesterday|this morning|last night|before dinner|after the storm|in the evening|on Thursday|on Friday|"
+    "in July|at noon|a long time ago|during the winter",
+    "move": "walked slowly|waited quietly|sang a song|laughed aloud|slept well|ran away|turned back|talked for an hour|"
+    "smiled again|jumped twice",
+    "clause": "I think|we know|they said|she believed|he thought|everyone hopes|you told us|nobody knew",
+    "state": "is too heavy|was very good|will be ready|has gone|looks fine|should be sold|could not stay|"
+    "may change soon|was just right|never works",
+}
+_TEMPLATES = (
+    "{det} {nature} {person} {verb} {det} {adj} {thing} {prep} the {place}.",
+    "{time}, {name} {verb} {det} {adj} {thing}.",
+    "{name} and {name} {verb} {number} {plural} {prep} the {place}.",
+    "{clause} that {det} {adj} {thing} {prep} the {place} {state}.",
+    "Please put the {adj} {thing} {prep} {det} {thing}.",
+    "There were {number} {adj} {plural} {prep} the {place} {time}.",
+    "Have you seen {det} {adj} {thing} {prep} the {place}?",
+    "The {nature} {person} {move}, and {name} {verb} the {thing}.",
+    "When {name} {verb} {det} {thing}, {det} {person} {move}.",
+    "{name} {verb} {det} {thing}, but the {person} {move} {time}.",
+    "{time}, {det} {person} {move} {prep} the {place}.",
+    "{clause} {name} {verb} {number} {adj} {plural} {time}.",
+    "{det} {adj} {thing} {state}, so {name} {move}.",
+    "{clause} {det} {thing} {state}.",
+)
+
+
+def sentences(seed: int) -> Iterator[str]:
+    """An endless stream of different English sentences, the same for the same seed."""
+    choice = random.Random(seed)
+    slots = {name: words.split("|" if "|" in words else None) for name, words in _SLOTS.items()}
+    told: set[str] = set()
+    while True:
+        text = choice.choice(_TEMPLATES)
+        while slot := re.search(r"{(\w+)}", text):
+            word = choice.choice(slots[slot[1]])
+            if slot[1] == "det" or word not in text:
+                text = text[: slot.start()] + word + text[slot.end() :]
+        text = text[0].upper() + text[1:]
+        if text not in told:
+            told.add(text)
+            yield text
+
+
+_SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+
+
+class _Espeak:
+    """libespeak-ng on its own copy of the library; see `_espeak`."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._pieces: list[bytes] = []
+        # The library keeps the bare address, so the object must live as long as the library does.
+        self._callback = _SYNTH_CALLBACK(self._collect)
+        synchronous, do_not_exit = 2, 0x8000
+        path = espeakng_loader.get_data_path()
+        if library.espeak_Initialize(synchronous, 0, path.encode(), do_not_exit) != _ESPEAK_RATE_HZ:
+            raise UserError(f"espeak-ng cannot read its data at {path}: the path must be shorter than 160 characters")
+        library.espeak_ng_SetRandSeed(ctypes.c_long(0))
+        library.espeak_SetSynthCallback(self._callback)
+
+    def _collect(self, samples: int | None, num_samples: int, _: int | None) -> int:
+        if samples and num_samples > 0:
+            self._pieces.append(ctypes.string_at(samples, 2 * num_samples))
+        return 0
+
+    def speak(self, text: str, voice: Voice) -> np.ndarray:
+        """(samples,) float32 in [-1, 1] at 24 kHz, with a little silence at both ends."""
+        self._pieces.clear()
+        name = f"en-us+{voice.variant}"
+        if self._library.espeak_SetVoiceByName(name.encode()) != 0:
+            raise RuntimeError(f"espeak-ng has no voice {name}")
+        rate, volume, pitch, pitch_range = 1, 2, 3, 4
+        settings = {rate: voice.words_per_minute, volume: 60, pitch: voice.pitch, pitch_range: voice.pitch_range}
+        for parameter, value in settings.items():
+            self._library.espeak_SetParameter(parameter, value, 0)
+        data, utf8 = text.encode() + b"\0", 1
+        if self._library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, utf8, 0, utf8, None, None) != 0:
+            raise RuntimeError(f"espeak-ng cannot speak {text!r}")
+        spoken = np.frombuffer(b"".join(self._pieces), np.int16).astype(np.float32) / 32768
+        head, tail = (round(seconds * _ESPEAK_RATE_HZ) for seconds in (_HEAD_SECONDS, _TAIL_SECONDS))
+        return _resample(np.pad(spoken, (head, tail)))
+
+
+def _resample(audio: np.ndarray) -> np.ndarray:
+    """From espeak's rate to 24 kHz, through the spectrum: it begins and ends in silence, so its ends may meet."""
+    common = math.gcd(_ESPEAK_RATE_HZ, SAMPLE_RATE_HZ)
+    periods = -(-len(audio) * common // _ESPEAK_RATE_HZ)
+    num_from, num_to = (periods * rate_hz // common for rate_hz in (_ESPEAK_RATE_HZ, SAMPLE_RATE_HZ))
+    spectrum = np.fft.rfft(audio, num_from)
+    resampled = np.fft.irfft(spectrum, num_to) * (num_to / num_from)
+    return resampled.clip(-1, 1).astype(np.float32)
+
+
+@contextmanager
+def _espeak() -> Iterator[_Espeak]:
+    """libespeak-ng in its first state.
+
+    It keeps phases and random numbers in global variables that no call resets, and phonemizer may use it in the same
+    process: a private copy of the library starts the same each time and disturbs nobody.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
+        try:
+            yield _Espeak(library)
+            library.espeak_Terminate()
+        finally:
+            _ctypes.dlclose(library._handle)
+
+
+def render(text: str, voice: Voice) -> np.ndarray:
+    """(samples,) float32 in [-1, 1] at 24 kHz: what this voice makes of the text; the same text gives the same samples.
+
+    The flutter of a voice depends on what it said before, so a rendering is close to the corpus's own, not equal.
+    """
+    with _espeak() as espeak:
+        return espeak.speak(text, voice)
+
+
+def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
+    """Write about this many minutes of speech, at least eight utterances per voice, as LibriTTS lies on disk.
+
+    `train-clean-100`, `dev-clean` and `test-clean` share no sentence, and every split has all ten voices: ten voices
+    are too few to learn to imitate an eleventh, so what the demo holds out is what is said, not who says it.
+    Utterances last 2 to 10 s; those of the test split are single sentences of 2.5 to 4 s, fit to be prompts.
+
+    The folder appears under its name when it is whole; one that is there already, made with the same arguments, is left
+    as it is. Raises UserError where the folder holds something else.
+    """
+    stamp = {"minutes": minutes, "seed": seed}
+    if folder.exists():
+        made = folder / "demo_corpus.json"
+        if not made.is_file() or json.loads(made.read_text()) != stamp:
+            raise UserError(f"{folder} exists and is not the demo corpus of {minutes} minutes, seed {seed}: remove it")
+        return
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    num_test, num_dev = max(4, math.ceil(minutes / 13.5)), math.ceil(minutes / 20)
+    num_rounds = {"train-clean-100": 3, "dev-clean": num_dev, "test-clean": num_test}
+    planned = [split for split, num in num_rounds.items() for _ in range(num)]
+    total_seconds = minutes * 60
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_fmt}]"
+    with (
+        _espeak() as espeak,
+        tqdm(total=total_seconds, desc="demo corpus, seconds of speech", unit="s", bar_format=bar_format) as bar,
+    ):
+        writer = _Writer(partial, espeak, seed)
+        while planned or writer.total_seconds < total_seconds:
+            seconds = writer.add_round(planned.pop() if planned else "train-clean-100")
+            # Past its total, tqdm would call the total unknown.
+            bar.update(min(seconds, total_seconds - bar.n))
+    writer.finish()
+    (partial / "demo_corpus.json").write_text(json.dumps(stamp))
+    partial.rename(folder)
+
+
+class _Writer:
+    """The files of a corpus, one round of all voices at a time."""
+
+    def __init__(self, folder: Path, espeak: _Espeak, seed: int) -> None:
+        self._folder, self._espeak = folder, espeak
+        self._sentences, self._choice = sentences(seed), random.Random(seed)
+        self._texts: dict[tuple[str, Voice], list[str]] = {}
+        self._train_seconds = dict.fromkeys(VOICES, 0.0)
+        self.total_seconds = 0.0
+
+    def add_round(self, split: str) -> float:
+        """Write one utterance of every voice; returns their seconds."""
+        before = self.total_seconds
+        for voice in VOICES:
+            text, audio = self._draw(split, voice)
+            texts = self._texts.setdefault((split, voice), [])
+            path = self._chapter(split, voice) / f"{self._id(split, voice, len(texts))}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.round(audio * 32767).astype(np.int16), SAMPLE_RATE_HZ)
+            for kind in ("normalized", "original"):
+                path.with_suffix(f".{kind}.txt").write_text(text)
+            texts.append(text)
+            seconds = len(audio) / SAMPLE_RATE_HZ
+            self.total_seconds += seconds
+            self._train_seconds[voice] += seconds if split == "train-clean-100" else 0
+        return self.total_seconds - before
+
+    def finish(self) -> None:
+        """Write the lists of every chapter and of the speakers."""
+        for (split, voice), texts in self._texts.items():
+            chapter = self._chapter(split, voice)
+            rows = [(self._id(split, voice, index), text) for index, text in enumerate(texts)]
+            name = f"{voice.speaker}_{chapter.name}"
+            (chapter / f"{name}.trans.tsv").write_text("".join(f"{id_}\t{text}\t{text}\n" for id_, text in rows))
+            (chapter / f"{name}.book.tsv").write_text("".join(f"{id_}\t{text}\t0\t0\t0\t0.0\n" for id_, text in rows))
+        lines = [
+            f"{voice.speaker:4s} | {voice.gender} | train-clean-100 | {seconds / 60:5.2f} | espeak-ng {voice.variant}\n"
+            for voice, seconds in self._train_seconds.items()
+        ]
+        (self._folder / "SPEAKERS.txt").write_text("".join([";ID  |SEX| SUBSET          |MINUTES| NAME\n", *lines]))
+
+    def _draw(self, split: str, voice: Voice) -> tuple[str, np.ndarray]:
+        shortest_seconds, longest_seconds = (2.5, 4) if split == "test-clean" else (2, 10)
+        double_share = 0 if split == "test-clean" else 0.2
+        while True:
+            text = next(self._sentences)
+            if self._choice.random() < double_share:
+                text += " " + next(self._sentences)
+            audio = self._espeak.speak(text, voice)
+            if shortest_seconds <= len(audio) / SAMPLE_RATE_HZ <= longest_seconds:
+                return text, audio
+
+    def _chapter(self, split: str, voice: Voice) -> Path:
+        number = {"train-clean-100": 1, "dev-clean": 2, "test-clean": 3}[split]
+        return self._folder / split / voice.speaker / f"{number}{voice.speaker}"
+
+    def _id(self, split: str, voice: Voice, index: int) -> str:
+        return f"{voice.speaker}_{self._chapter(split, voice).name}_{index:06d}_000000"

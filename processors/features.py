@@ -1,0 +1,108 @@
+"""What happens to each utterance in stage 1: reading, checking, phones, codes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from config.schema import PreprocessSettings
+from processors.codecs.base import Codec
+from processors.manifest import SourceUtterance, Utterance
+from processors.symbols import SymbolTable
+from processors.text import Phonemizer, build_phonemizer
+from utils.audio import read_audio, read_duration_seconds
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An utterance read: its audio (N,) and phones, or why it is left out.
+
+    Audio is an array, not a tensor: tensors that come from a loader's process each hold a file descriptor open.
+    """
+
+    row: SourceUtterance
+    audio: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    phones: tuple[str, ...] = ()
+    failure: str | None = None
+
+
+class Chunks(Dataset):
+    """Reads chunks of utterances, in the loader's processes, while the codec works on earlier ones."""
+
+    def __init__(
+        self, chunks: Sequence[Sequence[SourceUtterance]], settings: PreprocessSettings, table: SymbolTable | None
+    ) -> None:
+        self.chunks = chunks
+        self.settings = settings
+        self.table = table
+        self._phonemizer: Phonemizer | None = None
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, index: int) -> list[Loaded]:
+        rows = self.chunks[index]
+        if self._phonemizer is None:
+            # Built where it is used: espeak-ng keeps its state in the process.
+            self._phonemizer = build_phonemizer(self.settings.phone_extractor, self.settings.language)
+        phones = self._phonemizer.phonemize([row.text or "" for row in rows])
+        return [self._load(row, tuple(own)) for row, own in zip(rows, phones, strict=True)]
+
+    def _load(self, row: SourceUtterance, phones: tuple[str, ...]) -> Loaded:
+        try:
+            self._check_text(row, phones)
+            audio = self._read(row)
+        except UserError as error:
+            return Loaded(row, failure=str(error))
+        except (OSError, ValueError, RuntimeError) as error:
+            # Such as a path that no file system accepts: named like any other reason, and the run goes on.
+            return Loaded(row, failure=f"{row.audio_path}: {error}")
+        return Loaded(row, audio.numpy(), phones)
+
+    def _check_text(self, row: SourceUtterance, phones: tuple[str, ...]) -> None:
+        if row.text is None:
+            raise UserError("no transcript")
+        if not any(phone.isalnum() for phone in phones):
+            raise UserError(f"the transcript {row.text!r} has nothing that can be spoken")
+        unknown = [phone for phone in phones if self.table is not None and phone not in self.table]
+        if unknown:
+            raise UserError(f"phone {unknown[0]!r} is not in {self.settings.symbol_table}")
+
+    def _read(self, row: SourceUtterance) -> Tensor:
+        path = Path(row.audio_path)
+        seconds = row.duration_seconds or read_duration_seconds(path) - row.start_seconds
+        if seconds < self.settings.min_duration:
+            raise UserError(f"{seconds:.2f} s is shorter than min_duration {self.settings.min_duration}")
+        if seconds > self.settings.max_duration:
+            raise UserError(f"{seconds:.2f} s is longer than max_duration {self.settings.max_duration}")
+        audio = read_audio(path, self.settings.sample_rate, row.start_seconds, row.duration_seconds)
+        if not audio.any():
+            raise UserError("the audio is silent throughout")
+        return audio
+
+
+def encode(loaded: Sequence[Loaded], codec: Codec, batch_seconds: float, device: torch.device) -> list[Utterance]:
+    """Codes for utterances that were read, in batches of similar length, returned in the given order."""
+    order = sorted(range(len(loaded)), key=lambda index: -len(loaded[index].audio))
+    codes: dict[int, np.ndarray] = {}
+    while order:
+        # The longest comes first and sets the batch's size, padding included.
+        longest = len(loaded[order[0]].audio)
+        size = max(1, int(batch_seconds * codec.sample_rate_hz / longest))
+        batch, order = order[:size], order[size:]
+        audio = [torch.from_numpy(loaded[index].audio) for index in batch]
+        padded = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)
+        rows, lens = codec.encode(padded.to(device), torch.tensor([len(row) for row in audio]))
+        for index, row, length in zip(batch, rows.cpu(), lens.tolist(), strict=True):
+            codes[index] = row[:length].numpy().astype(np.int16)
+    return [
+        Utterance(
+            id=item.row.id, text=item.row.text or "", phones=item.phones, speaker=item.row.speaker, codes=codes[index]
+        )
+        for index, item in enumerate(loaded)
+    ]

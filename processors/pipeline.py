@@ -1,0 +1,211 @@
+"""Stage 1: corpora to shards of phones and codes, shard by shard, so that it can be interrupted and goes on."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from config.schema import Dataset, PreprocessSettings
+from processors.codecs.base import Codec
+from processors.corpora import describe_split, read_corpus
+from processors.features import Chunks, Loaded, encode
+from processors.manifest import SPLITS, SourceUtterance, Split, write_shard
+from processors.symbols import SymbolTable
+from utils.errors import UserError
+from utils.files import written_aside
+from utils.log import log
+
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of one split: what it is made from, and where its report goes once it is done."""
+
+    split: Split
+    index: int
+    rows: Sequence[SourceUtterance]
+    folder: Path
+
+    @property
+    def report_path(self) -> Path:
+        return self.folder / "reports" / f"{self.split}.{self.index:06d}.json"
+
+
+class Preparation:
+    """Stage 1 for one corpus, into `processed_dir/<name>`.
+
+    `rank` of `world_size` processes makes every `world_size`-th shard; what comes out does not depend on them.
+    """
+
+    def __init__(
+        self,
+        name: Dataset,
+        corpus: Path,
+        processed_dir: Path,
+        root: Path,
+        settings: PreprocessSettings,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.folder = processed_dir / name
+        self.rank, self.world_size = rank, world_size
+        self.rows = read_corpus(name, corpus, settings)
+        self.table_path = None if settings.symbol_table is None else root / settings.symbol_table
+        self.shards = list(self._shards())
+
+    def _shards(self) -> Iterator[Shard]:
+        for split in SPLITS:
+            rows = iter([row for row in self.rows if row.split == split])
+            index = 0
+            while piece := list(islice(rows, self.settings.shard_size)):
+                yield Shard(split, index, piece, self.folder)
+                index += 1
+
+    def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
+        """Make the shards that are not there yet; returns what `stats.json` says."""
+        table = None if self.table_path is None else SymbolTable.load(self.table_path)
+        fingerprints = {id(shard): self._fingerprint(shard, codec) for shard in self.shards}
+        own = self.shards[self.rank :: self.world_size]
+        pending = [shard for shard in own if not _is_done(shard, fingerprints[id(shard)])]
+        if len(pending) < len(own):
+            log.info("%s: %d of %d shards are there already", self.name, len(own) - len(pending), len(own))
+        for shard, loaded in self._load(pending, table):
+            self._write(shard, loaded, codec, device, fingerprints[id(shard)])
+        wait_for_everyone()
+        return self._finish(codec) if self.rank == 0 else {}
+
+    def _fingerprint(self, shard: Shard, codec: Codec) -> str:
+        """Changes with whatever changes a shard's content."""
+        settings = self.settings.model_dump(
+            include={"phone_extractor", "language", "symbol_table", "sample_rate", "min_duration", "max_duration"}
+        )
+        text = json.dumps([settings, codec.fingerprint(), [asdict(row) for row in shard.rows]], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _load(self, shards: Sequence[Shard], table: SymbolTable | None) -> Iterator[tuple[Shard, list[Loaded]]]:
+        """Read the shards' utterances, with processes that stay ahead of the codec."""
+        chunks = [shard.rows[first : first + _CHUNK] for shard in shards for first in range(0, len(shard.rows), _CHUNK)]
+        reader = Chunks(chunks, self.settings, table)
+        loader = iter(DataLoader(reader, batch_size=None, num_workers=self.settings.num_workers))
+        total = sum(len(shard.rows) for shard in shards)
+        with tqdm(total=total, desc=f"{self.name}: features", unit="utterance", disable=not total) as bar:
+            for shard in shards:
+                loaded: list[Loaded] = []
+                while len(loaded) < len(shard.rows):
+                    loaded += next(loader)
+                yield shard, loaded
+                bar.update(len(loaded))
+
+    def _write(
+        self, shard: Shard, loaded: Sequence[Loaded], codec: Codec, device: torch.device, fingerprint: str
+    ) -> None:
+        good = [item for item in loaded if item.failure is None]
+        utterances = encode(good, codec, self.settings.codec_batch_seconds, device)
+        for stale in self.folder.glob(f"{shard.split}/*.{shard.index:06d}.*"):
+            stale.unlink()
+        if utterances:
+            write_shard(self.folder / shard.split, shard.index, utterances, codec.frame_rate_hz)
+        report = {
+            "fingerprint": fingerprint,
+            "utterances": len(utterances),
+            "seconds": sum(len(utterance.codes) for utterance in utterances) / codec.frame_rate_hz,
+            "speakers": sorted({utterance.speaker for utterance in utterances}),
+            "phones": sorted({phone for utterance in utterances for phone in utterance.phones}),
+            "failures": [
+                {"id": item.row.id, "split": shard.split, "audio": item.row.audio_path, "reason": item.failure}
+                for item in loaded
+                if item.failure is not None
+            ],
+        }
+        with written_aside(shard.report_path) as path:
+            path.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+
+    def _finish(self, codec: Codec) -> dict[str, Any]:
+        """Gather the shards' reports into `symbols.dict`, `splits.tsv`, `failures.jsonl` and `stats.json`."""
+        self._remove_leftovers()
+        reports = {split: [_read(shard) for shard in self.shards if shard.split == split] for split in SPLITS}
+        everything = [report for split in SPLITS for report in reports[split]]
+        failures = [failure for report in everything for failure in report["failures"]]
+        phones = sorted({phone for report in everything for phone in report["phones"]})
+        table = SymbolTable.from_phones(phones) if self.table_path is None else SymbolTable.load(self.table_path)
+        table.save(self.folder / "symbols.dict")
+        stats = {
+            "dataset": self.name,
+            "codec": {"name": self.settings.acoustic_token_extractor, "fingerprint": codec.fingerprint()},
+            "split": describe_split(self.name, self.rows, self.settings),
+            "phones": len(phones),
+            "dropped": len(failures),
+            "dropped_why": dict(Counter(_kind(failure) for failure in failures)),
+            "splits": {
+                split: {
+                    "utterances": sum(report["utterances"] for report in reports[split]),
+                    "hours": round(sum(report["seconds"] for report in reports[split]) / 3600, 4),
+                    "speakers": len({speaker for report in reports[split] for speaker in report["speakers"]}),
+                }
+                for split in SPLITS
+            },
+        }
+        rows = "".join(f"{row.id}\t{row.split}\n" for row in self.rows)
+        lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+        for name, text in (
+            ("splits.tsv", rows),
+            ("failures.jsonl", lines),
+            ("stats.json", json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
+        ):
+            with written_aside(self.folder / name) as path:
+                path.write_text(text, encoding="utf-8")
+        return stats
+
+    def _remove_leftovers(self) -> None:
+        """Take away shards of a corpus that was larger, or cut differently, when stage 1 ran before."""
+        wanted = {shard.report_path for shard in self.shards}
+        for report in (self.folder / "reports").glob("*.json"):
+            if report not in wanted:
+                split, index, _ = report.name.split(".")
+                for stale in self.folder.glob(f"{split}/*.{index}.*"):
+                    stale.unlink()
+                report.unlink()
+
+
+def _is_done(shard: Shard, fingerprint: str) -> bool:
+    try:
+        return _read(shard)["fingerprint"] == fingerprint
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _read(shard: Shard) -> dict[str, Any]:
+    return json.loads(shard.report_path.read_text(encoding="utf-8"))
+
+
+def _kind(failure: dict[str, str]) -> str:
+    """A failure's reason without what is particular to the utterance."""
+    reason = failure["reason"]
+    for kind in ("no transcript", "nothing that can be spoken", "shorter than", "longer than", "silent", "not in"):
+        if kind in reason:
+            return {"shorter than": "too short", "longer than": "too long", "not in": "unknown phone"}.get(kind, kind)
+    return "unreadable audio"
+
+
+def load_symbol_tables(folders: Sequence[Path]) -> SymbolTable:
+    """One table for several prepared corpora; raises UserError where stage 1 has not run."""
+    table: SymbolTable | None = None
+    for folder in folders:
+        path = folder / "symbols.dict"
+        if not path.is_file():
+            raise UserError(f"{path}: missing; run stage 1 first")
+        phones = SymbolTable.load(path).phones
+        table = SymbolTable.from_phones(phones) if table is None else table.extended(phones)
+    assert table is not None
+    return table

@@ -1,0 +1,99 @@
+"""Which utterances train, which validate and which test, where a corpus does not say so itself."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from config.schema import PreprocessSettings
+from processors.manifest import SourceUtterance, Split
+
+AUTO_MIN_SPEAKERS = 20  # `split_by` auto keeps speakers whole from this many on
+
+
+@dataclass(frozen=True)
+class FoundUtterance:
+    """An utterance as its reader found it; `split` None where the corpus does not say."""
+
+    id: str
+    audio_path: str
+    text: str | None
+    speaker: str
+    split: Split | None = None
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+
+
+def assign_splits(rows: Sequence[FoundUtterance], settings: PreprocessSettings) -> list[SourceUtterance]:
+    """Give every row its split: its own where any row has one (the others then train), else that of `hash_splits`."""
+    if any(row.split for row in rows):
+        splits: list[Split] = [row.split or "train" for row in rows]
+    else:
+        splits = hash_splits(rows, settings)
+    return [
+        SourceUtterance(
+            id=row.id,
+            audio_path=row.audio_path,
+            text=row.text,
+            speaker=row.speaker,
+            split=split,
+            start_seconds=row.start_seconds,
+            duration_seconds=row.duration_seconds,
+        )
+        for row, split in zip(rows, splits, strict=True)
+    ]
+
+
+def hash_splits(rows: Sequence[FoundUtterance | SourceUtterance], settings: PreprocessSettings) -> list[Split]:
+    """The split of each row, from a hash of (`split_seed`, its unit) alone.
+
+    A unit is a speaker or an utterance (`split_unit`). As its place does not depend on the other units, adding data
+    moves nothing, but for two things: with three units or more, a part whose fraction is above 0 is never empty (the
+    units with the smallest hashes go to valid, the next to test), and one unit always stays to train on.
+    """
+    by_speaker = split_unit(rows, settings) == "speaker"
+    units = [row.speaker if by_speaker else row.id for row in rows]
+    ranked = sorted((_hash_fraction(settings.split_seed, unit), unit) for unit in set(units))
+    valid_end = sum(fraction < settings.valid_fraction for fraction, _ in ranked)
+    test_end = sum(fraction < settings.valid_fraction + settings.test_fraction for fraction, _ in ranked)
+    guaranteed = len(ranked) >= 3
+    min_valid, min_test = (
+        int(guaranteed and fraction > 0) for fraction in (settings.valid_fraction, settings.test_fraction)
+    )
+    valid_end = max(valid_end, min_valid)
+    test_end = min(max(test_end, valid_end + min_test), len(ranked) - 1)
+    valid_end = min(valid_end, test_end - min_test)
+    split_of: dict[str, Split] = {}
+    for rank, (_, unit) in enumerate(ranked):
+        split_of[unit] = "valid" if rank < valid_end else "test" if rank < test_end else "train"
+    return [split_of[unit] for unit in units]
+
+
+def split_unit(
+    rows: Sequence[FoundUtterance | SourceUtterance], settings: PreprocessSettings
+) -> Literal["speaker", "utterance"]:
+    """What a hash split keeps whole: `split_by`, where auto means speaker from 20 speakers on."""
+    if settings.split_by != "auto":
+        return settings.split_by
+    return "speaker" if len({row.speaker for row in rows}) >= AUTO_MIN_SPEAKERS else "utterance"
+
+
+def make_ids_unique(rows: Sequence[FoundUtterance]) -> list[FoundUtterance]:
+    """Keep the first of each id as it is; later ones become `<id>__2`, `<id>__3` and so on."""
+    given = {row.id for row in rows}
+    used: set[str] = set()
+    copies: dict[str, int] = {}
+    unique = []
+    for row in rows:
+        new_id = row.id
+        while new_id in used or (new_id != row.id and new_id in given):
+            copies[row.id] = copies.get(row.id, 1) + 1
+            new_id = f"{row.id}__{copies[row.id]}"
+        used.add(new_id)
+        unique.append(replace(row, id=new_id))
+    return unique
+
+
+def _hash_fraction(seed: int, unit: str) -> float:
+    digest = hashlib.sha256(f"{seed}:{unit}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,0 +1,160 @@
+"""The table of symbols that the models read: a phone's id is its row in the text embedding."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError
+from utils.files import written_aside
+
+PAD, BOS, EOS = SPECIALS = ("<pad>", "<bos>", "<eos>")
+
+
+class UnknownPhoneError(KeyError):
+    """Phones that the table does not have; `phones` holds each once, in order of appearance."""
+
+    def __init__(self, phones: Iterable[str]) -> None:
+        self.phones = tuple(dict.fromkeys(phones))
+        super().__init__(self.phones)
+
+    def __str__(self) -> str:
+        return "phones not in the symbol table: " + " ".join(self.phones)
+
+
+class SymbolTable:
+    """`<pad>` is 0, `<bos>` 1, `<eos>` 2, and `phones` follow in their order from 3 on.
+
+    Immutable, because a trained model relies on the ids. `len` counts the special symbols as well; `in` asks for
+    phones alone.
+
+    Raises ValueError where a phone is empty, holds white space, is given twice or is one of the special symbols.
+    """
+
+    pad_id = 0
+    bos_id = 1
+    eos_id = 2
+
+    def __init__(self, phones: Sequence[str] = ()) -> None:
+        self._phones = tuple(phones)
+        self._ids = {phone: index for index, phone in enumerate(self._phones, start=len(SPECIALS))}
+        if len(self._ids) != len(self._phones):
+            raise ValueError("a phone is given twice")
+        for phone in self._phones:
+            if phone in SPECIALS or not _is_symbol(phone):
+                raise ValueError(f"{phone!r} cannot be a phone")
+
+    @classmethod
+    def from_phones(cls, phones: Iterable[str]) -> "SymbolTable":
+        """The table of the distinct phones, sorted."""
+        return cls(sorted(set(phones)))
+
+    @classmethod
+    def load(cls, path: Path) -> "SymbolTable":
+        """Reads a `symbols.dict`: one `symbol id` a line.
+
+        Where the file has `<pad>`, its ids count. A file without comes from the reference recipe, which never used
+        the ids it wrote: its symbols, sorted, follow the three special ones.
+
+        Raises UserError where the file cannot be read or a line is malformed.
+        """
+        rows = _read_rows(path)
+        if any(row.symbol == PAD for row in rows):
+            return cls(_phones_by_id(rows, path))
+        for row in rows:
+            if row.symbol in SPECIALS:
+                raise UserError(f"{path}, line {row.line}: {row.symbol} without {PAD}; '{PAD} 0' must be there as well")
+        return cls(sorted(row.symbol for row in rows))
+
+    def save(self, path: Path) -> None:
+        """Writes every symbol with its id, `<pad> 0` first; `path` never holds half a table."""
+        lines = "".join(f"{symbol} {index}\n" for index, symbol in enumerate((*SPECIALS, *self._phones)))
+        with written_aside(path) as aside:
+            aside.write_bytes(lines.encode())
+
+    def encode(self, phones: Sequence[str], add_blank: bool) -> list[int]:
+        """Ids of `<bos>`, the phones and `<eos>`; with `add_blank`, id 0 stands around and between the phones.
+
+        Raises UnknownPhoneError for phones that the table does not have.
+        """
+        unknown = [phone for phone in phones if phone not in self._ids]
+        if unknown:
+            raise UnknownPhoneError(unknown)
+        ids = [self._ids[phone] for phone in phones]
+        if add_blank:
+            blanked = [self.pad_id] * (2 * len(ids) + 1)
+            blanked[1::2] = ids
+            ids = blanked
+        return [self.bos_id, *ids, self.eos_id]
+
+    def extended(self, phones: Iterable[str]) -> "SymbolTable":
+        """A table with the phones that were missing appended, sorted; the ids there were stay as they are."""
+        return SymbolTable([*self._phones, *sorted(set(phones).difference(self._phones))])
+
+    @property
+    def phones(self) -> tuple[str, ...]:
+        """Every phone, in the order of the ids."""
+        return self._phones
+
+    def __contains__(self, phone: object) -> bool:
+        return phone in self._ids
+
+    def __len__(self) -> int:
+        return len(SPECIALS) + len(self._phones)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SymbolTable) and self._phones == other._phones
+
+    def __hash__(self) -> int:
+        return hash(self._phones)
+
+
+class _Row(NamedTuple):
+    line: int
+    symbol: str
+    id: int
+
+
+def _is_symbol(text: str) -> bool:
+    return text.split() == [text]
+
+
+def _read_rows(path: Path) -> list[_Row]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"{path}: the symbol table cannot be read: {reason}") from None
+    rows: list[_Row] = []
+    seen: dict[str, int] = {}
+    # Only "\n" ends a line: other characters that Python takes for line ends may be part of a damaged line.
+    for line, content in enumerate(text.split("\n"), start=1):
+        fields = content.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdigit() and len(fields[1]) < 10):
+            raise UserError(f"{path}, line {line}: {content.strip()[:80]!r} is not a symbol, a space and an id")
+        symbol, index = fields[0], int(fields[1])
+        if symbol in seen:
+            raise UserError(f"{path}, line {line}: {symbol} is already on line {seen[symbol]}; remove one of them")
+        seen[symbol] = line
+        rows.append(_Row(line, symbol, index))
+    if not rows:
+        raise UserError(f"{path}: the symbol table is empty; each line needs a symbol, a space and an id")
+    return rows
+
+
+def _phones_by_id(rows: list[_Row], path: Path) -> list[str]:
+    """The phones in the order of ids that count as they are written."""
+    rows = sorted(rows, key=lambda row: (row.id, row.line))
+    for expected, row in enumerate(rows):
+        special = SPECIALS[expected] if expected < len(SPECIALS) else None
+        if row.id != expected:
+            raise UserError(
+                f"{path}, line {row.line}: {row.symbol} has id {row.id}, where {expected} is due; "
+                "ids run from 0 without holes or doubles"
+            )
+        if row.symbol != special and (special or row.symbol in SPECIALS):
+            raise UserError(f"{path}, line {row.line}: {row.symbol} has id {row.id}; 0, 1, 2 are {', '.join(SPECIALS)}")
+    if len(rows) < len(SPECIALS):
+        raise UserError(f"{path}: ids 0, 1 and 2 must be {', '.join(SPECIALS)}")
+    return [row.symbol for row in rows[len(SPECIALS) :]]

@@ -1,0 +1,206 @@
+"""Text to phones to ids: the one path that training and inference share."""
+
+import difflib
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Protocol
+
+import espeakng_loader
+from phonemizer.backend import EspeakBackend
+from phonemizer.backend.espeak.wrapper import EspeakWrapper
+from phonemizer.separator import Separator
+
+from processors.symbols import SymbolTable
+from utils.errors import UserError
+
+WORD_SEPARATOR = "_"
+PHONE_SEPARATOR = "|"
+
+# Phonemizer's default marks with the white space around them. A comma or stop inside a number is part of the number.
+_MARKS = re.compile(r'(?:\s*(?:[;:!?¡¿—…"«»“”(){}\[\]]|(?<![0-9])[,.]|[,.](?![0-9]))\s*)+')
+_NEVER = re.compile(r"(?!)")
+_LOGGER = logging.getLogger("vallet")
+
+
+class Phonemizer(Protocol):
+    """What turns text into phones."""
+
+    def phonemize(self, texts: Sequence[str]) -> list[list[str]]:
+        """The phones of each text, `_` between its words, punctuation marks as phones of their own.
+
+        Result i belongs to texts[i] and depends on nothing else. A text without anything to say gives its punctuation
+        marks or an empty list.
+        """
+        ...
+
+
+class EspeakPhonemizer:
+    """IPA phones by espeak-ng, with its punctuation kept and stress left out.
+
+    `language` is an espeak-ng voice such as en-us or de. Where espeak-ng says a word in another language than that
+    one, its marker of the change is not kept. Can be pickled, and so sent to worker processes.
+
+    Raises UserError where espeak-ng has no such voice or cannot be loaded.
+    """
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+        self._separator = Separator(word=WORD_SEPARATOR, syllable="-", phone=PHONE_SEPARATOR)
+        EspeakWrapper.set_library(espeakng_loader.get_library_path())
+        EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
+        try:
+            languages = sorted(EspeakBackend.supported_languages())
+            if language not in languages:
+                raise UserError(_no_such_language(language, languages))
+            # The marks are set aside and put back here: phonemizer's own way loses the line a mark belongs to when
+            # a line has no word, a chunk gives no phone, or a number holds a stop.
+            self._backend = EspeakBackend(
+                language,
+                punctuation_marks=_NEVER,
+                with_stress=False,
+                language_switch="remove-flags",
+                logger=logging.Logger("phonemizer", level=logging.CRITICAL),
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"preprocess.language: espeak-ng cannot speak {language}: {error}; choose another language, or set "
+                "preprocess.phone_extractor to graphemes"
+            ) from None
+
+    def phonemize(self, texts: Sequence[str]) -> list[list[str]]:
+        """See `Phonemizer.phonemize`."""
+        pieces = [_split_marks(_normalised(text)) for text in texts]
+        chunks = [chunk for text_pieces in pieces for chunk in text_pieces[::2] if chunk]
+        said = iter(self._backend.phonemize(chunks, separator=self._separator, strip=True))
+        return [_to_phones(text_pieces, lambda: next(said)) for text_pieces in pieces]
+
+    def __reduce__(self) -> tuple[type["EspeakPhonemizer"], tuple[str]]:
+        return EspeakPhonemizer, (self._language,)
+
+
+class GraphemePhonemizer:
+    """The lower-cased characters of the text, for languages that espeak-ng does not have."""
+
+    def phonemize(self, texts: Sequence[str]) -> list[list[str]]:
+        """See `Phonemizer.phonemize`."""
+        return [_join_words([list(word) for word in _normalised(text).lower().split()]) for text in texts]
+
+
+def build_phonemizer(phone_extractor: str, language: str) -> Phonemizer:
+    """The phonemizer that `preprocess.phone_extractor` names: espeak or graphemes.
+
+    Raises UserError for another name, or a language that espeak-ng does not have.
+    """
+    if phone_extractor == "espeak":
+        return EspeakPhonemizer(language)
+    if phone_extractor == "graphemes":
+        return GraphemePhonemizer()
+    raise UserError(f"preprocess.phone_extractor: {phone_extractor} is not one of espeak, graphemes")
+
+
+class TextTokenizer:
+    """The one place where text becomes ids.
+
+    `phonemizer` may be None where only phones are encoded, as in training on prepared data.
+    """
+
+    def __init__(self, phonemizer: Phonemizer | None, table: SymbolTable, add_blank: bool) -> None:
+        self._phonemizer = phonemizer
+        self._table = table
+        self._add_blank = add_blank
+        self._replaced: dict[str, str | None] = {}
+
+    def phones(self, texts: Sequence[str]) -> list[list[str]]:
+        """The phones of each text.
+
+        Raises RuntimeError without a phonemizer.
+        """
+        if self._phonemizer is None:
+            raise RuntimeError("this tokenizer was built without a phonemizer")
+        return self._phonemizer.phonemize(texts)
+
+    def ids(self, phones: Sequence[str]) -> list[int]:
+        """Ids of `<bos>`, the phones and `<eos>`, with blanks where the tokenizer adds them.
+
+        A phone outside the table becomes the nearest one that differs by combining or modifier marks alone; where
+        there is none it is left out. Each such phone is logged once.
+        """
+        self._report([phone for phone in dict.fromkeys(phones) if phone not in self._table])
+        known = [phone if phone in self._table else self._replaced[phone] for phone in phones]
+        kept = [phone for phone in known if phone is not None]
+        if len(kept) < len(phones):
+            kept = _join_words([list(word) for is_gap, word in groupby(kept, WORD_SEPARATOR.__eq__) if not is_gap])
+        return self._table.encode(kept, self._add_blank)
+
+    def _report(self, unknown: list[str]) -> None:
+        new = [phone for phone in unknown if phone not in self._replaced]
+        if not new:
+            return
+        self._replaced.update((phone, _nearest_spelling(phone, self._table.phones)) for phone in new)
+        told = [f"{phone} ({_code_points(phone)}) -> {self._replaced[phone] or 'left out'}" for phone in new]
+        _LOGGER.warning("phones that the symbol table does not have: %s", ", ".join(told))
+
+
+def _normalised(text: str) -> str:
+    """One line of composed characters with single spaces, without control characters, straight double quotes."""
+    # Espeak reads a letter with a combining accent as another word, and a text up to its first NUL.
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
+    text = "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+    return " ".join(text.replace("“", '"').replace("”", '"').replace(WORD_SEPARATOR, " ").split())
+
+
+def _split_marks(text: str) -> list[str]:
+    """What is said and the marks between by turns, starting and ending with the former, which may be empty."""
+    pieces: list[str] = []
+    end = 0
+    for match in _MARKS.finditer(text):
+        pieces += [text[end : match.start()], match.group()]
+        end = match.end()
+    return [*pieces, text[end:]]
+
+
+def _to_phones(pieces: list[str], say: Callable[[], str]) -> list[str]:
+    """The phones of one text, with `say` giving what espeak made of its next chunk that is not empty."""
+    line = "".join(
+        piece.replace(" ", WORD_SEPARATOR) if index % 2 else say() if piece else ""
+        for index, piece in enumerate(pieces)
+    )
+    words = [re.findall(r"\w+|[^\w\s]", word) for word in line.split(WORD_SEPARATOR)]
+    return _join_words([[phone for phone in word if phone != PHONE_SEPARATOR] for word in words])
+
+
+def _join_words(words: list[list[str]]) -> list[str]:
+    phones: list[str] = []
+    for word in words:
+        if phones and word:
+            phones.append(WORD_SEPARATOR)
+        phones += word
+    return phones
+
+
+def _no_such_language(language: str, languages: list[str]) -> str:
+    base = re.split(r"[-_]", language.lower())[0]
+    near = [name for name in languages if re.split(r"[-_]", name.lower())[0] == base]
+    near = difflib.get_close_matches(language.lower(), near or languages, n=5, cutoff=0 if near else 0.6)
+    if near:
+        return f"preprocess.language: espeak-ng has no language {language}; the nearest are {', '.join(near)}"
+    return f"preprocess.language: espeak-ng has no language {language}; it has {', '.join(languages)}"
+
+
+def _nearest_spelling(phone: str, phones: Sequence[str]) -> str | None:
+    base = _base_spelling(phone)
+    same = [candidate for candidate in phones if base and _base_spelling(candidate) == base]
+    return min(same, key=lambda candidate: (abs(len(candidate) - len(phone)), candidate), default=None)
+
+
+def _base_spelling(phone: str) -> str:
+    """The phone without combining marks and modifier letters, length marks among them."""
+    kept = (c for c in unicodedata.normalize("NFD", phone) if unicodedata.category(c) not in {"Mn", "Mc", "Me", "Lm"})
+    return "".join(kept)
+
+
+def _code_points(phone: str) -> str:
+    return " ".join(f"U+{ord(character):04X}" for character in phone)

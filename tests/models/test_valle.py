@@ -1,0 +1,191 @@
+"""Properties of the AR and NAR: padding, causality, the cache, batches, stages, tied weights."""
+
+import pytest
+import torch
+
+from models.valle.ar import AR
+from models.valle.batch import IGNORED, pad
+from models.valle.valle import VALLE
+from modules.sampling import Sampler
+from tests.conftest import tiny_model
+
+VARIANTS = [
+    {},
+    {"prepend_bos": True},
+    {"norm_first": False},
+    {"add_prenet": True},
+    {"nar_scale_factor": 0.5, "share_embedding": False},
+]
+TEXT_LENS, CODES_LENS = (5, 8, 3), (12, 7, 15)
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda changes: "-".join(changes) or "default")
+def model(request) -> VALLE:
+    model = VALLE(tiny_model(**request.param)).eval()
+    for parameter in model.parameters():
+        # Zero biases and unit scales would hide mistakes.
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    return model
+
+
+@pytest.fixture
+def rows() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [
+        (torch.randint(3, 32, (text,)), torch.randint(0, 20, (frames, 4)))
+        for text, frames in zip(TEXT_LENS, CODES_LENS, strict=True)
+    ]
+
+
+def padded(rows):
+    text, codes = zip(*rows, strict=True)
+    return pad(text), torch.tensor(TEXT_LENS), pad(codes), torch.tensor(CODES_LENS)
+
+
+@torch.inference_mode()
+def test_ar_padded_equals_unpadded(model, rows) -> None:
+    text, text_lens, codes, codes_lens = padded(rows)
+    together = model.ar(text, text_lens, codes[..., 0], codes_lens)
+    for row, (own_text, own_codes) in enumerate(rows):
+        lens = torch.tensor([len(own_text)]), torch.tensor([len(own_codes)])
+        alone = model.ar(own_text[None], lens[0], own_codes[None, :, 0], lens[1])[0]
+        assert torch.allclose(together[row, : len(alone)], alone, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_nar_padded_equals_unpadded(model, rows) -> None:
+    text, text_lens, codes, codes_lens = padded(rows)
+    is_prompt = torch.arange(codes.shape[1]).expand(3, -1) < 4
+    for stage in (1, 3):
+        together = model.nar(text, text_lens, codes, codes_lens, is_prompt, stage)
+        for row, (own_text, own_codes) in enumerate(rows):
+            lens = torch.tensor([len(own_text)]), torch.tensor([len(own_codes)])
+            own_prompt = is_prompt[row : row + 1, : len(own_codes)]
+            alone = model.nar(own_text[None], lens[0], own_codes[None], lens[1], own_prompt, stage)[0]
+            assert torch.allclose(together[row, : len(alone)], alone, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_future_frames_never_change_past_logits(model, rows) -> None:
+    text, codes = rows[0]
+    lens = torch.tensor([len(text)]), torch.tensor([len(codes)])
+    before = model.ar(text[None], lens[0], codes[None, :, 0], lens[1])[0]
+    changed = codes.clone()
+    changed[8:] = (changed[8:] + 1) % 20
+    after = model.ar(text[None], lens[0], changed[None, :, 0], lens[1])[0]
+    first_changed = 8 + int(model.ar.prepend_bos)
+    assert torch.equal(before[:first_changed], after[:first_changed])
+    assert not torch.allclose(before[first_changed:], after[first_changed:])
+
+
+@torch.inference_mode()
+def test_nar_stage_reads_later_codebooks_in_the_prompt_alone(model, rows) -> None:
+    text, codes = rows[0]
+    lens = torch.tensor([len(text)]), torch.tensor([len(codes)])
+    is_prompt = torch.arange(len(codes))[None] < 4
+    stage = 2
+
+    def logits(codes):
+        return model.nar(text[None], lens[0], codes[None], lens[1], is_prompt, stage)
+
+    expected = logits(codes)
+    later = codes.clone()
+    later[4:, stage:] = (later[4:, stage:] + 1) % 20
+    assert torch.equal(logits(later), expected)
+    for frame, codebook in ((4, stage - 1), (0, stage), (0, 3)):
+        other = codes.clone()
+        other[frame, codebook] = (other[frame, codebook] + 1) % 20
+        assert not torch.equal(logits(other), expected)
+
+
+@torch.inference_mode()
+def uncached(ar: AR, text: torch.Tensor, prompt: torch.Tensor, num: int) -> tuple[list[int], list[torch.Tensor]]:
+    """Greedy codes and their logits by running the whole sequence anew at each step."""
+    codes, all_logits = prompt, []
+    for _ in range(num):
+        lens = torch.tensor([len(text)]), torch.tensor([len(codes)])
+        logits = ar(text[None], lens[0], codes[None], lens[1])[0, -1]
+        all_logits.append(logits)
+        if logits.argmax() == ar.eos_id:
+            break
+        codes = torch.cat([codes, logits.argmax()[None]])
+    return codes[len(prompt) :].tolist(), all_logits
+
+
+SEEN: list[torch.Tensor] = []
+
+
+class Recorder(Sampler):
+    """Keeps the logits it saw."""
+
+    def __call__(self, logits, history, generators):
+        SEEN.append(logits.clone())
+        return super().__call__(logits, history, generators)
+
+
+def test_cached_equals_uncached_alone_and_in_a_batch(model, rows) -> None:
+    text, text_lens, codes, codes_lens = padded(rows)
+    limits = torch.tensor([20, 9, 14])
+    floor = torch.ones(3, dtype=torch.long)
+    recorder = Recorder(top_k=1)
+    SEEN.clear()
+    together = model.ar.generate(text, text_lens, codes[..., 0], codes_lens, recorder, 0, floor, limits)
+    for row, (own_text, own_codes) in enumerate(rows):
+        wanted, all_logits = uncached(model.ar, own_text, own_codes[:, 0], int(limits[row]))
+        assert together[row].codes.tolist() == wanted
+        assert together[row].ended == ("cap" if len(wanted) == limits[row] else "eos")
+        for step, logits in enumerate(all_logits[1:], start=1):
+            assert torch.allclose(SEEN[step][row], logits, atol=1e-4)
+
+
+def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
+    text, codes = rows[0]
+    lens = torch.tensor([len(text)]), torch.tensor([len(codes)])
+    torch.nn.init.zeros_(model.ar.predict_layer.weight)
+
+    def generate(floor: int, cap: int):
+        arguments = (text[None], lens[0], codes[None, :, 0], lens[1], Sampler(top_k=1), 0)
+        return model.ar.generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
+
+    # All logits are equal: the first code wins, never the end.
+    assert (len(generate(1, 6).codes), generate(1, 6).ended) == (6, "cap")
+    with torch.no_grad():
+        model.ar.predict_layer.weight[model.ar.eos_id] = 1.0
+        model.ar.decoder.layers[-1].linear2.bias.fill_(5.0)
+        if model.ar.decoder.norm is not None:
+            model.ar.decoder.norm.bias.fill_(5.0)
+    ended = generate(4, 30)
+    assert (len(ended.codes), ended.ended) == (4, "eos")
+
+
+def test_sampled_batch_equals_each_alone(model, rows) -> None:
+    text, text_lens, codes, codes_lens = padded(rows)
+    sampler, floor, cap = Sampler(top_p=0.9, repetition_window=5), torch.tensor([1]), torch.tensor([12])
+    together = model.ar.generate(text, text_lens, codes[..., 0], codes_lens, sampler, 7, floor.expand(3), cap.expand(3))
+    for row, (own_text, own_codes) in enumerate(rows):
+        lens = torch.tensor([len(own_text)]), torch.tensor([len(own_codes)])
+        [alone] = model.ar.generate(own_text[None], lens[0], own_codes[None, :, 0], lens[1], sampler, 7, floor, cap)
+        assert together[row].codes.tolist() == alone.codes.tolist()
+
+
+def test_ar_targets_are_the_next_codes_then_one_end() -> None:
+    codes = torch.tensor([[4, 5, 6], [7, 0, 0]])
+    lens = torch.tensor([3, 1])
+    plain, begun = VALLE(tiny_model()).ar, VALLE(tiny_model(prepend_bos=True)).ar
+    assert plain.targets(codes, lens, IGNORED).tolist() == [[5, 6, 20], [20, IGNORED, IGNORED]]
+    assert begun.targets(codes, lens, IGNORED).tolist() == [[4, 5, 6, 20], [7, 20, IGNORED, IGNORED]]
+
+
+def test_one_of_a_tied_pair_is_enough() -> None:
+    source = VALLE(tiny_model())
+    weights = {name: value.clone() for name, value in source.named_weights().items()}
+    for dropped in ("nar_predict_layers.0.weight", "nar_audio_embeddings.2.word_embeddings.weight"):
+        target = VALLE(tiny_model())
+        assert target.load_named_weights({name: value for name, value in weights.items() if name != dropped}) == []
+        assert all(torch.equal(value, weights[name]) for name, value in target.named_weights().items())
+    untied = VALLE(tiny_model(share_embedding=False))
+    assert "nar_predict_layers.0.weight" in untied.load_named_weights({"ar_text_position.alpha": torch.ones(1)})
+    with pytest.raises(ValueError, match="unknown weight nar_x"):
+        source.load_named_weights({"nar_x": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"ar_text_position\.alpha"):
+        source.load_named_weights({"ar_text_position.alpha": torch.ones(2)})

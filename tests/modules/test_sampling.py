@@ -1,0 +1,68 @@
+"""Each sampler setting does what it says."""
+
+import math
+
+import pytest
+import torch
+
+from modules.sampling import Sampler, draw
+
+LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+NO_HISTORY = torch.full((1, 10), -1)
+
+
+def drawn(
+    sampler: Sampler, num: int = 2000, logits: torch.Tensor = LOGITS, history: torch.Tensor = NO_HISTORY
+) -> torch.Tensor:
+    """How often each code comes, as shares."""
+    generators = [torch.Generator().manual_seed(seed) for seed in range(num)]
+    codes = sampler(logits.expand(num, -1), history.expand(num, -1), generators)
+    return torch.bincount(codes, minlength=4) / num
+
+
+def test_everything_off_draws_from_the_model() -> None:
+    assert (drawn(Sampler()) - LOGITS.exp()[0]).abs().max() < 0.04
+
+
+def test_top_k_keeps_the_likeliest() -> None:
+    shares = drawn(Sampler(top_k=2))
+    assert shares[2:].sum() == 0
+    assert abs(float(shares[0]) - 0.5 / 0.8) < 0.04
+    assert drawn(Sampler(top_k=1))[0] == 1
+
+
+@pytest.mark.parametrize(("top_p", "num_kept"), [(0.4, 1), (0.5, 1), (0.51, 2), (0.81, 3), (0.99, 4)])
+def test_top_p_keeps_the_smallest_set_of_that_mass(top_p: float, num_kept: int) -> None:
+    shares = drawn(Sampler(top_p=top_p))
+    assert (shares > 0).sum() == num_kept
+    assert (shares[:num_kept] > 0).all()
+
+
+def test_temperature_sharpens_and_flattens() -> None:
+    sharp, flat = drawn(Sampler(temperature=0.2)), drawn(Sampler(temperature=5.0))
+    assert sharp[0] > 0.85
+    assert flat.max() < 0.35
+
+
+def test_a_seed_decides_and_neighbours_do_not() -> None:
+    logits = torch.randn(3, 50)
+    together = draw(logits, [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)])
+    alone = [draw(logits[row : row + 1], [torch.Generator().manual_seed(row + 1)])[0] for row in range(3)]
+    assert together.tolist() == [int(code) for code in alone]
+    other = draw(logits, [torch.Generator().manual_seed(seed) for seed in (4, 5, 6)])
+    assert together.tolist() != other.tolist()
+
+
+def test_a_repeated_code_is_drawn_again_from_all() -> None:
+    repeated = torch.zeros(1, 10, dtype=torch.long)
+    sampler = Sampler(top_k=1, repetition_window=10, repetition_threshold=0.5)
+    assert drawn(sampler, history=NO_HISTORY)[0] == 1
+    assert (drawn(sampler, history=repeated) - LOGITS.exp()[0]).abs().max() < 0.04
+    only_half = torch.tensor([[0, 1] * 5])
+    assert drawn(sampler, history=only_half)[0] == 1
+
+
+def test_excluded_codes_never_come() -> None:
+    logits = LOGITS.clone()
+    logits[:, 0] = -math.inf
+    assert drawn(Sampler(), logits=logits)[0] == 0

@@ -1,0 +1,123 @@
+"""The demo's corpus: LibriTTS's layout, the same bytes each time, ten voices that differ, nothing told twice."""
+
+import re
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse.recipes import prepare_libritts
+
+from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, sentences, write_demo_corpus
+from processors.text import EspeakPhonemizer
+from utils.errors import UserError
+
+SPLITS = ("train-clean-100", "dev-clean", "test-clean")
+TEXT = "The young farmer carried a heavy basket to the old market."
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "LibriTTS"
+    write_demo_corpus(folder, minutes=5)
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _texts(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(folder.rglob("*.normalized.txt"))]
+
+
+def test_lhotse_reads_it_as_libritts(corpus: Path) -> None:
+    manifests = prepare_libritts(corpus, SPLITS)
+    assert set(manifests) == set(SPLITS)
+    num_wavs = sum(1 for _ in corpus.rglob("*.wav"))
+    supervisions = [row for split in SPLITS for row in manifests[split]["supervisions"]]
+    assert len(supervisions) == num_wavs
+    genders = {voice.speaker: voice.gender for voice in VOICES}
+    for row in supervisions:
+        assert row.gender == genders[row.speaker]
+        path = next(corpus.rglob(f"{row.recording_id}.wav"))
+        assert re.fullmatch(r"\d+_\d+_\d{6}_\d{6}", path.stem)
+        assert path.parts[-3:-1] == tuple(path.stem.split("_")[:2])
+        assert row.text == path.with_suffix(".normalized.txt").read_text()
+
+
+def test_every_split_has_every_voice_and_no_text_is_told_twice(corpus: Path) -> None:
+    for split in SPLITS:
+        assert {path.name for path in (corpus / split).iterdir()} == {voice.speaker for voice in VOICES}
+    told = Counter(
+        sentence for split in SPLITS for text in _texts(corpus / split) for sentence in re.split(r"(?<=[.?]) ", text)
+    )
+    assert max(told.values()) == 1
+
+
+def test_audio_is_as_long_and_as_loud_as_promised(corpus: Path) -> None:
+    total_seconds = 0.0
+    for path in corpus.rglob("*.wav"):
+        info = soundfile.info(path)
+        assert (info.samplerate, info.subtype, info.channels) == (SAMPLE_RATE_HZ, "PCM_16", 1)
+        shortest, longest = (2.5, 4) if "test-clean" in path.parts else (2, 10)
+        assert shortest <= info.duration <= longest
+        audio, _ = soundfile.read(path)
+        assert 0.1 < np.abs(audio).max() < 0.999
+        total_seconds += info.duration
+    assert 300 <= total_seconds <= 300 + len(VOICES) * 10
+
+
+def test_the_same_bytes_again_and_nothing_is_done_twice(corpus: Path, tmp_path: Path) -> None:
+    again = tmp_path / "LibriTTS"
+    (tmp_path / "LibriTTS.partial").mkdir()
+    (tmp_path / "LibriTTS.partial" / "left_by_an_interrupted_run").touch()
+    write_demo_corpus(again, minutes=5)
+    assert _contents(again) == _contents(corpus)
+    assert [path.name for path in tmp_path.iterdir()] == ["LibriTTS"]
+    before = again.stat().st_mtime_ns
+    write_demo_corpus(again, minutes=5)
+    assert again.stat().st_mtime_ns == before
+
+
+def test_another_folder_of_that_name_is_left_alone(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="remove it"):
+        write_demo_corpus(tmp_path, minutes=5)
+    with pytest.raises(UserError, match="6 minutes"):
+        write_demo_corpus(corpus, minutes=6)
+    assert _contents(tmp_path) == {"mine.txt": b"mine"}
+
+
+def test_words_recur_in_many_sentences() -> None:
+    words = Counter(word for text in islice(sentences(0), 1500) for word in re.findall(r"[a-z]+", text.lower()))
+    assert 150 <= len(words) <= 300
+    assert min(words.values()) >= 10
+    assert list(islice(sentences(1), 20)) != list(islice(sentences(2), 20))
+
+
+def _spectrum(voice: Voice) -> np.ndarray:
+    """Mean log power in 40 bands up to 8 kHz over the louder frames of one sentence, mean-free."""
+    frames = np.lib.stride_tricks.sliding_window_view(render(TEXT, voice), 1024)[::256] * np.hanning(1024)
+    power = np.abs(np.fft.rfft(frames)[:, 1:321]) ** 2
+    bands = np.log(power[power.sum(1) > np.median(power.sum(1))].reshape(-1, 40, 8).mean(2) + 1e-6).mean(0)
+    return bands - bands.mean()
+
+
+def test_voices_differ() -> None:
+    spectra = [_spectrum(voice) for voice in VOICES]
+    distances = [np.sqrt(((a - b) ** 2).mean()) for i, a in enumerate(spectra) for b in spectra[:i]]
+    # One voice at two speeds is 0.2 apart.
+    assert min(distances) > 0.6
+    assert {voice.gender for voice in VOICES} == {"M", "F"}
+    assert len(VOICES) == len({voice.speaker for voice in VOICES}) == 10
+
+
+def test_phonemizer_and_renderings_do_not_disturb_each_other() -> None:
+    alone = render(TEXT, VOICES[3])
+    phonemizer = EspeakPhonemizer("en-us")
+    phones = phonemizer.phonemize([TEXT])
+    assert np.array_equal(render(TEXT, VOICES[3]), alone)
+    assert phonemizer.phonemize([TEXT]) == phones

@@ -1,0 +1,190 @@
+"""Text to phones to ids: the reference's phones, and results that depend on their own text alone."""
+
+import json
+import logging
+import pickle
+import random
+
+import pytest
+
+from processors.symbols import SymbolTable
+from processors.text import EspeakPhonemizer, GraphemePhonemizer, Phonemizer, TextTokenizer, build_phonemizer
+from tests.conftest import SHARED
+from utils.errors import UserError
+
+GOLDEN = SHARED / "golden" / "text"
+NASTY = [
+    "",
+    " ",
+    "\n",
+    "\t \u00a0\u2028",
+    "...",
+    "?!",
+    ' " ! ',
+    "-",
+    "'",
+    "’",
+    "—",
+    "_",
+    "|",
+    "a|b_c",
+    "I paid 1.5. Then 2,5, or 3.",
+    "1.5 is good.",
+    ". Hello",
+    "Hello .",
+    "Wait, ' , what?",
+    "first line\nsecond line.\n\n",
+    "He said: “(no) — [never]…”",
+    "x\0y",
+    "a\x1fb\x85c",
+    "caf\u00e9 cafe\u0301",
+    "東京 tower",
+    "привет, мир!",
+    "नमस्ते",
+    "😀 fine",
+    "\ud800 broken",
+    "\u200b",
+    "</speak> [[h@l'oU]] &amp; %",
+    "word " * 120,
+    "x" * 400,
+]
+
+
+@pytest.fixture(scope="module")
+def espeak() -> EspeakPhonemizer:
+    return EspeakPhonemizer("en-us")
+
+
+@pytest.fixture(scope="module", params=["espeak", "graphemes"])
+def phonemizer(request) -> Phonemizer:
+    return build_phonemizer(request.param, "en-us")
+
+
+def random_texts(seed: int, num: int) -> list[str]:
+    rng = random.Random(seed)
+    parts = ["hello", "it's", "3.5", "1998", "naïve", "the", "a", "Dr.", "-", "'", " ", "  ", "\n", "_", "é", "語", "²"]
+    parts += list(";:,.!?¡¿—…\"«»“”(){}[]'-&%$@#*/\\|~^`")
+    return ["".join(rng.choices(parts, k=rng.randrange(12))) for _ in range(num)]
+
+
+def test_phones_and_ids_are_those_of_the_reference(espeak):
+    if not GOLDEN.is_dir():
+        pytest.skip(f"{GOLDEN} is not there")
+    rows = [json.loads(line) for line in (GOLDEN / "phones.jsonl").read_text(encoding="utf-8").splitlines()]
+    tokenizer = TextTokenizer(espeak, SymbolTable.load(GOLDEN / "symbols.dict"), add_blank=False)
+    phones = tokenizer.phones([row["text"] for row in rows])
+    assert phones == [row["phones"] for row in rows]
+    assert [tokenizer.ids(row) for row in phones] == [row["ids"] for row in rows]
+
+
+def test_a_text_in_a_batch_gives_what_it_gives_alone(phonemizer):
+    for seed in range(6):
+        texts = NASTY + random_texts(seed, 60)
+        random.Random(seed).shuffle(texts)
+        together = phonemizer.phonemize(texts)
+        assert together == [phonemizer.phonemize([text])[0] for text in texts]
+    assert phonemizer.phonemize([]) == []
+
+
+def test_what_was_said_before_changes_nothing(espeak):
+    texts = NASTY + random_texts(9, 60)
+    used = espeak.phonemize(texts)
+    assert EspeakPhonemizer("en-us").phonemize(texts[::-1])[::-1] == used
+
+
+def test_phones_are_symbols_with_single_separators_between_words(phonemizer):
+    for phones in phonemizer.phonemize(NASTY + random_texts(3, 200)):
+        assert all(phone.split() == [phone] for phone in phones)
+        words = "".join("\n" if phone == "_" else "x" for phone in phones)
+        assert "\n\n" not in words and words == words.strip()
+        SymbolTable.from_phones(phones)
+
+
+def test_nothing_to_say_gives_the_marks_alone(espeak):
+    texts = ["", " \n ", "...", " ! ? ", "-", "hello"]
+    assert espeak.phonemize(texts)[:5] == [[], [], [".", ".", "."], ["!", "_", "?"], []]
+
+
+def test_white_space_and_quotes_are_of_one_kind(phonemizer):
+    same = ['He said: "no, never".', "  He\tsaid:\n\n“no,\u00a0never”. "]
+    first, second = phonemizer.phonemize(same)
+    assert first == second
+
+
+def test_nothing_after_a_number_with_a_stop_is_lost(espeak):
+    [phones] = espeak.phonemize(["I paid 1.5. Thanks."])
+    assert "".join(phones) == "aɪ_peɪd_wʌn_pɔɪnt_faɪv._θæŋks."
+
+
+def test_accents_are_read_alike_however_they_are_written(espeak):
+    composed, decomposed = espeak.phonemize(["a caf\u00e9", "a cafe\u0301"])
+    assert composed == decomposed
+
+
+def test_markers_of_a_language_change_are_no_phones():
+    [phones] = EspeakPhonemizer("fr-fr").phonemize(["j'aime le football"])
+    assert "(" not in phones and "".join(phones).endswith("fʊtbɔːl")
+
+
+def test_graphemes_are_lower_cased_characters():
+    phones = GraphemePhonemizer().phonemize(["Hi,  There_You!", ""])
+    assert phones == [["h", "i", ",", "_", "t", "h", "e", "r", "e", "_", "y", "o", "u", "!"], []]
+
+
+@pytest.mark.parametrize(
+    ("language", "near"), [("en_US", "en-us"), ("en", "en-us"), ("fr", "fr-fr"), ("", "de"), ("klingonian", "en-gb")]
+)
+def test_a_language_that_does_not_exist_is_one_clear_line(language, near):
+    with pytest.raises(UserError, match=r"preprocess\.language") as caught:
+        build_phonemizer("espeak", language)
+    assert near in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_extractor_that_does_not_exist_is_one_clear_line():
+    with pytest.raises(UserError, match=r"preprocess\.phone_extractor: festival"):
+        build_phonemizer("festival", "en-us")
+
+
+def test_phonemizing_is_quiet(caplog, capfd):
+    with caplog.at_level(logging.DEBUG):
+        EspeakPhonemizer("fr-fr").phonemize(["c'est le weekend, of the", "- '", "the a of the"])
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+def test_phonemizers_travel_to_worker_processes(phonemizer):
+    copy = pickle.loads(pickle.dumps(phonemizer))
+    assert copy.phonemize(["Hello there."]) == phonemizer.phonemize(["Hello there."])
+
+
+def test_phones_outside_the_table_do_not_stop_inference(caplog):
+    table = SymbolTable(["_", "a", "e", "iː", "ɔ"])
+    tokenizer = TextTokenizer(None, table, add_blank=False)
+    with caplog.at_level(logging.WARNING, logger="vallet"):
+        ids = tokenizer.ids(["aː", "_", "x", "_", "i", "é", "ː", "ɔ̃", "a"])
+        again = tokenizer.ids(["aː", "_", "x", "_", "i", "é", "ː", "ɔ̃", "a"])
+    assert ids == again == table.encode(["a", "_", "iː", "e", "ɔ", "a"], add_blank=False)
+    assert len(caplog.records) == 1
+    for told in ("aː (U+0061 U+02D0) -> a", "x (U+0078) -> left out", "ː (U+02D0) -> left out"):
+        assert told in caplog.text
+    assert tokenizer.ids(["x"]) == [table.bos_id, table.eos_id]
+
+
+def test_the_nearest_of_several_spellings_is_taken():
+    table = SymbolTable(["aː", "aːʰ", "b"])
+    assert TextTokenizer(None, table, add_blank=False).ids(["a"]) == table.encode(["aː"], add_blank=False)
+
+
+def test_stored_phones_and_spoken_text_give_the_same_ids(espeak):
+    text = "The shells she sells are sea-shells, I'm sure."
+    [phones] = espeak.phonemize([text])
+    table = SymbolTable.from_phones(phones)
+    for add_blank in (False, True):
+        speaking = TextTokenizer(espeak, table, add_blank)
+        ids = [speaking.ids(row) for row in speaking.phones([text])]
+        assert ids == [TextTokenizer(None, table, add_blank).ids(tuple(phones))] == [table.encode(phones, add_blank)]
+
+
+def test_a_tokenizer_without_a_phonemizer_says_so():
+    with pytest.raises(RuntimeError, match="phonemizer"):
+        TextTokenizer(None, SymbolTable(["a"]), add_blank=False).phones(["a"])

@@ -1,0 +1,64 @@
+"""Reading and writing of waveforms: mono float32 between -1 and 1."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import written_aside
+
+
+def read_duration_seconds(path: Path) -> float:
+    """What the header says. Raises UserError when the file cannot be read as audio."""
+    try:
+        return soundfile.info(str(path)).duration
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_audio(
+    path: Path, sample_rate_hz: int, start_seconds: float = 0.0, duration_seconds: float | None = None
+) -> Tensor:
+    """A file, or a part of it, as (N,) samples at `sample_rate_hz`; channels are averaged.
+
+    Raises UserError when the file is missing, not audio, empty, or holds numbers that are not finite.
+    """
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate = file.samplerate
+            file.seek(min(round(start_seconds * rate), file.frames))
+            num_samples = -1 if duration_seconds is None else round(duration_seconds * rate)
+            samples = file.read(num_samples, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise _unreadable(path, error) from error
+    if not len(samples):
+        raise UserError(f"{path}: the audio is empty")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: the audio holds numbers that are not finite")
+    waveform = torch.from_numpy(samples.mean(axis=1))
+    return waveform if rate == sample_rate_hz else _resampler(rate, sample_rate_hz)(waveform)
+
+
+def write_audio(path: Path, waveform: Tensor, sample_rate_hz: int) -> None:
+    """Write (N,) samples as 16-bit WAV, clipped to [-1, 1], under a temporary name first."""
+    samples = waveform.detach().float().clamp(-1, 1).cpu().numpy()
+    with written_aside(path) as aside:
+        soundfile.write(str(aside), samples, sample_rate_hz, subtype="PCM_16", format="WAV")
+
+
+@lru_cache(maxsize=16)
+def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
+    # The filter is costly to build, and a corpus has few sample rates.
+    from torchaudio.transforms import Resample
+
+    return Resample(from_hz, to_hz)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if not path.exists():
+        return UserError(f"{path}: no such audio file")
+    return UserError(f"{path}: cannot be read as audio ({str(error).splitlines()[-1]})")

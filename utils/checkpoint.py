@@ -1,0 +1,170 @@
+"""The one place that knows how checkpoints are named, written, found and rotated.
+
+`checkpoint/epoch-%04d_step-%07d_loss-%.6f/` holds `model.safetensors`, the training state and `meta.json`.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import flush
+
+WEIGHTS, STATE, META = "model.safetensors", "training_state.pt", "meta.json"
+_NAME = re.compile(r"epoch-(\d+)_step-(\d+)_loss-(-?\d+\.\d+|nan|inf)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk. Later ones sort after earlier ones."""
+
+    path: Path
+    epoch: int
+    step: int
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+
+def checkpoint_name(epoch: int, step: int, loss: float) -> str:
+    return f"epoch-{epoch:04d}_step-{step:07d}_loss-{loss:.6f}"
+
+
+def find_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The whole checkpoints in a `checkpoint` folder, oldest first; anything else there is passed over."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match and (path / META).is_file() and (path / WEIGHTS).is_file():
+            found.append(Checkpoint(path, int(match[1]), int(match[2])))
+    return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.epoch))
+
+
+def resolve_checkpoint(path: Path, flag: str) -> Checkpoint:
+    """The checkpoint that a user means by an experiment folder, its `checkpoint` folder, or one checkpoint.
+
+    Raises UserError naming the flag when there is none.
+    """
+    if not path.is_dir():
+        raise UserError(f"{flag}: no folder {path}")
+    for folder in (path / "checkpoint", path):
+        found = find_checkpoints(folder)
+        if found:
+            return found[-1]
+    match = [checkpoint for checkpoint in find_checkpoints(path.parent) if checkpoint.path.name == path.name]
+    if not match:
+        raise UserError(f"{flag}: no whole checkpoint (folder with {WEIGHTS} and {META}) in {path}")
+    return match[0]
+
+
+def experiment_of(checkpoint: Checkpoint) -> Path:
+    """The experiment folder, which holds `args.json`, that a checkpoint lies in."""
+    return checkpoint.path.parent.parent
+
+
+def save_checkpoint(
+    folder: Path,
+    name: str,
+    weights: dict[str, Tensor],
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    rank_states: Sequence[dict[str, Any]],
+) -> Path:
+    """Write a checkpoint aside, flush it to the disk, then rename it; returns its path.
+
+    `rank_states` holds what each process keeps for itself, such as its random state.
+    """
+    target, aside = folder / name, folder / f".{name}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(_untied(weights), aside / WEIGHTS)
+    torch.save({**state, "ranks": list(rank_states)}, aside / STATE)
+    (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    for path in [*aside.iterdir(), aside]:
+        flush(path)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    flush(folder)
+    return target
+
+
+def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Raises UserError when the file is damaged."""
+    try:
+        return load_file(checkpoint.weights)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{checkpoint.weights}: damaged ({error}); use another checkpoint") from error
+
+
+def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What resuming needs beside the weights. Raises UserError when it is missing or damaged."""
+    path = checkpoint.path / STATE
+    if not path.is_file():
+        raise UserError(
+            f"{path}: missing, so training cannot resume from here; --resume_type finetune needs no such file"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types on a damaged file.
+        raise UserError(f"{path}: damaged; use another checkpoint, or --resume_type finetune") from error
+
+
+def load_meta(checkpoint: Checkpoint) -> dict[str, Any]:
+    return json.loads((checkpoint.path / META).read_text(encoding="utf-8"))
+
+
+def rotate(folder: Path, strides: Sequence[int], keep_last: Sequence[int], keep_last_steps: int) -> None:
+    """Remove what no rule keeps: the newest stays always.
+
+    Of the checkpoints at an epoch's end, each stride keeps its last `keep_last` (-1: all) at multiples of it; of
+    those between, the last `keep_last_steps` stay.
+    """
+    found = find_checkpoints(folder)
+    at_epoch_end = [checkpoint for checkpoint in found if load_meta(checkpoint)["ends_epoch"]]
+    between = [checkpoint for checkpoint in found if checkpoint not in at_epoch_end]
+    kept = {checkpoint.path for checkpoint in found[-1:] + between[-keep_last_steps:]}
+    for stride, keep in zip(strides, keep_last, strict=True):
+        of_stride = [checkpoint for checkpoint in at_epoch_end if checkpoint.epoch % stride == 0]
+        kept.update(checkpoint.path for checkpoint in (of_stride if keep == -1 else of_stride[-keep:]))
+    for checkpoint in found:
+        if checkpoint.path not in kept:
+            _remove(checkpoint.path)
+
+
+def set_aside(checkpoints: Sequence[Checkpoint]) -> Path | None:
+    """Move checkpoints out of the way into `checkpoint/superseded`, where they are kept but never found."""
+    for checkpoint in checkpoints:
+        folder = checkpoint.path.parent / "superseded"
+        folder.mkdir(exist_ok=True)
+        target = folder / checkpoint.path.name
+        count = 1
+        while target.exists():
+            count += 1
+            target = folder / f"{checkpoint.path.name}__{count}"
+        checkpoint.path.rename(target)
+    return checkpoints[0].path.parent / "superseded" if checkpoints else None
+
+
+def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One name for each tensor: the format has no shared ones, and loading needs one of a tied pair."""
+    unique: dict[int, str] = {}
+    for name, value in weights.items():
+        unique.setdefault(value.data_ptr(), name)
+    return {name: weights[name].contiguous() for name in unique.values()}
+
+
+def _remove(path: Path) -> None:
+    # Renamed first, so that one whose removal is cut short is not taken for a whole one.
+    aside = path.with_name(f".{path.name}.old")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)

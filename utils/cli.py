@@ -1,0 +1,65 @@
+"""How the programs in `bins/` read flags and end."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository: where relative paths of a config start."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags by their full names; a mistake is one line."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, allow_abbrev=False, prog="run.sh")
+        self.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+            self.error(f"unknown flag {unknown[0]} in this stage{hint}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; --help lists the flags", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def true_or_false(value: str) -> bool:
+    """The type of a flag that takes true or false."""
+    if value.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"takes true or false, not {value!r}")
+    return value.lower() == "true"
+
+
+def find_path(path: str, flag: str) -> Path:
+    """A path of the command line: from the caller's folder, else from the repository root.
+
+    Raises UserError naming the flag when it is in neither.
+    """
+    for candidate in (Path(path).expanduser(), ROOT / path):
+        if candidate.exists():
+            return candidate.absolute()
+    raise UserError(f"{flag}: no such file or folder: {path}")
+
+
+def run(program: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Run a program's main function; a user's mistake is one line and status 1, an interrupt status 130."""
+    try:
+        status = program(None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    raise SystemExit(status)
