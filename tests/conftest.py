@@ -6,11 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from config.schema import ModelSettings
+from config.schema import InferSettings, ModelSettings, PreprocessSettings, Section, TrainSettings
 from processors.manifest import Utterance
+from utils.config import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+class Defaults(Section):
+    """What `config/valle.json` and its bases hold: an experiment without its corpora."""
+
+    model_type: str
+    log_dir: str
+    preprocess: PreprocessSettings
+    model: ModelSettings
+    train: TrainSettings
+    infer: InferSettings
 
 
 # Tiny models run no faster on many threads.
@@ -54,3 +66,9 @@ def made_up_utterances(num: int, num_quantizers: int = 4, num_codes: int = 20, s
         )
         for index in range(num)
     ]
+
+
+def tiny_train(**changes) -> TrainSettings:
+    settings = load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT).train.model_dump()
+    settings |= {"dataloader": {"num_worker": 0}, "precision": "fp32", "max_tokens": 200, "tracker": []}
+    return TrainSettings(**{**settings, **changes})

@@ -14,12 +14,9 @@ IGNORED = -100
 """A target that the loss passes over."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Example:
-    """One utterance, its text as ids, and, for `prefix_mode` 4, another utterance of the speaker (T', Q).
-
-    Not frozen, as lhotse's samplers attach a note of their own to what they hand out.
-    """
+    """One utterance, its text as ids, and, for `prefix_mode` 4, another utterance of the speaker (T', Q)."""
 
     utterance: Utterance
     ids: tuple[int, ...]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lhotse.dataset.sampling.base import SamplingConstraint
-from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketingSampler
+from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from config.schema import TrainSettings
@@ -212,22 +212,20 @@ class TrainData:
             while group := list(islice(examples, settings.batch_size)):
                 yield group
             return
-        sampler = DynamicBucketingSampler(
+        # The engine of lhotse's DynamicBucketingSampler; the sampler itself draws otherwise in each loader process.
+        seed = f"{settings.random_seed} {source.epoch} buckets"
+        bucketer = DynamicBucketer(
             source,
-            constraint=self._constraint,
             duration_bins=self._length_bins,
-            shuffle=source.shuffle,
-            seed=settings.random_seed + source.epoch,
-            buffer_size=settings.shuffle_buffer,
-            rank=0,
             world_size=1,
+            constraint=PaddedTokens(settings.max_tokens, settings.max_sentences),
+            buffer_size=settings.shuffle_buffer,
+            shuffle=source.shuffle,
+            rng=random.Random(seed),
+            bucket_rng=random.Random(seed),
         )
-        for batch in sampler:
+        for batch in bucketer:
             yield list(batch)
-
-    @property
-    def _constraint(self) -> PaddedTokens:
-        return PaddedTokens(self.settings.max_tokens, self.settings.max_sentences)
 
     @cached_property
     def _length_bins(self) -> list[float]:
@@ -239,6 +237,8 @@ class TrainData:
         return sorted(float(bound) for bound in bins)
 
     def _loader(self, groups: Callable[[], Iterator[tuple[str | None, list[Example]]]]) -> DataLoader:
+        if self.settings.use_dynamic_batchsize:
+            _ = self._length_bins  # Measured once, here, not in each loader process of each epoch.
         # A generator of its own: the loader must not draw from the random state that dropout uses.
         return DataLoader(
             _Batches(groups, self.collator),

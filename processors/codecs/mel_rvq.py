@@ -20,6 +20,7 @@ from tqdm import tqdm
 from config.schema import MelRVQSettings
 from processors.codecs.base import Codec, fill_whole_hops
 from utils.errors import UserError
+from utils.files import written_aside
 
 NUM_CODEBOOKS = 8
 CODEBOOK_SIZE = 1024
@@ -60,10 +61,10 @@ class MelAnalysis:
         self.window, self.filters, self.inverse = (x.to(device) for x in (self.window, self.filters, self.inverse))
 
     def log_mel(self, audio: torch.Tensor) -> torch.Tensor:
-        """(N,) audio, N a multiple of `hop_samples`, to (N / hop_samples, num_mels)."""
+        """(..., N) audio, N a multiple of `hop_samples`, to (..., N / hop_samples, num_mels)."""
         left = (self.n_fft - self.hop_samples) // 2
         audio = F.pad(audio, (left, self.n_fft - self.hop_samples - left))
-        magnitude = torch.fft.rfft(audio.unfold(0, self.n_fft, self.hop_samples) * self.window).abs()
+        magnitude = torch.fft.rfft(audio.unfold(-1, self.n_fft, self.hop_samples) * self.window).abs()
         return (magnitude @ self.filters).clamp(min=MIN_MEL).log()
 
     def waveform(self, log_mel: torch.Tensor, iterations: int) -> torch.Tensor:
@@ -111,12 +112,18 @@ class MelRVQ(Codec):
     num_codebooks = NUM_CODEBOOKS
     codebook_size = CODEBOOK_SIZE
 
-    def __init__(self, codebooks: torch.Tensor, settings: MelRVQSettings, sample_rate_hz: int) -> None:
-        """`codebooks` is (Q, codebook_size, mel frames per code frame * num_mels).
+    def __init__(
+        self, codebooks: torch.Tensor, gains: torch.Tensor, settings: MelRVQSettings, sample_rate_hz: int
+    ) -> None:
+        """Made by `fit` or `load`.
+
+        Args:
+            codebooks: (Q, codebook_size, mel frames per code frame * num_mels).
+            gains: (Q,) factors that bring the magnitudes from the first q codebooks back to the level of the audio.
 
         Raises:
             UserError: the frame rate is not a whole number of samples.
-            ValueError: the codebooks have another shape than the settings say.
+            ValueError: the tensors have other shapes than the settings say.
         """
         self.settings = settings
         self.sample_rate_hz = sample_rate_hz
@@ -124,9 +131,9 @@ class MelRVQ(Codec):
         self.analysis = MelAnalysis(sample_rate_hz, mel_hop, settings.num_mels)
         self.stack = self.hop_samples // mel_hop
         shape = (NUM_CODEBOOKS, CODEBOOK_SIZE, self.stack * settings.num_mels)
-        if codebooks.shape != shape:
+        if codebooks.shape != shape or gains.shape != shape[:1]:
             raise ValueError(f"codebooks are {tuple(codebooks.shape)} and the settings say {shape}")
-        self.codebooks = codebooks
+        self.codebooks, self.gains = codebooks, gains
         self.device = codebooks.device
         self.analysis.to(self.device)
 
@@ -159,7 +166,7 @@ class MelRVQ(Codec):
         frames = torch.cat(kept)
         num_frames = min(len(frames), settings.fit_frames)
         frames = frames[torch.arange(num_frames) * len(frames) // num_frames]
-        return cls(_residual_kmeans(frames, settings.fit_iterations), settings, sample_rate_hz)
+        return cls(*_residual_kmeans(frames, settings.fit_iterations), settings, sample_rate_hz)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with the settings in its header; under its final name it is whole."""
@@ -168,9 +175,9 @@ class MelRVQ(Codec):
             "sample_rate_hz": str(self.sample_rate_hz),
             "settings": self.settings.model_dump_json(),
         }
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({"codebooks": self.codebooks.cpu().contiguous()}, temporary, metadata=header)
-        temporary.replace(path)
+        tensors = {"codebooks": self.codebooks.cpu().contiguous(), "gains": self.gains.cpu()}
+        with written_aside(path) as aside:
+            save_file(tensors, aside, metadata=header)
 
     @classmethod
     def load(cls, path: Path) -> "MelRVQ":
@@ -187,7 +194,8 @@ class MelRVQ(Codec):
                 if header.get("format") != FORMAT:
                     raise ValueError("another format")
                 settings = MelRVQSettings.model_validate_json(header["settings"])
-                return cls(file.get_tensor("codebooks"), settings, int(header["sample_rate_hz"]))
+                tensors = file.get_tensor("codebooks"), file.get_tensor("gains")
+                return cls(*tensors, settings, int(header["sample_rate_hz"]))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} does not hold codebooks of MelRVQ ({type(error).__name__}); run stage 1 again"
@@ -195,7 +203,7 @@ class MelRVQ(Codec):
 
     def to(self, device: torch.device | str) -> "MelRVQ":
         self.device = torch.device(device)
-        self.codebooks = self.codebooks.to(self.device)
+        self.codebooks, self.gains = self.codebooks.to(self.device), self.gains.to(self.device)
         self.analysis.to(self.device)
         return self
 
@@ -206,16 +214,15 @@ class MelRVQ(Codec):
 
     def _encode(self, audio: torch.Tensor, codes_lens: torch.Tensor) -> torch.Tensor:
         num_frames = audio.shape[1] // self.hop_samples
-        codes = torch.zeros(len(audio), num_frames, NUM_CODEBOOKS, dtype=torch.long, device=self.device)
-        for row, length in enumerate(codes_lens.tolist()):
-            if length == 0:
-                continue
-            frames = self.analysis.log_mel(audio[row, : length * self.hop_samples])
-            residual = frames.reshape(length, -1)
-            for q, codebook in enumerate(self.codebooks):
-                codes[row, :length, q] = _nearest(residual, codebook)
-                residual = residual - codebook[codes[row, :length, q]]
-        return codes
+        if audio.numel() == 0:
+            return torch.zeros(len(audio), num_frames, NUM_CODEBOOKS, dtype=torch.long, device=self.device)
+        # Frames know nothing of each other: those of all rows are coded together.
+        residual = self.analysis.log_mel(audio).reshape(len(audio) * num_frames, -1)
+        codes = []
+        for codebook in self.codebooks:
+            codes.append(_nearest(residual, codebook))
+            residual = residual - codebook[codes[-1]]
+        return torch.stack(codes, dim=-1).unflatten(0, (len(audio), num_frames))
 
     def _decode(self, codes: torch.Tensor, codes_lens: torch.Tensor) -> torch.Tensor:
         audio = torch.zeros(len(codes), codes.shape[1] * self.hop_samples, device=self.device)
@@ -223,7 +230,7 @@ class MelRVQ(Codec):
         for row, length in enumerate(codes_lens.tolist()):
             if length == 0:
                 continue
-            frames = self.codebooks[books, codes[row, :length]].sum(1)
+            frames = self.codebooks[books, codes[row, :length]].sum(1) + self.gains[len(books) - 1].log()
             log_mel = frames.reshape(length * self.stack, self.settings.num_mels)
             waveform = self.analysis.waveform(log_mel, self.settings.griffin_lim_iterations)
             audio[row, : length * self.hop_samples] = waveform / waveform.abs().max().clamp(min=1.0)
@@ -253,30 +260,33 @@ def _nearest(frames: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _residual_kmeans(frames: torch.Tensor, iterations: int) -> torch.Tensor:
-    """(T, W) frames to (Q, codebook_size, W); with few frames the entries of a codebook repeat."""
+def _residual_kmeans(frames: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, W) frames to (Q, codebook_size, W) codebooks and (Q,) gains; with few frames the entries repeat."""
     generator = torch.Generator().manual_seed(0)
     num_clusters = min(CODEBOOK_SIZE, math.ceil(len(frames) / MIN_FRAMES_PER_CODE))
-    codebooks = []
+    codebooks, gains, residual = [], [], frames
+    energy = (2 * frames).exp().mean()
     for _ in tqdm(range(NUM_CODEBOOKS), desc="fitting MelRVQ", unit="codebook"):
-        centroids = _kmeans(frames, num_clusters, iterations, generator)
-        frames = frames - centroids[_nearest(frames, centroids)]
+        centroids = _kmeans(residual, num_clusters, iterations, generator)
+        residual = residual - centroids[_nearest(residual, centroids)]
         codebooks.append(centroids[torch.arange(CODEBOOK_SIZE) % num_clusters])
-    return torch.stack(codebooks)
+        # Averages of logarithms lie below the logarithm of the average: the coarser, the quieter.
+        gains.append((energy / (2 * (frames - residual)).exp().mean()).sqrt())
+    return torch.stack(codebooks), torch.stack(gains)
 
 
 def _kmeans(frames: torch.Tensor, num_clusters: int, iterations: int, generator: torch.Generator) -> torch.Tensor:
     """(num_clusters, W) centroids of (T, W) frames, T at least num_clusters."""
     drawn = frames[torch.randperm(len(frames), generator=generator)[:num_clusters]]
     centroids = torch.lerp(frames.mean(0), drawn, FIRST_SPREAD)
-    for _ in range(iterations):
-        nearest = _nearest(frames, centroids)
+    for i in range(iterations):
+        # Half of the frames are enough until the centroids are near their places.
+        part = frames[::2] if i < iterations // 2 else frames
+        nearest = _nearest(part, centroids)
         sizes = torch.bincount(nearest, minlength=num_clusters)
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, frames)
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, part)
         empty = torch.nonzero(sizes == 0)[:, 0]
-        if len(empty):
-            farthest = (frames - centroids[nearest]).square().sum(1).topk(len(empty)).indices
+        farthest = (part - centroids[nearest]).square().sum(1).topk(len(empty)).indices if len(empty) else empty
         centroids = sums / sizes.clamp(min=1)[:, None]
-        if len(empty):
-            centroids[empty] = frames[farthest]
+        centroids[empty] = part[farthest]
     return centroids

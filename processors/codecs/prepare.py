@@ -31,7 +31,7 @@ def prepare_codec(
     path = processed_dir / "mel_rvq.safetensors"
     if settings.acoustic_token_extractor == "MelRVQ" and not _is_fitted(path, settings):
         log.info("fitting the codebooks of MelRVQ: %s", path)
-        processed_dir.mkdir(parents=True, exist_ok=True)
+
         MelRVQ.fit(_training_audio(settings, rows), settings.mel_rvq, settings.sample_rate).save(path)
     return build_codec(settings, path, root, device)
 

@@ -105,6 +105,10 @@ if [ "$gpu_given" = true ]; then
     CUDA_VISIBLE_DEVICES=$gpu
     export CUDA_VISIBLE_DEVICES
 fi
+# Threads that wait in a loop keep the loader's processes, and anything else on the machine, from the cores that they
+# wait for: everything takes many times longer.
+: "${OMP_WAIT_POLICY:=PASSIVE}"
+export OMP_WAIT_POLICY
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 

@@ -1,0 +1,198 @@
+"""Batches: what is in them, their order, and that nothing but seed, epoch and place decides it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from config.schema import TrainSettings
+from models.valle.batch import IGNORED, Batch, Collator
+from models.valle.data import TrainData, join
+from processors.manifest import list_shards, read_shards, write_shard
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer
+from tests.conftest import made_up_utterances, tiny_train
+
+TABLE = SymbolTable.from_phones("abcdefgh_")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("shards")
+    utterances = made_up_utterances(50)
+    for index in range(5):
+        write_shard(folder, index, utterances[10 * index : 10 * index + 10], frame_rate_hz=25)
+    return list_shards(folder)
+
+
+def data(shards, settings: TrainSettings, **changes) -> TrainData:
+    collator = Collator(num_quantizers=4, prefix_mode=1, max_prompt_frames=75, for_nar=True)
+    tokenizer = TextTokenizer(None, TABLE, add_blank=False)
+    return replace(TrainData(shards, shards[:1], tokenizer, collator, settings), **changes)
+
+
+def same(some: list[Batch], others: list[Batch]) -> bool:
+    return len(some) == len(others) and all(
+        torch.equal(a.codes, b.codes)
+        and torch.equal(a.text, b.text)
+        and a.nar[0].stage == b.nar[0].stage
+        and torch.equal(a.nar[0].targets, b.nar[0].targets)
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def test_shards_give_back_what_was_written(shards) -> None:
+    for written, read in zip(made_up_utterances(50), read_shards(shards), strict=True):
+        assert (written.id, written.text, written.phones, written.speaker) == (
+            read.id,
+            read.text,
+            read.phones,
+            read.speaker,
+        )
+        assert (written.codes == read.codes).all() and read.codes.dtype == written.codes.dtype
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_each_utterance_once_an_epoch_in_bounded_batches(shards, dynamic: bool) -> None:
+    settings = tiny_train(use_dynamic_batchsize=dynamic, max_tokens=150, max_sentences=6, batch_size=7)
+    batches = list(data(shards, settings).batches(epoch=0))
+    assert sum(batch.num_utterances for batch in batches) == 50
+    assert sum(batch.num_frames for batch in batches) == sum(len(u.codes) for u in made_up_utterances(50))
+    if dynamic:
+        assert max(batch.num_utterances for batch in batches) <= 6
+        assert all(
+            len(batch.text) == 1 or int((batch.text_lens + batch.codes_lens).max()) * len(batch.text) <= 150
+            for batch in batches
+        )
+    else:
+        assert [batch.num_utterances for batch in batches] == [7] * 7 + [1]
+
+
+def test_bucketed_batches_hold_less_padding(shards) -> None:
+    def padding(dynamic: bool) -> float:
+        settings = tiny_train(use_dynamic_batchsize=dynamic, batch_size=6, max_sentences=6, max_tokens=300)
+        batches = list(data(shards, settings).batches(epoch=0))
+        return 1 - sum(b.num_tokens for b in batches) / sum(b.text.numel() + b.codes[..., 0].numel() for b in batches)
+
+    assert padding(True) < 0.7 * padding(False)
+
+
+def test_loader_processes_change_nothing_and_epochs_differ(shards) -> None:
+    orders = [
+        list(data(shards, tiny_train(dataloader={"num_worker": num}, join_probability=0.5)).batches(epoch=1))
+        for num in (0, 1, 2)
+    ]
+    assert same(orders[0], orders[1]) and same(orders[0], orders[2])
+    plain = data(shards, tiny_train())
+    assert not same(list(plain.batches(epoch=0)), list(plain.batches(epoch=1)))
+    assert not same(list(plain.batches(0)), list(data(shards, tiny_train(random_seed=9)).batches(0)))
+
+
+def test_an_epoch_goes_on_where_it_was_left(shards) -> None:
+    source = data(shards, tiny_train(join_probability=0.3))
+    whole = list(source.batches(epoch=2))
+    assert same(list(source.batches(epoch=2, num_done=3)), whole[3:])
+
+
+def test_processes_share_an_epoch(shards) -> None:
+    whole = list(data(shards, tiny_train()).batches(0))
+    parts = [list(data(shards, tiny_train(), rank=rank, world_size=3).batches(0)) for rank in range(3)]
+    assert len({len(part) for part in parts}) == 1
+    for rank in range(3):
+        assert same(parts[rank][: len(whole) // 3], whole[rank::3][: len(whole) // 3])
+
+
+def test_a_small_buffer_still_shuffles_and_loses_nothing(shards) -> None:
+    settings = tiny_train(shuffle_buffer=5, use_dynamic_batchsize=False, batch_size=1)
+    seen = [tuple(batch.codes.flatten().tolist()) for batch in data(shards, settings).batches(0)]
+    assert len(set(seen)) == 50
+    wanted = [tuple(u.codes.flatten().tolist()) for u in made_up_utterances(50)]
+    assert sorted(seen) == sorted(wanted) and seen != wanted
+
+
+def test_validation_is_fixed(shards) -> None:
+    source = data(shards, tiny_train(join_probability=1.0))
+    first, second = list(source.valid_batches()), list(source.valid_batches())
+    assert same(first, second)
+    assert [nar.stage for nar in first[0].nar] == [1, 2, 3]
+    assert sum(batch.num_utterances for batch in first) == 10
+    assert len(list(data(shards, tiny_train(valid_max_batches=1)).valid_batches())) == 1
+
+
+def test_joined_examples_are_two_utterances_of_a_speaker(shards) -> None:
+    by_codes = {u.codes.tobytes(): u for u in made_up_utterances(50)}
+    settings = tiny_train(join_probability=0.5, use_dynamic_batchsize=False, batch_size=1)
+    num_joined = 0
+    for batch in data(shards, settings).batches(0):
+        codes = batch.codes[0].numpy().astype("int16")
+        splits = [(codes[:at].tobytes(), codes[at:].tobytes()) for at in range(1, len(codes))]
+        found = [(by_codes[a], by_codes[b]) for a, b in splits if a in by_codes and b in by_codes]
+        for first, second in found:
+            num_joined += 1
+            assert first.speaker == second.speaker and first.id != second.id
+            assert batch.text[0].tolist() == TABLE.encode((*first.phones, "_", *second.phones), False)
+    assert 12 < num_joined < 38
+
+
+def test_joining_keeps_everything() -> None:
+    first, second = made_up_utterances(2)
+    both = join(first, second)
+    assert both.phones == (*first.phones, "_", *second.phones)
+    assert len(both.codes) == len(first.codes) + len(second.codes)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2, 4])
+def test_the_nar_prompt_of_each_prefix_mode(shards, mode: int) -> None:
+    collator = Collator(num_quantizers=4, prefix_mode=mode, max_prompt_frames=6, for_nar=True)
+    settings = tiny_train(use_dynamic_batchsize=False, batch_size=5)
+    by_codes = {u.codes.tobytes(): u for u in made_up_utterances(50)}
+    lengths = set()
+    for batch in data(shards, settings, collator=collator).batches(0):
+        [nar] = batch.nar
+        shortest = int(batch.codes_lens.min())
+        for row in range(len(batch.codes)):
+            own_len = int(batch.codes_lens[row])
+            own = batch.codes[row, :own_len]
+            num_prompt = int(nar.is_prompt[row].sum())
+            targets = nar.targets[row]
+            assert nar.is_prompt[row, :num_prompt].all()
+            lengths.add(num_prompt)
+            if mode in (0, 1):
+                assert torch.equal(nar.codes[row, :own_len], own)
+                assert num_prompt == 0 if mode == 0 else 1 <= num_prompt <= min(6, max(1, shortest // 2))
+                assert (targets[:num_prompt] == IGNORED).all()
+                assert torch.equal(targets[num_prompt:own_len], own[num_prompt:, nar.stage])
+            else:
+                assert num_prompt == min(6, shortest // 4)
+                assert torch.equal(nar.codes[row, num_prompt : num_prompt + own_len], own)
+                segment = nar.codes[row, :num_prompt]
+                speaker = by_codes[own.numpy().astype("int16").tobytes()].speaker
+                sources = [
+                    u
+                    for u in by_codes.values()
+                    if any(
+                        (u.codes[start : start + num_prompt] == segment.numpy()).all()
+                        for start in range(len(u.codes) - num_prompt + 1)
+                    )
+                ]
+                assert [source.speaker for source in sources] == [speaker]
+                is_own = (sources[0].codes.shape == own.shape) and bool((sources[0].codes == own.numpy()).all())
+                assert is_own == (mode == 2)
+                own_targets = targets[num_prompt : num_prompt + own_len]
+                predicted = own_targets != IGNORED
+                assert int((~predicted).sum()) == (num_prompt if mode == 2 else 0)
+                assert torch.equal(own_targets[predicted], own[predicted, nar.stage])
+            assert (targets[int(nar.codes_lens[row]) :] == IGNORED).all()
+        assert nar.num_targets == int((nar.targets != IGNORED).sum())
+    assert len(lengths) == (1 if mode == 0 else len(lengths)) and max(lengths) <= 6
+
+
+def test_mode_4_without_another_utterance_uses_its_own(tmp_path) -> None:
+    write_shard(tmp_path, 0, [made_up_utterances(1)[0]], frame_rate_hz=25)
+    collator = Collator(num_quantizers=4, prefix_mode=4, max_prompt_frames=6, for_nar=True)
+    [batch] = data(list_shards(tmp_path), tiny_train(), collator=collator).batches(0)
+    [nar] = batch.nar
+    num_prompt = int(nar.is_prompt.sum())
+    assert num_prompt >= 1
+    assert int((nar.targets[0, num_prompt:] == IGNORED).sum()) == num_prompt
