@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from processors.codecs import build_codec
     from processors.symbols import SymbolTable
     from processors.text import TextTokenizer, build_phonemizer
+    from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.config import load_settings
     from utils.device import pick_device
     from utils.log import set_up_logging
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None) -> int:
         for name in ("top_k", "top_p", "temperature", "seed")
         if getattr(flags, name) is not None
     ]
-    experiment = Experiment(find_path(flags.infer_expt_dir, "--infer_expt_dir"))
+    source = resolve_checkpoint(find_path(flags.infer_expt_dir, "--infer_expt_dir"), "--infer_expt_dir")
+    experiment = Experiment(experiment_of(source))
     settings = experiment.settings([*flags.set, *overrides])
     if flags.config is not None:
         given = load_settings(find_path(flags.config, "--config"), Settings, [*flags.set, *overrides], root=ROOT)
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None) -> int:
     device = pick_device()
     preprocess = settings.preprocess
     synthesizer = Synthesizer(
-        load_pair(experiment, settings).to(device),
+        load_pair(source, settings).to(device),
         build_codec(preprocess, experiment.codec, ROOT, device),
         TextTokenizer(
             build_phonemizer(preprocess.phone_extractor, preprocess.language),

@@ -42,7 +42,10 @@ class PreprocessSettings(Section):
     symbol_table: str | None = Field(description="existing symbols.dict that phones must come from; null builds one")
     add_blank: bool = Field(description="put id 0 around and between phones")
     acoustic_token_extractor: Literal["Encodec", "MelRVQ"] = Field(description="the codec")
-    codec_checkpoint: str | None = Field(description="local file with EnCodec's weights; null downloads them once")
+    codec_checkpoint: str | None = Field(
+        description="local file with EnCodec's weights, or with MelRVQ's codebooks of another corpus; "
+        "null downloads EnCodec's once, and fits MelRVQ's"
+    )
     mel_rvq: MelRVQSettings
     sample_rate: Count = Field(description="Hz; audio is resampled to it before the codec")
     min_duration: Positive = Field(description="seconds; shorter utterances are left out")

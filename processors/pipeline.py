@@ -19,6 +19,7 @@ from processors.corpora import describe_split, read_corpus
 from processors.features import Chunks, Loaded, encode
 from processors.manifest import SPLITS, SourceUtterance, Split, write_shard
 from processors.symbols import SymbolTable
+from utils.config import resolve_path
 from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log
@@ -61,7 +62,7 @@ class Preparation:
         self.folder = processed_dir / name
         self.rank, self.world_size = rank, world_size
         self.rows = read_corpus(name, corpus, settings)
-        self.table_path = None if settings.symbol_table is None else root / settings.symbol_table
+        self.table_path = None if settings.symbol_table is None else resolve_path(settings.symbol_table, root)
         self.shards = list(self._shards())
 
     def _shards(self) -> Iterator[Shard]:
@@ -142,7 +143,10 @@ class Preparation:
         table.save(self.folder / "symbols.dict")
         stats = {
             "dataset": self.name,
-            "codec": {"name": self.settings.acoustic_token_extractor, "fingerprint": codec.fingerprint()},
+            "codec": codec.fingerprint(),
+            "settings": self.settings.model_dump(
+                include={"acoustic_token_extractor", "phone_extractor", "language", "sample_rate"}
+            ),
             "split": describe_split(self.name, self.rows, self.settings),
             "phones": len(phones),
             "dropped": len(failures),

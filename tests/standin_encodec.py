@@ -5,8 +5,10 @@ mean and unit variance and each codebook is filled with residual latents. `pytho
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import torch
@@ -23,8 +25,9 @@ def make_standin(audio_paths: Sequence[Path], out_path: Path, seed: int = 0) -> 
     Args:
         audio_paths: speech; a few seconds in all are enough, more than 30 are not used.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         torch.manual_seed(seed)
+        warnings.simplefilter("ignore", FutureWarning)
         model = EncodecModel.encodec_model_24khz(pretrained=False)
         latents = _calibrate_encoder(model, _read(audio_paths, model))
         _fill_codebooks(model, latents)
@@ -44,10 +47,10 @@ def _read(audio_paths: Sequence[Path], model: EncodecModel) -> torch.Tensor:
 def _calibrate_encoder(model: EncodecModel, audio: torch.Tensor) -> torch.Tensor:
     """Scale every convolution of the encoder in the order of one forward pass; returns its (T, D) latents."""
 
-    def scale(conv: nn.Conv1d, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+    def scale(conv: Any, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         mean, std = output.mean((0, 2)), output.std((0, 2)).clamp(min=1e-5)
-        conv.weight_g.data.div_(std[:, None, None])
-        conv.bias.data.sub_(mean).div_(std)
+        conv.weight_g.div_(std[:, None, None])
+        conv.bias.sub_(mean).div_(std)
         return (output - mean[:, None]) / std[:, None]
 
     hooks = [module.register_forward_hook(scale) for module in model.encoder.modules() if isinstance(module, nn.Conv1d)]

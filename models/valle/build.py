@@ -6,7 +6,7 @@ from accelerate.utils import set_seed
 from config.schema import Settings
 from models.valle.batch import Collator
 from models.valle.data import TrainData
-from models.valle.experiment import Experiment, PreparedData, Start, load_checked, write_experiment
+from models.valle.experiment import Experiment, PreparedData, Start, load_checked, supersede, write_experiment
 from models.valle.interfaces import Codec, Tokenizer
 from models.valle.samples import SampleLogger
 from models.valle.synthesizer import Synthesizer
@@ -50,6 +50,8 @@ def train(
     if start.resume_from is not None:
         trainer.resume(start.resume_from)
         log.info("resumed from %s", start.resume_from.path)
+    if accelerator.is_main_process:
+        supersede(start.superseded)
     num_parameters = sum(parameter.numel() for parameter in trainer.parameters)
     log.info(
         "%s: %.1f M parameters in training, %d utterances, %s, %s",
@@ -89,6 +91,8 @@ def build_data(
     tokenizer: Tokenizer,
     accelerator: Accelerator,
 ) -> TrainData:
+    if codec.fingerprint() != data.codec_fingerprint:
+        raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")
     if codec.num_codebooks != settings.model.num_quantizers or codec.codebook_size != settings.model.audio_token_num:
         raise UserError(
             f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "

@@ -70,31 +70,34 @@ class PreparedData:
     phones: tuple[str, ...]
     num_utterances: int
     codec: Path | None
+    codec_fingerprint: str
 
 
 def read_prepared(settings: Settings, processed_dir: Path) -> PreparedData:
-    """Raises UserError where stage 1 has not run, ran with another codec, or left nothing to train on."""
+    """Raises UserError where stage 1 has not run, ran with other settings, or left nothing to train on."""
     train, valid, num_utterances = [], [], 0
     phones: set[str] = set()
-    codecs = {}
+    fingerprints: dict[str, str] = {}
     for name in settings.dataset:
         folder = processed_dir / name
         if not (folder / "stats.json").is_file():
             raise UserError(f"{folder / 'stats.json'}: missing; run stage 1 on {name} first")
         stats: dict[str, Any] = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-        codecs[name] = stats["codec"]
+        for key, value in stats["settings"].items():
+            if getattr(settings.preprocess, key) != value:
+                now = getattr(settings.preprocess, key)
+                raise UserError(f"{folder}: made with preprocess.{key} {value!r}, now {now!r}; run stage 1 again")
+        fingerprints[stats["codec"]] = name
         train += list_shards(folder / "train")
         valid += list_shards(folder / "valid")
         num_utterances += stats["splits"]["train"]["utterances"]
         phones.update(SymbolTable.load(folder / "symbols.dict").phones)
-    wanted = settings.preprocess.acoustic_token_extractor
-    for name, codec in codecs.items():
-        if codec["name"] != wanted or codec != codecs[settings.dataset[0]]:
-            raise UserError(f"{processed_dir / name}: made with another {codec['name']} codec; run stage 1 again")
+    if len(fingerprints) > 1:
+        raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
     if not num_utterances:
         raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
-    codec_file = processed_dir / CODEC_FILE if wanted == "MelRVQ" else None
-    return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file)
+    codec_file = processed_dir / CODEC_FILE if settings.preprocess.acoustic_token_extractor == "MelRVQ" else None
+    return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)))
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,10 @@ def plan_start(
         trained = load_meta(source)["train_stage"]
         if trained != train_stage:
             raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
-        later = [other for other in existing if other.step > source.step]
-        return Start(table, {}, source, later)
+        left_behind = [
+            other for other in existing if other.step > source.step or other.path.parent != source.path.parent
+        ]
+        return Start(table, {}, source, left_behind)
     return Start(table, weights, None, existing)
 
 
@@ -212,11 +217,8 @@ def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> Symbo
 
 
 def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: Start) -> None:
-    """Put what inference needs into the folder; checkpoints that the run does not go on from are moved aside."""
+    """Put what inference needs into the folder."""
     experiment.folder.mkdir(parents=True, exist_ok=True)
-    moved = set_aside(start.superseded)
-    if moved is not None:
-        log.info("%d checkpoints that this run does not go on from were moved to %s", len(start.superseded), moved)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
     if data.codec is not None:
@@ -224,13 +226,19 @@ def write_experiment(experiment: Experiment, settings: Settings, data: PreparedD
             shutil.copyfile(data.codec, path)
 
 
-def load_pair(experiment: Experiment, settings: Settings) -> VALLE:
-    """The newest checkpoint's AR and NAR, to speak with. Raises UserError when one of them is not there."""
-    source = resolve_checkpoint(experiment.folder, "--infer_expt_dir")
+def supersede(checkpoints: Sequence[Checkpoint]) -> None:
+    """Move aside the checkpoints of an experiment that its new training does not go on from."""
+    moved = set_aside(checkpoints)
+    if moved is not None:
+        log.info("%d checkpoints that this run does not go on from were moved to %s", len(checkpoints), moved)
+
+
+def load_pair(source: Checkpoint, settings: Settings) -> VALLE:
+    """A checkpoint's AR and NAR, to speak with. Raises UserError when one of them is not there."""
     weights = load_weights(source)
     if not any(name.startswith("nar_") for name in weights):
         raise UserError(
-            f"--infer_expt_dir: {experiment.folder} holds an AR model alone; train a NAR with it "
+            f"--infer_expt_dir: {source.path} holds an AR model alone; train a NAR with it "
             "(--model_train_stage 2) and name that experiment"
         )
     model = VALLE(settings.model)

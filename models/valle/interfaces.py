@@ -20,6 +20,8 @@ class Codec(Protocol):
 
     def decode(self, codes: Tensor, codes_lens: Tensor) -> tuple[Tensor, Tensor]: ...
 
+    def fingerprint(self) -> str: ...
+
 
 class Tokenizer(Protocol):
     """Text to phones to ids; training and inference get their ids from the same one."""

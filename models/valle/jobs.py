@@ -116,7 +116,8 @@ def _run_group(
             if isinstance(job, BadLine):
                 raise UserError(job.reason)
             audio = read_audio(job.prompt_audio, synthesizer.codec.sample_rate_hz)
-            request = Request(job.text, job.prompt_text, audio)
+            text = job.prompt_text if continual else job.text
+            request = Request(text, job.prompt_text, audio)
             synthesizer.check(request, continual)
             ready.append((job, request))
         except UserError as error:
@@ -128,15 +129,15 @@ def _run_group(
         if copysyn:
             copy = synthesizer.copy(request.prompt_audio)
             write_audio(output_dir / f"{job.name}_copysyn.wav", copy, synthesizer.codec.sample_rate_hz)
-        rows.append(_row(job, speech))
+        rows.append(_row(job, request, speech))
     return rows
 
 
-def _row(job: Job, speech: Speech) -> dict[str, Any]:
+def _row(job: Job, request: Request, speech: Speech) -> dict[str, Any]:
     return {
         "name": job.name,
         "audio": f"{job.name}.wav",
-        "text": job.text,
+        "text": request.text,
         "prompt_text": job.prompt_text,
         "prompt_audio": str(job.prompt_audio),
         "seconds": round(speech.seconds, 3),

@@ -97,7 +97,13 @@ class Synthesizer:
         return speeches
 
     def check(self, request: Request, continual: bool) -> None:
-        """Raises UserError when the request's text or its prompt's text has nothing that can be spoken."""
+        """Raises UserError when there is nothing to speak, or nothing to go on from."""
+        kept_seconds = self.settings.continual_prompt_seconds
+        if continual and len(request.prompt_audio) <= kept_seconds * self.codec.sample_rate_hz:
+            raise UserError(
+                f"--continual keeps {kept_seconds:g} s of the prompt, and it is no longer than that; take a longer "
+                "one, or lower infer.continual_prompt_seconds"
+            )
         texts = {"prompt's text": request.prompt_text} | ({} if continual else {"text": request.text})
         for name, phones in zip(texts, self.tokenizer.phones(list(texts.values())), strict=True):
             if not any(phone.isalnum() for phone in phones):

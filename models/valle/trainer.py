@@ -110,6 +110,8 @@ class Trainer:
     def train(self) -> None:
         """Go on from `progress` to the last epoch or step, and leave a checkpoint there."""
         settings, progress = self.settings, self.progress
+        if self._is_over():
+            log.info("nothing left to train: raise train.max_epoch or train.max_steps to go on")
         tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
         with self._progress_bar() as bar:
             while not self._is_over():

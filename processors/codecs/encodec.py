@@ -1,6 +1,7 @@
 """EnCodec (arXiv 2210.13438), 24 kHz at 6 kbps, through the encodec package."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,10 @@ class Encodec(Codec):
         Raises:
             UserError: the file or the download cannot be used.
         """
-        return cls(_download() if checkpoint is None else _load_file(checkpoint))
+        with warnings.catch_warnings():
+            # The package builds its layers with a form of weight norm that torch calls deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            return cls(_download() if checkpoint is None else _load_file(checkpoint))
 
     def to(self, device: torch.device | str) -> "Encodec":
         self.device = torch.device(device)

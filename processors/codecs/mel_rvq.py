@@ -69,7 +69,8 @@ class MelAnalysis:
 
     def waveform(self, log_mel: torch.Tensor, iterations: int) -> torch.Tensor:
         """(M, num_mels) to (M * hop_samples,), by `iterations` of fast Griffin-Lim from zero phase."""
-        magnitude = self._magnitude(log_mel.exp())
+        mel = log_mel.exp()
+        magnitude = self._magnitude(mel)
         if self.phase_steps > 1:
             magnitude = F.interpolate(magnitude.T[None], scale_factor=float(self.phase_steps), mode="linear")[0].T
         hop = self.hop_samples // self.phase_steps
@@ -86,7 +87,8 @@ class MelAnalysis:
             norm = (phase.real.square() + phase.imag.square()).add_(1e-20).rsqrt_()
             spectrum, previous = phase * norm.mul_(magnitude), rebuilt
         audio = self._overlap_add(torch.fft.irfft(spectrum, self.n_fft), hop) / envelope
-        return audio[left : left + num_samples]
+        audio = audio[left : left + num_samples]
+        return audio * (mel.norm() / self.log_mel(audio).exp().norm())
 
     def _magnitude(self, mel: torch.Tensor) -> torch.Tensor:
         """(M, num_mels) to the (M, n_fft / 2 + 1) that gives them best among the non-negative, nearly."""
@@ -153,6 +155,8 @@ class MelRVQ(Codec):
         kept: list[torch.Tensor] = []
         seen, step = 0, 1
         for waveform in waveforms:
+            if not len(waveform):
+                continue
             lens = torch.tensor([len(waveform)])
             frames = analysis.log_mel(fill_whole_hops(waveform[None].cpu(), lens, hop)[0][0])
             frames = frames.reshape(-1, hop // mel_hop * settings.num_mels)

@@ -13,6 +13,7 @@ from processors.codecs.base import Codec
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import SourceUtterance
 from utils.audio import read_audio
+from utils.config import resolve_path
 from utils.errors import UserError
 from utils.log import log
 
@@ -26,13 +27,16 @@ def prepare_codec(
 ) -> Codec:
     """The codec that the settings name; MelRVQ's codebooks are kept in `processed_dir`.
 
-    They are fitted when they are not there, or were fitted with other settings.
+    They come from `preprocess.codec_checkpoint` where it is set; else they are fitted when they are not there, or
+    were fitted with other settings.
     """
     path = processed_dir / "mel_rvq.safetensors"
-    if settings.acoustic_token_extractor == "MelRVQ" and not _is_fitted(path, settings):
-        log.info("fitting the codebooks of MelRVQ: %s", path)
-
-        MelRVQ.fit(_training_audio(settings, rows), settings.mel_rvq, settings.sample_rate).save(path)
+    if settings.acoustic_token_extractor == "MelRVQ":
+        if settings.codec_checkpoint is not None:
+            MelRVQ.load(resolve_path(settings.codec_checkpoint, root)).save(path)
+        elif not _is_fitted(path, settings):
+            log.info("fitting the codebooks of MelRVQ: %s", path)
+            MelRVQ.fit(_training_audio(settings, rows), settings.mel_rvq, settings.sample_rate).save(path)
     return build_codec(settings, path, root, device)
 
 
@@ -40,7 +44,8 @@ def _is_fitted(path: Path, settings: PreprocessSettings) -> bool:
     if not path.is_file():
         return False
     fitted = MelRVQ.load(path)
-    return fitted.settings == settings.mel_rvq and fitted.sample_rate_hz == settings.sample_rate
+    wanted = settings.mel_rvq.model_copy(update={"griffin_lim_iterations": fitted.settings.griffin_lim_iterations})
+    return fitted.settings == wanted and fitted.sample_rate_hz == settings.sample_rate
 
 
 def _training_audio(settings: PreprocessSettings, rows: Sequence[SourceUtterance]) -> Iterator[Tensor]:

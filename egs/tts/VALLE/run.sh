@@ -71,6 +71,7 @@ while [ "$count" -gt 0 ]; do
         ;;
     --stage | -s | --gpu)
         [ "$count" -gt 0 ] || fail "$flag needs a value"
+        case $1 in -*) fail "$flag needs a value, not $1" ;; esac
         if [ "$flag" = --gpu ]; then
             gpu=$1
             gpu_given=true
@@ -92,7 +93,11 @@ case $stage in
 *) fail "--stage takes 1, 2 or 3, not $stage" ;;
 esac
 
-if [ -n "${VIRTUAL_ENV:-}" ] || [ -n "${CONDA_PREFIX:-}" ]; then
+# The active environment, if the project is installed there (a bare conda base is not meant), else the one of make.
+has_project() {
+    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec"])))' 2>/dev/null
+}
+if { [ -n "${VIRTUAL_ENV:-}" ] || [ -n "${CONDA_PREFIX:-}" ]; } && has_project python; then
     python=python
 elif [ -x "$root/.venv/bin/python" ]; then
     python=$root/.venv/bin/python
@@ -118,7 +123,7 @@ case $stage$gpu in
     processes=$("$python" -c 'import torch; print(torch.cuda.device_count())')
     if [ "$processes" -gt 1 ]; then
         exec "$python" -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no \
-            --dynamo_backend no --num_processes "$processes" -m "bins.$program" "$@"
+            --dynamo_backend no --num_processes "$processes" --main_process_port 0 -m "bins.$program" "$@"
     fi
     ;;
 esac

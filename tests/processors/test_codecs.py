@@ -1,0 +1,310 @@
+"""Codecs: padding and company change nothing, lengths, files, errors, and stand-in weights that are worth a test."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+import torchaudio
+
+from config.schema import MelRVQSettings, PreprocessSettings
+from processors.codecs import build_codec
+from processors.codecs.base import Codec
+from processors.codecs.encodec import Encodec
+from processors.codecs.mel_rvq import MelRVQ
+from tests.conftest import ROOT, SHARED, Defaults
+from tests.standin_encodec import make_standin
+from utils.config import load_settings
+from utils.errors import UserError
+
+RATE = 24000
+SPEECH = SHARED / "speech" / "Kathleen" / "wavs"
+
+
+def tiny_mel_rvq(**changes: Any) -> MelRVQSettings:
+    settings = {
+        "frame_rate_hz": 50.0,
+        "num_mels": 80,
+        "fit_frames": 1000,
+        "fit_iterations": 3,
+        "griffin_lim_iterations": 16,
+    }
+    return MelRVQSettings(**{**settings, **changes})
+
+
+def settings_with(**changes: Any) -> PreprocessSettings:
+    defaults = load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT).preprocess.model_dump()
+    return PreprocessSettings(**{**defaults, "mel_rvq": tiny_mel_rvq().model_dump(), **changes})
+
+
+def made_up_speech(num_samples: int, seed: int) -> torch.Tensor:
+    """(N,) syllables of harmonics with gliding pitch, between bursts of coloured noise and silences."""
+    generator = torch.Generator().manual_seed(seed)
+    parts: list[torch.Tensor] = []
+    while sum(len(part) for part in parts) < num_samples:
+        length = int(torch.randint(1500, 5000, (1,), generator=generator))
+        draw = torch.rand(14, generator=generator)
+        pitch_hz = 90 + 120 * draw[0] + 60 * (draw[1] - 0.5) * torch.linspace(0, 1, length)
+        phase = 2 * math.pi * pitch_hz.cumsum(0) / RATE
+        voiced = sum(draw[2 + k] ** 2 * torch.sin((k + 1 + k * k // 3) * phase) for k in range(10))
+        noise = torch.randn(length, generator=generator)
+        noise[1:] += (2 * draw[12] - 1) * noise[:-1]
+        mix = voiced * (draw[13] > 0.3) + noise * (0.05 if draw[13] > 0.3 else float(draw[13] > 0.1))
+        parts.append(0.1 * mix * torch.hann_window(length))
+    return torch.cat(parts)[:num_samples]
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[torch.Tensor]:
+    """Eight waveforms of 2 to 4 s at 24 kHz: real ones where they are at hand."""
+    if not SPEECH.is_dir():
+        return [made_up_speech(50000 + 5001 * seed, seed) for seed in range(8)]
+    waveforms = []
+    for path in sorted(SPEECH.glob("*.flac"))[:8]:
+        audio, rate_hz = soundfile.read(path, dtype="float32")
+        waveforms.append(torchaudio.functional.resample(torch.from_numpy(audio), rate_hz, RATE))
+    return waveforms
+
+
+@pytest.fixture(scope="module")
+def standin(speech: list[torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("standin")
+    paths = [folder / f"{i}.wav" for i in range(4)]
+    for path, waveform in zip(paths, speech, strict=False):
+        soundfile.write(path, waveform.numpy(), RATE)
+    make_standin(paths, folder / "encodec.th")
+    return folder / "encodec.th"
+
+
+@pytest.fixture(scope="module")
+def mel_rvq(speech: list[torch.Tensor]) -> MelRVQ:
+    return MelRVQ.fit(speech[:6], tiny_mel_rvq(), RATE)
+
+
+@pytest.fixture(scope="module", params=["Encodec", "MelRVQ", "stacked MelRVQ"])
+def codec(request: pytest.FixtureRequest, speech: list[torch.Tensor]) -> Codec:
+    if request.param == "Encodec":
+        return Encodec.load(request.getfixturevalue("standin"))
+    if request.param == "MelRVQ":
+        return request.getfixturevalue("mel_rvq")
+    return MelRVQ.fit(speech[:6], tiny_mel_rvq(frame_rate_hz=25.0), RATE)
+
+
+def batch_of(rows: Sequence[torch.Tensor], filler: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows under each other, with `filler` after their ends: what stands there must not matter."""
+    audio = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=filler)
+    return audio, torch.tensor([len(row) for row in rows])
+
+
+def test_padding_and_company_change_no_code(codec: Codec, speech: list[torch.Tensor]) -> None:
+    hop = codec.hop_samples
+    ends = (len(speech[0]), 40 * hop, 25 * hop + 1, 7 * hop, 7 * hop - 1, 6 * hop + 1, 6 * hop, 3 * hop - 7, hop, 5)
+    rows = [speech[i % 3][6000 : 6000 + end] for i, end in enumerate(ends)]
+    codes, lens = codec.encode(*batch_of(rows))
+    assert codes.shape == (len(rows), int(lens.max()), codec.num_codebooks)
+    assert codes.dtype == torch.int64
+    assert codes.min() >= 0 and codes.max() < codec.codebook_size
+    assert lens.tolist() == [math.ceil(len(row) / hop) for row in rows]
+    for row, coded, length in zip(rows, codes, lens.tolist(), strict=True):
+        alone, alone_lens = codec.encode(*batch_of([row]))
+        assert alone_lens.tolist() == [length]
+        assert torch.equal(coded[:length], alone[0])
+        assert not coded[length:].any()
+
+
+@pytest.mark.parametrize("num_quantizers", [1, 8])
+def test_a_batch_is_decoded_as_each_row_alone(codec: Codec, speech: list[torch.Tensor], num_quantizers: int) -> None:
+    hop = codec.hop_samples
+    rows = [speech[0][6000 : 6000 + frames * hop] for frames in (20, 40, 7, 6, 1)]
+    codes, lens = codec.encode(*batch_of(rows))
+    codes = codes[:, :, :num_quantizers]
+    for row, length in enumerate(lens.tolist()):
+        codes[row, length:] = codec.codebook_size
+    audio, audio_lens = codec.decode(codes, lens)
+    assert audio_lens.tolist() == [len(row) for row in rows]
+    assert audio.shape == (len(rows), int(audio_lens.max()))
+    assert audio[0].abs().max() > 1e-3
+    for row, length in enumerate(lens.tolist()):
+        alone, alone_lens = codec.decode(codes[row : row + 1, :length], lens[row : row + 1])
+        assert alone.shape == (1, int(alone_lens)) == (1, length * hop)
+        torch.testing.assert_close(audio[row, : length * hop], alone[0], atol=1e-5, rtol=0)
+        assert not audio[row, length * hop :].any()
+
+
+def test_rows_without_audio_have_no_frames(codec: Codec, speech: list[torch.Tensor]) -> None:
+    audio, lens = batch_of([speech[0][:9000], speech[0][:0]])
+    codes, codes_lens = codec.encode(audio, lens)
+    assert codes_lens.tolist() == [math.ceil(9000 / codec.hop_samples), 0]
+    assert codec.decode(codes, codes_lens)[1].tolist() == [int(codes_lens[0]) * codec.hop_samples, 0]
+
+
+def test_lengths_and_codebooks_that_cannot_be_are_refused(codec: Codec) -> None:
+    with pytest.raises(ValueError, match="audio_lens"):
+        codec.encode(torch.zeros(1, 100), torch.tensor([101]))
+    with pytest.raises(ValueError, match="codes_lens"):
+        codec.decode(torch.zeros(1, 9, 8, dtype=torch.long), torch.tensor([10]))
+    with pytest.raises(ValueError, match="codebooks"):
+        codec.decode(torch.zeros(1, 9, 9, dtype=torch.long), torch.tensor([9]))
+
+
+def test_encodec_gives_the_packages_own_codes(standin: Path, speech: list[torch.Tensor]) -> None:
+    codec = Encodec.load(standin)
+    assert (codec.sample_rate_hz, codec.num_codebooks, codec.codebook_size) == (24000, 8, 1024)
+    assert codec.frame_rate_hz == codec.model.frame_rate
+    codec.model.set_target_bandwidth(6.0)
+    whole = speech[0][: 60 * codec.hop_samples]
+    for waveform, frames_compared in ((whole, 60), (whole[:-100], 59)):
+        codes, _ = codec.encode(*batch_of([waveform]))
+        with torch.no_grad():
+            bare = codec.model.encode(waveform[None, None])[0][0].transpose(1, 2)
+        assert codes.shape == bare.shape
+        assert torch.equal(codes[:, :frames_compared], bare[:, :frames_compared])
+
+
+def test_the_standin_uses_its_codebooks(standin: Path, speech: list[torch.Tensor]) -> None:
+    """On speech that it was not calibrated on."""
+    codes, lens = Encodec.load(standin).encode(*batch_of(speech[4:]))
+    for q in range(codes.shape[2]):
+        distinct = set().union(*(row[:length, q].tolist() for row, length in zip(codes, lens.tolist(), strict=True)))
+        assert len(distinct) >= 20
+
+
+def test_mel_rvq_keeps_sound_and_level(mel_rvq: MelRVQ, speech: list[torch.Tensor]) -> None:
+    codes, lens = mel_rvq.encode(*batch_of(speech[:3]))
+    distance = []
+    for num_quantizers in (1, 8):
+        audio, _ = mel_rvq.decode(codes[:, :, :num_quantizers], lens)
+        errors = []
+        for waveform, decoded in zip(speech, audio, strict=False):
+            num_samples = len(waveform) // mel_rvq.hop_samples * mel_rvq.hop_samples
+            original, heard = (mel_rvq.analysis.log_mel(x[:num_samples]) for x in (waveform, decoded))
+            errors.append((original - heard).square().mean().sqrt().item())
+            level_db = 10 * torch.log10(decoded[:num_samples].square().mean() / waveform.square().mean())
+            assert abs(level_db) < (1.5 if num_quantizers == 8 else 6)
+        assert audio.abs().max() <= 1
+        distance.append(max(errors))
+    assert distance[1] < 0.7 * distance[0]
+    assert distance[1] < 0.7
+
+
+def test_loud_codes_do_not_clip(mel_rvq: MelRVQ) -> None:
+    loud = MelRVQ(mel_rvq.codebooks + 1, mel_rvq.gains, mel_rvq.settings, RATE)
+    audio, _ = loud.decode(torch.zeros(1, 10, 8, dtype=torch.long), torch.tensor([10]))
+    assert 0.5 < audio.abs().max() <= 1
+
+
+@pytest.mark.parametrize("num_frames", [1, 3, 30])
+def test_mel_rvq_fits_few_frames(speech: list[torch.Tensor], num_frames: int) -> None:
+    codec = MelRVQ.fit([speech[0][6000 : 6000 + 480 * num_frames]], tiny_mel_rvq(), RATE)
+    codes, lens = codec.encode(*batch_of([speech[0][6000:12000]]))
+    audio, _ = codec.decode(codes, lens)
+    assert audio.isfinite().all()
+
+
+def test_mel_rvq_fit_samples_all_of_the_corpus(speech: list[torch.Tensor]) -> None:
+    """With 100 frames of many the codebooks still know the last waveform, and a second fit gives the same."""
+    quiet = [0.001 * waveform for waveform in speech[:4]]
+    settings = tiny_mel_rvq(fit_frames=100)
+    codec, again = (MelRVQ.fit([*quiet, speech[4]], settings, RATE) for _ in range(2))
+    without = MelRVQ.fit(quiet, settings, RATE)
+    assert codec.fingerprint() == again.fingerprint() != without.fingerprint()
+
+    waveform = speech[4][: 80 * codec.hop_samples]
+
+    def error(codec: MelRVQ) -> float:
+        codes, _ = codec.encode(*batch_of([waveform]))
+        coded = codec.codebooks[torch.arange(8), codes[0]].sum(1)
+        return (codec.analysis.log_mel(waveform) - coded).square().mean().item()
+
+    assert error(codec) < 0.5 * error(without)
+
+
+@pytest.mark.parametrize(("rate_hz", "hop", "stack"), [(75.0, 320, 1), (50.0, 480, 1), (25.0, 960, 2), (10.0, 2400, 5)])
+def test_a_mel_frame_is_at_most_20_ms(rate_hz: float, hop: int, stack: int) -> None:
+    codebooks = torch.zeros(8, 1024, stack * 80)
+    codec = MelRVQ(codebooks, torch.ones(8), tiny_mel_rvq(frame_rate_hz=rate_hz), RATE)
+    assert (codec.hop_samples, codec.stack, codec.frame_rate_hz) == (hop, stack, rate_hz)
+
+
+def test_mel_rvq_travels_in_a_file(mel_rvq: MelRVQ, speech: list[torch.Tensor], tmp_path: Path) -> None:
+    mel_rvq.save(tmp_path / "codec.safetensors")
+    loaded = MelRVQ.load(tmp_path / "codec.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["codec.safetensors"]
+    codes, lens = mel_rvq.encode(*batch_of(speech[:2]))
+    assert torch.equal(codes, loaded.encode(*batch_of(speech[:2]))[0])
+    assert torch.equal(mel_rvq.decode(codes, lens)[0], loaded.decode(codes, lens)[0])
+    assert loaded.fingerprint() == mel_rvq.fingerprint()
+    assert loaded.settings == mel_rvq.settings
+
+
+def test_fingerprints_follow_what_determines_the_codes(mel_rvq: MelRVQ, standin: Path) -> None:
+    changed = mel_rvq.codebooks.clone()
+    changed[7, 0, 0] += 1
+    other = MelRVQ(changed, mel_rvq.gains, mel_rvq.settings, RATE)
+    slower = MelRVQ(mel_rvq.codebooks, mel_rvq.gains, tiny_mel_rvq(griffin_lim_iterations=99), RATE)
+    assert other.fingerprint() != mel_rvq.fingerprint() == slower.fingerprint()
+
+    codec = Encodec.load(standin)
+    before = codec.fingerprint()
+    assert before == Encodec.load(standin).fingerprint()
+    codec.model.quantizer.vq.layers[8].codebook[0, 0] += 1
+    assert codec.fingerprint() == before
+    codec.model.quantizer.vq.layers[7].codebook[0, 0] += 1
+    assert codec.fingerprint() != before
+
+
+def test_build_codec_follows_the_settings(mel_rvq: MelRVQ, standin: Path, tmp_path: Path) -> None:
+    fitted = tmp_path / "codec.safetensors"
+    mel_rvq.save(fitted)
+    cpu = torch.device("cpu")
+    settings = settings_with(
+        acoustic_token_extractor="MelRVQ", mel_rvq=tiny_mel_rvq(griffin_lim_iterations=1).model_dump()
+    )
+    coarse = build_codec(settings, fitted, ROOT, cpu)
+    assert isinstance(coarse, MelRVQ)
+    assert coarse.fingerprint() == mel_rvq.fingerprint()
+    one_frame = torch.full((1, 20, 8), 3), torch.tensor([20])
+    assert not torch.equal(coarse.decode(*one_frame)[0], mel_rvq.decode(*one_frame)[0])
+    assert isinstance(build_codec(settings_with(codec_checkpoint=str(standin)), None, ROOT, cpu), Encodec)
+
+
+def test_wrong_settings_are_one_clear_line(mel_rvq: MelRVQ, standin: Path, tmp_path: Path) -> None:
+    fitted, cpu = tmp_path / "codec.safetensors", torch.device("cpu")
+    mel_rvq.save(fitted)
+    (tmp_path / "broken").write_bytes(b"no weights")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.th")
+    own = {"acoustic_token_extractor": "MelRVQ"}
+    cases = [
+        (settings_with(**own), None, "acoustic_token_extractor.*run stage 1"),
+        (settings_with(**own), tmp_path / "absent", "absent.*run stage 1"),
+        (settings_with(**own), tmp_path / "broken", "broken.*run stage 1"),
+        (settings_with(**own, sample_rate=16000), fitted, "preprocess.sample_rate.*24000"),
+        (settings_with(**own, mel_rvq=tiny_mel_rvq(num_mels=90).model_dump()), fitted, "preprocess.mel_rvq.num_mels"),
+        (settings_with(**own, mel_rvq=tiny_mel_rvq(frame_rate_hz=25.0).model_dump()), fitted, "mel_rvq.frame_rate_hz"),
+        (settings_with(codec_checkpoint=str(standin), sample_rate=16000), None, "preprocess.sample_rate.*24000"),
+        (settings_with(codec_checkpoint=str(tmp_path / "absent")), None, "preprocess.codec_checkpoint.*absent"),
+        (settings_with(codec_checkpoint=str(tmp_path / "broken")), None, "preprocess.codec_checkpoint.*broken"),
+        (settings_with(codec_checkpoint=str(tmp_path / "other.th")), None, "preprocess.codec_checkpoint.*other"),
+    ]
+    for settings, path, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
+            build_codec(settings, path, ROOT, cpu)
+        assert "\n" not in str(caught.value)
+
+
+def test_wrong_fits_are_one_clear_line() -> None:
+    with pytest.raises(UserError, match=r"preprocess.mel_rvq.frame_rate_hz: 70 "):
+        MelRVQ.fit([torch.zeros(24000)], tiny_mel_rvq(frame_rate_hz=70.0), RATE)
+    with pytest.raises(UserError, match="no audio"):
+        MelRVQ.fit([torch.zeros(0)], tiny_mel_rvq(), RATE)
+
+
+def test_a_failed_download_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The weights come from an address where nothing is."""
+    monkeypatch.setattr("encodec.model.ROOT_URL", tmp_path.as_uri() + "/")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"preprocess\.codec_checkpoint"):
+        Encodec.load(None)
