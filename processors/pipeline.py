@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from config.schema import Dataset, PreprocessSettings
 from processors.codecs.base import Codec
@@ -22,7 +21,7 @@ from processors.symbols import SymbolTable
 from utils.config import resolve_path
 from utils.errors import UserError
 from utils.files import written_aside
-from utils.log import log
+from utils.log import log, progress_bar
 
 _CHUNK = 32
 
@@ -100,7 +99,7 @@ class Preparation:
         reader = Chunks(chunks, self.settings, table)
         loader = iter(DataLoader(reader, batch_size=None, num_workers=self.settings.num_workers))
         total = sum(len(shard.rows) for shard in shards)
-        with tqdm(total=total, desc=f"{self.name}: features", unit="utterance", disable=not total) as bar:
+        with progress_bar(total=total, desc=f"{self.name}: features", unit="utterance", disable=not total) as bar:
             for shard in shards:
                 loaded: list[Loaded] = []
                 while len(loaded) < len(shard.rows):

@@ -68,7 +68,15 @@ def made_up_utterances(num: int, num_quantizers: int = 4, num_codes: int = 20, s
     ]
 
 
+def defaults() -> Defaults:
+    return load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT)
+
+
+def tiny_infer(**changes) -> InferSettings:
+    return InferSettings(**{**defaults().infer.model_dump(), **changes})
+
+
 def tiny_train(**changes) -> TrainSettings:
-    settings = load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT).train.model_dump()
+    settings = defaults().train.model_dump()
     settings |= {"dataloader": {"num_worker": 0}, "precision": "fp32", "max_tokens": 200, "tracker": []}
     return TrainSettings(**{**settings, **changes})

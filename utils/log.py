@@ -1,4 +1,4 @@
-"""Plain log lines that do not break a progress bar."""
+"""Plain log lines, and progress bars that they do not break."""
 
 import logging
 import sys
@@ -6,6 +6,22 @@ import sys
 from tqdm import tqdm
 
 log = logging.getLogger("vallet")
+
+
+def progress_bar(
+    *, total: float | None, desc: str, unit: str, initial: float = 0, disable: bool = False, unit_scale: bool = False
+) -> tqdm:
+    """A bar with a rate and an ETA; where no one watches, in a log file, it says something every ten seconds only."""
+    return tqdm(
+        total=total,
+        desc=desc,
+        unit=unit,
+        initial=initial,
+        disable=disable,
+        unit_scale=unit_scale,
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 10.0,
+    )
 
 
 class _AboveBars(logging.Handler):

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from models.valle.synthesizer import Request, Speech, Synthesizer
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
 from utils.files import written_aside
-from utils.log import log
+from utils.log import log, progress_bar
 
 RESULTS = "results.jsonl"
 _FIELDS = "text|text_prompt|audio_prompt"
@@ -89,7 +87,7 @@ def run_jobs(
     rows: list[dict[str, Any]] = []
     size = synthesizer.settings.max_batch_size
     started = time.perf_counter()
-    with tqdm(total=len(jobs), desc="speaking", unit="text") as bar:
+    with progress_bar(total=len(jobs), desc="speaking", unit="text") as bar:
         for first in range(0, len(jobs), size):
             group = jobs[first : first + size]
             rows += _run_group(synthesizer, group, output_dir, continual, copysyn)

@@ -81,7 +81,7 @@ class Synthesizer:
         for first in range(0, len(requests), self.settings.max_batch_size):
             started = time.perf_counter()
             group = requests[first : first + self.settings.max_batch_size]
-            prompted = self._prompted(group, continual)
+            prompted = self.tokens(group, continual)
             spoken = self.generate(prompted)
             whole = [
                 torch.cat([item.codes.cpu(), new.codes]) if continual else new.codes
@@ -173,8 +173,8 @@ class Synthesizer:
         lens = torch.tensor([len(row) for row in rows], device=self.device)
         return pad(rows).to(self.device), lens
 
-    def _prompted(self, requests: Sequence[Request], continual: bool) -> list[Prompted]:
-        """Texts and prompts as tokens."""
+    def tokens(self, requests: Sequence[Request], continual: bool) -> list[Prompted]:
+        """Requests in tokens. Raises UserError for a text or a prompt's text with nothing that can be spoken."""
         prompt_texts = [request.prompt_text.strip() for request in requests]
         prompt_phones = self.tokenizer.phones(prompt_texts)
         joint_phones = prompt_phones

@@ -22,7 +22,7 @@ from models.valle.schedule import learning_rate
 from models.valle.valle import VALLE, Score
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
-from utils.log import log
+from utils.log import log, progress_bar
 
 
 @dataclass
@@ -252,12 +252,11 @@ class Trainer:
         """Counts steps where they are what ends training, else utterances."""
         settings, progress = self.settings, self.progress
         by_step = settings.max_steps is not None
-        return tqdm(
+        return progress_bar(
             desc="training",
             total=settings.max_steps if by_step else settings.max_epoch * self.num_utterances,
             initial=progress.step if by_step else progress.epoch * self.num_utterances,
             unit="step" if by_step else "utterance",
-            dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
         )
 

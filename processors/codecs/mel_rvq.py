@@ -15,12 +15,12 @@ import torch.nn.functional as F
 import torchaudio
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from config.schema import MelRVQSettings
 from processors.codecs.base import Codec, fill_whole_hops
 from utils.errors import UserError
 from utils.files import written_aside
+from utils.log import progress_bar
 
 NUM_CODEBOOKS = 8
 CODEBOOK_SIZE = 1024
@@ -32,7 +32,7 @@ MIN_MEL = 1e-5
 MOMENTUM = 0.99
 INVERSION_UPDATES = 10
 # A codebook with nearly as many entries as frames would leave no residual for the next.
-MIN_FRAMES_PER_CODE = 4
+MIN_FRAMES_PER_CODE = 16
 # First centroids are frames drawn this near to their mean; at their full distance, most would keep one outlier each.
 FIRST_SPREAD = 0.25
 CHUNK_FRAMES = 1024
@@ -270,12 +270,14 @@ def _residual_kmeans(frames: torch.Tensor, iterations: int) -> tuple[torch.Tenso
     num_clusters = min(CODEBOOK_SIZE, math.ceil(len(frames) / MIN_FRAMES_PER_CODE))
     codebooks, gains, residual = [], [], frames
     energy = (2 * frames).exp().mean()
-    for _ in tqdm(range(NUM_CODEBOOKS), desc="fitting MelRVQ", unit="codebook"):
-        centroids = _kmeans(residual, num_clusters, iterations, generator)
-        residual = residual - centroids[_nearest(residual, centroids)]
-        codebooks.append(centroids[torch.arange(CODEBOOK_SIZE) % num_clusters])
-        # Averages of logarithms lie below the logarithm of the average: the coarser, the quieter.
-        gains.append((energy / (2 * (frames - residual)).exp().mean()).sqrt())
+    with progress_bar(total=NUM_CODEBOOKS, desc="fitting MelRVQ", unit="codebook") as bar:
+        for _ in range(NUM_CODEBOOKS):
+            centroids = _kmeans(residual, num_clusters, iterations, generator)
+            residual = residual - centroids[_nearest(residual, centroids)]
+            codebooks.append(centroids[torch.arange(CODEBOOK_SIZE) % num_clusters])
+            # Averages of logarithms lie below the logarithm of the average: the coarser, the quieter.
+            gains.append((energy / (2 * (frames - residual)).exp().mean()).sqrt())
+            bar.update()
     return torch.stack(codebooks), torch.stack(gains)
 
 

@@ -123,8 +123,9 @@ case $stage$gpu in
     processes=$("$python" -c 'import torch; print(torch.cuda.device_count())')
     if [ "$processes" -gt 1 ]; then
         exec "$python" -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no \
-            --dynamo_backend no --num_processes "$processes" --main_process_port 0 -m "bins.$program" "$@"
+            --dynamo_backend no --num_processes "$processes" --main_process_port 0 "$root/bins/$program.py" "$@"
     fi
     ;;
 esac
-exec "$python" -m "bins.$program" "$@"
+# As a file, not with -m: that would take folders named as ours are from the caller's folder.
+exec "$python" "$root/bins/$program.py" "$@"

@@ -1,0 +1,92 @@
+"""Two real utterances, learned by heart: whatever is wrong between data and speech shows here."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from config.schema import MelRVQSettings
+from models.valle.batch import Collator
+from models.valle.data import TrainData, join
+from models.valle.synthesizer import Request, Synthesizer
+from models.valle.trainer import Trainer
+from models.valle.valle import VALLE
+from processors.codecs.mel_rvq import MelRVQ
+from processors.manifest import Utterance, list_shards, write_shard
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer, build_phonemizer
+from tests.conftest import SHARED, tiny_infer, tiny_model, tiny_train
+from utils.audio import read_audio
+
+CORPUS = SHARED / "speech" / "LJSpeech-1.1"
+PROMPT_SECONDS = 1.0
+pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the real speech is not at hand")
+
+
+def short_clips(num: int) -> list[tuple[str, Path]]:
+    """The shortest clips' texts and paths."""
+    rows = [line.split("|") for line in (CORPUS / "metadata.csv").read_text(encoding="utf-8").splitlines()]
+    clips = [(row[-1], CORPUS / "wavs" / f"{row[0]}.wav") for row in rows]
+    return sorted(clips, key=lambda clip: clip[1].stat().st_size)[:num]
+
+
+def test_each_text_gives_its_own_utterance(tmp_path) -> None:
+    clips = short_clips(3)
+    audio = [read_audio(path, 24000) for _, path in clips]
+    settings = MelRVQSettings(
+        frame_rate_hz=25, num_mels=80, fit_frames=2000, fit_iterations=3, griffin_lim_iterations=2
+    )
+    codec = MelRVQ.fit(audio, settings, 24000)
+    phonemizer = build_phonemizer("espeak", "en-us")
+    prompt_audio = audio[0][: int(PROMPT_SECONDS * 24000)]
+
+    def utterance(index: int, waveform: torch.Tensor) -> Utterance:
+        codes, _ = codec.encode(waveform[None], torch.tensor([len(waveform)]))
+        [phones] = phonemizer.phonemize([clips[index][0]])
+        return Utterance(str(index), clips[index][0], tuple(phones), "speaker", codes[0].numpy().astype("int16"))
+
+    prompt, first, second = (utterance(i, wave) for i, wave in enumerate([prompt_audio, *audio[1:]]))
+    table = SymbolTable.from_phones({phone for u in (prompt, first, second) for phone in (*u.phones, "_")})
+    tokenizer = TextTokenizer(phonemizer, table, add_blank=False)
+    write_shard(tmp_path, 0, [join(prompt, first), join(prompt, second)], codec.frame_rate_hz)
+
+    torch.manual_seed(0)
+    architecture = tiny_model(
+        decoder_dim=128, nhead=4, num_decoder_layers=3, num_quantizers=8, audio_token_num=1024, text_token_num=128
+    )
+    model = VALLE(architecture, train_stage=0)
+    shards = list_shards(tmp_path)
+    trainer = Trainer(
+        settings=tiny_train(
+            max_tokens=2000,
+            max_steps=700,
+            max_epoch=10**6,
+            base_lr=1e-3,
+            warmup_steps=30,
+            total_training_steps=700,
+            save_checkpoint_stride=[10**6],
+            save_checkpoint_steps=None,
+        ),
+        model=model,
+        data=TrainData(
+            shards, shards, tokenizer, Collator(8, 1, 75, for_nar=True), tiny_train(max_tokens=2000, num_buckets=2)
+        ),
+        folder=tmp_path,
+        accelerator=Accelerator(cpu=True),
+        samples=None,
+        num_utterances=2,
+        train_stage=0,
+    )
+    trainer.train()
+
+    synthesizer = Synthesizer(model, codec, tokenizer, tiny_infer(top_k=1), 1, torch.device("cpu"))
+    requests = [Request(target.text, prompt.text, prompt_audio) for target in (first, second)]
+    spoken = synthesizer.generate(synthesizer.tokens(requests, continual=False))
+    for target, found in zip((first, second), spoken, strict=True):
+        wanted = torch.from_numpy(target.codes).long()
+        assert len(found.codes) == len(wanted) and found.ended == "eos"
+        right = (found.codes == wanted).float().mean(0)
+        assert right[0] >= 0.99
+        assert right[1:].min() >= 0.95
+    assert (first.codes[:10] != second.codes[:10]).mean() > 0.5

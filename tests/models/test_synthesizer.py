@@ -1,0 +1,110 @@
+"""From requests to speech: batches, prompts, text for the NAR, the floor and the cap."""
+
+import pytest
+import torch
+
+from models.valle.synthesizer import Request, Synthesizer
+from models.valle.valle import VALLE
+from processors.codecs.mel_rvq import MelRVQ
+from processors.symbols import SymbolTable
+from processors.text import GraphemePhonemizer, TextTokenizer
+from tests.conftest import defaults, tiny_infer, tiny_model
+from utils.errors import UserError
+
+RATE = 24000
+TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")
+
+
+@pytest.fixture(scope="module")
+def codec() -> MelRVQ:
+    settings = defaults().preprocess.mel_rvq.model_copy(
+        update={"frame_rate_hz": 25.0, "num_mels": 20, "fit_iterations": 1, "griffin_lim_iterations": 1}
+    )
+    generator = torch.Generator().manual_seed(0)
+    return MelRVQ.fit([torch.rand(4 * RATE, generator=generator) - 0.5], settings, RATE)
+
+
+def build(codec: MelRVQ, prefix_mode: int = 1, **infer) -> Synthesizer:
+    torch.manual_seed(0)
+    settings = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, prefix_mode=prefix_mode)
+    tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank=False)
+    infer = {"max_seconds_per_phone": 0.1, "top_k": 1} | infer
+    return Synthesizer(VALLE(settings), codec, tokenizer, tiny_infer(**infer), prefix_mode, torch.device("cpu"))
+
+
+@pytest.fixture
+def requests() -> list[Request]:
+    rows = [("go home.", "a dog", 0.7), ("one more thing to say", "so it was.", 1.3), ("hi!", "yes", 0.5)]
+    return [Request(text, prompt, 0.5 * torch.rand(int(seconds * RATE)) - 0.25) for text, prompt, seconds in rows]
+
+
+@pytest.mark.parametrize(("mode", "top_k"), [(0, 1), (1, 1), (2, 1), (1, 0)])
+def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: int) -> None:
+    synthesizer = build(codec, mode, top_k=top_k)
+    together = synthesizer.generate(synthesizer.tokens(requests, continual=False))
+    for request, spoken in zip(requests, together, strict=True):
+        [alone] = synthesizer.generate(synthesizer.tokens([request], continual=False))
+        assert torch.equal(spoken.codes, alone.codes) and spoken.ended == alone.ended
+    groups = build(codec, mode, top_k=top_k, max_batch_size=2).speak(requests)
+    whole = synthesizer.speak(requests)
+    assert all(torch.equal(a.audio, b.audio) for a, b in zip(groups, whole, strict=True))
+    assert all(speech.audio.abs().max() > 0 for speech in whole)
+
+
+def test_the_nar_of_modes_2_and_4_is_not_shown_the_prompts_text(codec, requests) -> None:
+    for mode in (1, 2, 4):
+        synthesizer = build(codec, mode)
+        [prompted] = synthesizer.tokens(requests[:1], continual=False)
+        assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog", "_", *"go", "_", *"home."], False)
+        target = TABLE.encode(["_", *"go", "_", *"home."], False)
+        assert list(prompted.nar_ids) == (target if mode != 1 else list(prompted.ids))
+
+
+def test_floor_and_cap_are_seconds_per_phone_of_the_target(codec, requests) -> None:
+    synthesizer = build(codec, min_seconds_per_phone=0.4, max_seconds_per_phone=0.4)
+    [prompted] = synthesizer.tokens(requests[:1], continual=False)
+    [spoken] = synthesizer.generate([prompted])
+    assert prompted.num_target_phones == len("_go_home.")
+    assert len(spoken.codes) == 0.4 * 25 * len("_go_home.")
+    assert spoken.ended == "cap"
+
+
+def test_the_seed_decides(codec, requests) -> None:
+    def codes(seed: int) -> torch.Tensor:
+        synthesizer = build(codec, top_k=0, seed=seed, min_seconds_per_phone=0.1)
+        return synthesizer.generate(synthesizer.tokens(requests[:1], continual=False))[0].codes
+
+    assert torch.equal(codes(1), codes(1))
+    assert not torch.equal(codes(1)[:, 0], codes(2)[:, 0])
+
+
+def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
+    synthesizer = build(codec, continual_prompt_seconds=0.4)
+    [prompted] = synthesizer.tokens(requests[:1], continual=True)
+    assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(prompted.nar_ids)
+    assert len(prompted.codes) == 10
+    [speech] = synthesizer.speak(requests[:1], continual=True)
+    [spoken] = synthesizer.generate([prompted])
+    [whole] = synthesizer.decode([torch.cat([prompted.codes, spoken.codes])])
+    assert torch.equal(speech.audio, whole)
+
+
+def test_copy_goes_through_the_codec(codec, requests) -> None:
+    audio = requests[0].prompt_audio
+    copied = build(codec).copy(audio)
+    codes, lens = codec.encode(audio[None], torch.tensor([len(audio)]))
+    assert torch.equal(copied, codec.decode(codes, lens)[0][0, : len(audio)])
+
+
+def test_nothing_to_say_is_an_error(codec, requests) -> None:
+    synthesizer = build(codec, continual_prompt_seconds=1.0)
+    prompt = requests[0].prompt_audio
+    for request, continual in (
+        (Request("", "a dog", prompt), False),
+        (Request("?!", "a dog", prompt), False),
+        (Request("go", " ", prompt), False),
+        (Request("", "a dog", prompt), True),
+    ):
+        with pytest.raises(UserError):
+            synthesizer.check(request, continual)
+    synthesizer.check(Request("go", "a dog", prompt), False)

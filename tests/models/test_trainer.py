@@ -1,0 +1,167 @@
+"""The loop: schedules, accumulation, clipping, what padding weighs, and that validation repeats itself."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from models.valle.batch import Collator, Example
+from models.valle.data import TrainData
+from models.valle.schedule import learning_rate
+from models.valle.trainer import Tally, Trainer
+from models.valle.valle import VALLE
+from processors.manifest import list_shards, write_shard
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer
+from tests.conftest import made_up_utterances, tiny_model, tiny_train
+from utils.checkpoint import find_checkpoints
+
+TABLE = SymbolTable.from_phones("abcdefgh_")
+COLLATOR = Collator(num_quantizers=4, prefix_mode=1, max_prompt_frames=75, for_nar=True)
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    utterances = made_up_utterances(24)
+    write_shard(tmp_path / "shards", 0, utterances, frame_rate_hz=25)
+    shards = list_shards(tmp_path / "shards")
+
+    def make(stage: int = 1, name: str = "run", **changes) -> Trainer:
+        torch.manual_seed(0)
+        changes = {"max_steps": 4, "num_buckets": 3, "save_checkpoint_steps": None, "valid_interval": 1000} | changes
+        settings = tiny_train(**changes)
+        data = TrainData(shards, shards, TextTokenizer(None, TABLE, add_blank=False), COLLATOR, settings)
+        return Trainer(
+            settings=settings,
+            model=VALLE(tiny_model(), train_stage=stage),
+            data=data,
+            folder=tmp_path / name,
+            accelerator=Accelerator(cpu=True),
+            samples=None,
+            num_utterances=24,
+            train_stage=stage,
+        )
+
+    return make
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.raw_model.named_weights().items()}
+
+
+def distance(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    return max(float((value - others[name]).abs().max()) for name, value in some.items())
+
+
+def test_schedules_have_their_shapes() -> None:
+    def rates(name: str, steps, epoch: int = 0) -> list[float]:
+        settings = tiny_train(scheduler=name, base_lr=1.0, warmup_steps=100, total_training_steps=1000)
+        return [learning_rate(settings, step, epoch) for step in steps]
+
+    for name in ("cosine", "noam"):
+        assert rates(name, [0, 49, 99]) == pytest.approx([0.01, 0.5, 1.0])
+    assert rates("cosine", [549, 999, 5000]) == pytest.approx([0.5, 0.0, 0.0], abs=1e-3)
+    assert rates("noam", [399]) == pytest.approx([0.5])
+    assert rates("eden", [0])[0] == pytest.approx(0.505)
+    assert rates("eden", [5000])[0] == pytest.approx(2**-0.25)
+    assert rates("eden", [5000], epoch=4)[0] == pytest.approx(2**-0.5)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> None:
+    """Each target weighs the same, in whichever batch it comes."""
+    examples = [Example(u, tuple(TABLE.encode(u.phones, False))) for u in made_up_utterances(6)]
+    collator = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
+    results = []
+    for groups in ([examples], [examples[:1], examples[1:3], examples[3:]]):
+        trainer = make_trainer(stage)
+        # Adam's first step has the gradient's sign alone, and would make rounding look large.
+        trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0)
+        batches = [collator(group, None) for group in groups]
+        trainer._optimize(batches, 1.0, trainer._new_tally())
+        results.append(weights(trainer))
+    assert distance(results[0], results[1]) < 1e-5
+    assert distance(results[0], weights(make_trainer(stage))) > 1e-2
+
+
+def test_gradients_are_clipped_before_the_step(make_trainer) -> None:
+    """With plain gradient descent the step's length is the clipped norm times the rate."""
+    trainer = make_trainer(gradient_clip_norm=0.01)
+    trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0)
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    batch = next(trainer.data.batches(0))
+    norm = trainer._optimize([batch], 0.5, trainer._new_tally())
+    moved = [(p.detach() - old).square().sum() for p, old in zip(trainer.parameters, before, strict=True)]
+    assert norm > 0.1
+    assert math.sqrt(sum(moved)) == pytest.approx(0.005, rel=1e-2)
+
+
+def test_padding_weighs_nothing(make_trainer) -> None:
+    model = VALLE(tiny_model(), train_stage=0).eval()
+    examples = [Example(u, tuple(TABLE.encode(u.phones, False))) for u in made_up_utterances(5)]
+    collator = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
+    together = model(collator(examples, None))
+    alone = [model(collator([example], None)) for example in examples]
+    for name, score in together.items():
+        assert score.num_targets == sum(one[name].num_targets for one in alone)
+        assert float(score.loss_sum) == pytest.approx(sum(float(one[name].loss_sum) for one in alone), rel=1e-4)
+        assert int(score.num_top10) == sum(int(one[name].num_top10) for one in alone)
+
+
+def test_top10_counts_targets_among_the_ten_likeliest() -> None:
+    from models.valle.valle import score
+
+    logits = torch.arange(20.0).expand(1, 3, 20)
+    found = score(logits, torch.tensor([[19, 10, 9]]), 3)
+    assert int(found.num_top10) == 2
+    tally = Tally(["ar"], torch.device("cpu"))
+    tally.add({"ar": found})
+    means = tally.means(Accelerator(cpu=True))
+    assert means["ar/top10"] == pytest.approx(2 / 3)
+    assert means["loss"] == pytest.approx(float(found.loss_sum) / 3, rel=1e-6)
+
+
+def test_validation_draws_nothing_and_repeats(make_trainer) -> None:
+    trainer = make_trainer(0)
+    state = torch.get_rng_state()
+    first = trainer.validate()
+    assert torch.equal(state, torch.get_rng_state())
+    assert first == trainer.validate()
+    assert {"ar/loss", "ar/top10", "nar_1/top10", "nar_2/top10", "nar_3/top10"} <= set(first)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
+    """Mid-epoch, with joined examples, masked inputs and accumulation."""
+    changes = {
+        "max_epoch": 3,
+        "join_probability": 0.5,
+        "audio_token_dropout": 0.3,
+        "gradient_accumulation_step": 2,
+        "base_lr": 1e-2,
+        "warmup_steps": 2,
+    }
+    whole = make_trainer(stage, "whole", max_steps=9, **changes)
+    whole.train()
+    first = make_trainer(stage, "parts", max_steps=4, **changes)
+    first.train()
+    [saved] = find_checkpoints(first.folder / "checkpoint")
+    second = make_trainer(stage, "parts", max_steps=9, **changes)
+    second.resume(saved)
+    assert (second.progress.step, second.progress.batches_done) == (4, first.progress.batches_done)
+    second.train()
+    assert second.progress == whole.progress
+    assert distance(weights(second), weights(whole)) == 0
+    if stage == 2:
+        untouched = {n: v for n, v in weights(whole).items() if n.startswith("ar_")}
+        assert distance(untouched, weights(make_trainer(stage))) == 0
+
+
+def test_an_epoch_ends_with_a_checkpoint_and_rotation_keeps_the_newest(make_trainer) -> None:
+    trainer = make_trainer(max_steps=None, max_epoch=4, keep_last=[2], save_checkpoint_steps=1, keep_last_steps=1)
+    trainer.train()
+    names = [path.path.name for path in find_checkpoints(trainer.folder / "checkpoint")]
+    assert [name[:10] for name in names if name.startswith(("epoch-0003", "epoch-0004"))][-1] == "epoch-0004"
+    assert 3 <= len(names) <= 4
+    assert not list((trainer.folder / "checkpoint").glob(".*"))

@@ -1,0 +1,114 @@
+"""Who may look into whom (DESIGN.md, section 1), and that a wrong flag is told before anything heavy is imported."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ALLOWED: dict[str, set[str]] = {
+    "utils": set(),
+    "modules": set(),
+    "config": set(),
+    "processors": {"utils", "config"},
+    "models": {"modules", "utils", "config", "processors.manifest", "processors.symbols"},
+    "bins": {"models", "modules", "processors", "utils", "config"},
+    "egs": {"processors", "utils"},
+}
+"""For each room, what it may import of the others."""
+ROOMS = {*ALLOWED, "tests"}
+CONFIG_NEEDS = {"pydantic", "typing"}
+BINS = ("preprocess", "train", "inference")
+HEAVY = ("torch", "torchaudio", "lhotse", "pydantic", "numpy", "accelerate", "phonemizer", "soundfile")
+
+
+def files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """The dotted name of everything that a module of `package` imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def forbidden(source: str, package: str) -> list[str]:
+    """What a module of `package` imports and must not."""
+    room = package.split(".")[0]
+    wrong = []
+    for name in imported(source, package):
+        target = name.split(".")[0]
+        if room == "config":
+            is_allowed = target in {room, *CONFIG_NEEDS}
+        elif target == room or target not in ROOMS:
+            is_allowed = True
+        else:
+            is_allowed = any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[room])
+        if not is_allowed:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms_look_one_way(room: str) -> None:
+    assert files(room)
+    wrong = {
+        str(path.relative_to(ROOT)): names
+        for path in files(room)
+        if (names := forbidden(path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).parent.parts)))
+    }
+    assert wrong == {}
+
+
+def test_every_package_is_a_room() -> None:
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"egs"} == ROOMS
+
+
+@pytest.mark.parametrize(
+    ("package", "source", "wrong"),
+    [
+        ("utils", "import config.schema", ["config.schema"]),
+        ("utils", "import json, models.valle.ar as ar", ["models.valle.ar"]),
+        ("utils", "from utils.errors import UserError", []),
+        ("modules", "def f():\n    from utils import files", ["utils.files"]),
+        ("modules", "from torch import nn", []),
+        ("config", "from json import loads", ["json.loads"]),
+        ("config", "from pydantic import Field", []),
+        ("processors.codecs", "from ..models import valle", []),
+        ("processors.codecs", "from ...models import valle", ["models.valle"]),
+        ("processors", "from bins.train import main", ["bins.train.main"]),
+        ("models.valle", "import processors", ["processors"]),
+        ("models.valle", "from processors import text", ["processors.text"]),
+        ("models.valle", "from processors import manifest", []),
+        ("models.valle", "from processors.manifest import Utterance", []),
+        ("models.valle", "from processors.manifests import Utterance", ["processors.manifests.Utterance"]),
+        ("models.valle", "class A:\n    def f(self):\n        import processors.codecs", ["processors.codecs"]),
+        ("bins", "from tests import conftest", ["tests.conftest"]),
+        ("egs.tts.VALLE", "import models", ["models"]),
+    ],
+)
+def test_the_check_finds_what_is_forbidden(package: str, source: str, wrong: list[str]) -> None:
+    assert forbidden(source, package) == wrong
+
+
+@pytest.mark.parametrize("flags", ["", "--no_such_flag", "--help"], ids=["import", "unknown flag", "help"])
+@pytest.mark.parametrize("name", BINS)
+def test_nothing_heavy_is_imported_before_the_flags_are_checked(name: str, flags: str) -> None:
+    lines = ["import sys", f"import bins.{name}"]
+    if flags:
+        status = 0 if flags == "--help" else 2
+        lines += ["try:", f"    bins.{name}.main([{flags!r}])", "except SystemExit as ended:"]
+        lines += [f"    assert (ended.code or 0) == {status}"]
+    lines += [f"print('heavy:', *[name for name in {HEAVY} if name in sys.modules])"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy:"

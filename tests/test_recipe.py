@@ -1,0 +1,260 @@
+"""Each command of the recipe, run for real through `run.sh` under dash and bash, and what it leaves.
+
+A fixture is a command; it runs once per shell, when the first test asks for it, on what those before it made.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.recipe import BROKEN_AUDIO, NO_TRANSCRIPT, NUM_ROWS, Recipe, listing, make_recipe, prompt, write_corpus
+
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module", params=["dash", "bash"])
+def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Recipe:
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return make_recipe(tmp_path_factory.mktemp(request.param), corpus, request.param)
+
+
+@pytest.fixture(scope="module")
+def features(recipe: Recipe) -> Done:
+    return recipe.run("--stage", "1", "--config", str(recipe.config), "--num_workers", "1")
+
+
+def train(recipe: Recipe, name: str, stage: int, *flags: str) -> Done:
+    own = ("--name", name, "--stage", "2", f"--config={recipe.config}", "--model_train_stage", str(stage))
+    return recipe.run(*flags, *own)
+
+
+@pytest.fixture(scope="module")
+def ar(recipe: Recipe, features: Done) -> Done:
+    return train(recipe, "ar", 1, "--set", "train.dataloader.num_worker=1")
+
+
+@pytest.fixture(scope="module")
+def nar(recipe: Recipe, ar: Done) -> Done:
+    return train(recipe, "nar", 2, "--ar_model_ckpt_dir", str(recipe.experiment("ar")))
+
+
+@pytest.fixture(scope="module")
+def resumed(recipe: Recipe, ar: Done) -> Done:
+    recipe.copied("ar", "resumed")
+    return train(recipe, "resumed", 1, "--resume", "true", "--set", "train.max_steps=6")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe: Recipe, features: Done) -> Done:
+    return train(recipe, "uninterrupted", 1, "--set=train.max_steps=6")
+
+
+@pytest.fixture(scope="module")
+def rewound(recipe: Recipe, ar: Done) -> Done:
+    older = recipe.copied("ar", "rewound") / "checkpoint" / recipe.checkpoints("ar")[0].name
+    return train(recipe, "rewound", 1, "--resume_from_ckpt_path", str(older))
+
+
+@pytest.fixture(scope="module")
+def finetuned(recipe: Recipe, ar: Done) -> Done:
+    flags = ("--resume_from_ckpt_path", str(recipe.experiment("ar")), "--resume_type", "finetune")
+    return train(recipe, "finetuned", 1, *flags, "--set", "train.max_steps=1", "--set", "train.base_lr=1e-12")
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / "model.safetensors")
+
+
+def training_state(checkpoint: Path) -> dict:
+    return torch.load(checkpoint / "training_state.pt", weights_only=True)
+
+
+def optimizer_steps(checkpoint: Path) -> set[int]:
+    return {int(state["step"]) for state in training_state(checkpoint)["optimizer"]["state"].values()}
+
+
+def assert_same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> None:
+    assert some.keys() == others.keys()
+    assert [name for name, value in some.items() if not value.equal(others[name])] == []
+
+
+def scalars(experiment: Path, name: str) -> dict[int, float]:
+    """A scalar of the experiment's log, by step."""
+    values: dict[int, float] = {}
+    for file in sorted((experiment / "log").glob("events.*")):
+        events = EventAccumulator(str(file)).Reload()
+        if name in events.Tags()["scalars"]:
+            values |= {event.step: event.value for event in events.Scalars(name)}
+    return values
+
+
+def test_features_add_up_and_name_what_is_left_out(recipe: Recipe, features: Done) -> None:
+    stats = json.loads((recipe.data / "stats.json").read_text())
+    split_sizes = {split: counts["utterances"] for split, counts in stats["splits"].items()}
+    assert split_sizes == {"train": 10, "valid": 4, "test": 8}
+    assert sum(split_sizes.values()) + stats["dropped"] == NUM_ROWS
+    failures = [json.loads(line) for line in (recipe.data / "failures.jsonl").read_text().splitlines()]
+    reasons = {failure["id"]: failure["reason"] for failure in failures}
+    assert reasons.keys() == {BROKEN_AUDIO, NO_TRANSCRIPT}
+    assert "cannot be read as audio" in reasons[BROKEN_AUDIO]
+    assert reasons[NO_TRANSCRIPT] == "no transcript"
+    assert stats["dropped_why"] == {"unreadable audio": 1, "no transcript": 1}
+    shards = {split: len(list((recipe.data / split).glob("cuts.*.jsonl.gz"))) for split in split_sizes}
+    assert shards == {"train": 3, "valid": 1, "test": 2}
+    symbols = (recipe.data / "symbols.dict").read_text().splitlines()
+    assert len(symbols) == stats["phones"] + len(("<pad>", "<bos>", "<eos>"))
+    assert "2 left out" in features.stderr
+
+
+def test_ar_training_leaves_an_experiment_that_is_complete(recipe: Recipe, ar: Done) -> None:
+    experiment = recipe.experiment("ar")
+    assert json.loads((experiment / "args.json").read_text())["train"]["base_lr"] == 1e-3
+    assert (experiment / "symbols.dict").read_bytes() == (recipe.data / "symbols.dict").read_bytes()
+    codec = "mel_rvq.safetensors"
+    assert (experiment / codec).read_bytes() == (recipe.data.parent / codec).read_bytes()
+    older, newer = recipe.checkpoints("ar")
+    loss = scalars(experiment, "train/loss")
+    assert older.name == f"epoch-0000_step-0000002_loss-{loss[2]:.6f}"
+    assert newer.name == f"epoch-0000_step-0000003_loss-{loss[3]:.6f}"
+    assert {name.split("_")[0] for name in weights(newer)} == {"ar"}
+    assert optimizer_steps(newer) == {3}
+    assert (weights(older)["ar_predict_layer.weight"] != weights(newer)["ar_predict_layer.weight"]).any()
+
+
+def test_ar_training_logs_numbers_speech_and_attention(recipe: Recipe, ar: Done) -> None:
+    experiment = recipe.experiment("ar")
+    for name in ("loss", "ar/loss", "ar/top10", "learning_rate", "gradient_norm", "tokens_per_second"):
+        values = scalars(experiment, f"train/{name}")
+        assert list(values) == [1, 2, 3], name
+        assert np.isfinite(list(values.values())).all(), name
+    assert scalars(experiment, "train/learning_rate")[1] == pytest.approx(0.5e-3)
+    assert list(scalars(experiment, "valid/loss")) == [3]
+    [file] = (experiment / "log").glob("events.*")
+    events = EventAccumulator(str(file)).Reload()
+    [speech] = events.Audio("sample/speech")
+    [picture] = events.Images("sample/attention")
+    assert (speech.step, speech.sample_rate, picture.step) == (3, 24000, 3)
+    assert speech.length_frames > 0
+    assert picture.width > 100
+
+
+def test_nar_training_carries_the_ar(recipe: Recipe, nar: Done) -> None:
+    newest_ar, newest = weights(recipe.checkpoints("ar")[-1]), weights(recipe.checkpoints("nar")[-1])
+    assert_same({name: value for name, value in newest.items() if name.startswith("ar_")}, newest_ar)
+    assert any(name.startswith("nar_decoder") for name in newest)
+    logged = [f"train/nar_{stage}/top10" for stage in range(1, 8)]
+    # A step trains one stage; those that were drawn were logged.
+    assert sum(len(scalars(recipe.experiment("nar"), name)) for name in logged) == 3
+    assert list(scalars(recipe.experiment("nar"), f"valid/nar_{7}/top10")) == [3]
+
+
+def test_resume_goes_on_as_if_there_had_been_no_break(recipe: Recipe, resumed: Done, uninterrupted: Done) -> None:
+    broken, whole = recipe.checkpoints("resumed"), recipe.checkpoints("uninterrupted")
+    # Step 3 is within the first epoch, step 6 within the second: the place in the data is restored as well.
+    assert broken[-1].name == whole[-1].name
+    assert broken[-1].name.startswith("epoch-0001_step-0000006")
+    assert_same(weights(broken[-1]), weights(whole[-1]))
+    states = [training_state(path) for path in (broken[-1], whole[-1])]
+    assert states[0]["progress"] == states[1]["progress"]
+    assert states[0]["progress"]["batches_done"] == 1
+    assert states[0]["ranks"][0]["cpu"].equal(states[1]["ranks"][0]["cpu"])
+    assert optimizer_steps(broken[-1]) == {6}
+    for name in ("train/loss", "train/gradient_norm", "valid/loss", "train/learning_rate"):
+        values = [scalars(recipe.experiment(experiment), name) for experiment in ("resumed", "uninterrupted")]
+        assert values[0] == values[1]
+        assert 6 in values[0]
+
+
+def test_a_named_checkpoint_wins_over_a_newer_one(recipe: Recipe, rewound: Done) -> None:
+    older, newer = recipe.checkpoints("ar")
+    assert f"resumed from {recipe.experiment('rewound') / 'checkpoint' / older.name}" in rewound.stderr
+    superseded = recipe.experiment("rewound") / "checkpoint" / "superseded"
+    assert [path.name for path in superseded.iterdir()] == [newer.name]
+    assert [path.name for path in recipe.checkpoints("rewound")] == [older.name, newer.name]
+    # The same step from the same state: it is the same again.
+    assert_same(weights(recipe.checkpoints("rewound")[-1]), weights(newer))
+
+
+def test_fine_tuning_takes_the_weights_and_nothing_else(recipe: Recipe, finetuned: Done) -> None:
+    [checkpoint] = recipe.checkpoints("finetuned")
+    assert checkpoint.name.startswith("epoch-0000_step-0000001")
+    assert optimizer_steps(checkpoint) == {1}
+    source, tuned = weights(recipe.checkpoints("ar")[-1]), weights(checkpoint)
+    assert source.keys() == tuned.keys()
+    # The learning rate was next to nothing, so these are the weights that it began with.
+    for name, value in source.items():
+        torch.testing.assert_close(tuned[name], value, rtol=0, atol=1e-9)
+    first_loss = scalars(recipe.experiment("finetuned"), "train/loss")[1]
+    assert first_loss != scalars(recipe.experiment("ar"), "train/loss")[1]
+    assert len(recipe.checkpoints("ar")) == 2
+
+
+def test_single_inference_speaks_into_its_folder_alone(recipe: Recipe, nar: Done, tmp_path: Path) -> None:
+    audio, text = prompt(recipe.corpus, "101")
+    shutil.copy(audio, tmp_path / "my prompt.wav")
+    shutil.copytree(recipe.experiment("nar"), tmp_path / "nar")
+    before = listing(tmp_path)
+    # A folder with names like ours in it, paths from there, flags in any order and a text that shells could break.
+    (tmp_path / "utils.py").write_text("raise RuntimeError('not the project')")
+    said = 'Fünf  "große" Vögel; it\'s $HOME, `ls` * \\n & more!'
+    recipe.run(
+        *("--infer_audio_prompt", "my prompt.wav", f"--infer_text={said}", "--copysyn", "--infer_mode=single"),
+        *("--stage", "3", "--infer_text_prompt", text, "--infer_expt_dir", "nar", "--infer_output_dir=my speech"),
+        cwd=tmp_path,
+    )
+    after = listing(tmp_path)
+    new = {"my speech/single/my prompt.wav", "my speech/single/my prompt_copysyn.wav", "my speech/results.jsonl"}
+    assert after.keys() - before.keys() == new | {"utils.py"}
+    assert {name: after[name] for name in before} == before
+    [row] = [json.loads(line) for line in (tmp_path / "my speech" / "results.jsonl").read_text().splitlines()]
+    speech, rate_hz = soundfile.read(tmp_path / "my speech" / row["audio"])
+    assert (row["text"], row["prompt_text"], row["prompt_audio"]) == (said, text, str(tmp_path / "my prompt.wav"))
+    assert (rate_hz, row["seconds"]) == (24000, round(len(speech) / 24000, 3))
+    assert row["ended"] in ("eos", "cap")
+    assert row["real_time_factor"] > 0
+    assert np.abs(speech).max() > 0
+    copy, _ = soundfile.read(tmp_path / "my speech" / "single" / "my prompt_copysyn.wav")
+    assert len(copy) == soundfile.info(audio).frames
+
+
+def test_batch_inference_speaks_every_line_that_can_be(recipe: Recipe, nar: Done, tmp_path: Path) -> None:
+    (first, first_text), (second, second_text) = (prompt(recipe.corpus, speaker) for speaker in ("101", "102"))
+    lines = [
+        "# text|text_prompt|audio_prompt",
+        f"Put it there.|{first_text}|{first}",
+        "",
+        f"{second_text}|{second}|Have you seen it?",
+        f"Nobody says this.|{first_text}|missing.wav",
+        f"A last one. | {second_text} | {second}",
+    ]
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    before = listing(recipe.experiment("nar"))
+    flags = ("--infer_mode", "batch", "--infer_expt_dir", str(recipe.experiment("nar")))
+    done = recipe.run(
+        *("-s", "3", *flags, "--test_list_file", "list.txt", "--infer_output_dir", "out"), cwd=tmp_path, status=1
+    )
+    assert listing(recipe.experiment("nar")) == before
+    names = [f"batch/2_{first.stem}", f"batch/4_{second.stem}", f"batch/6_{second.stem}"]
+    assert listing(tmp_path / "out").keys() == {f"{name}.wav" for name in names} | {"results.jsonl"}
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    spoken = {row["name"]: row["text"] for row in rows if "audio" in row}
+    assert spoken == dict(zip(names, ["Put it there.", "Have you seen it?", "A last one."], strict=True))
+    [failed] = [row for row in rows if "error" in row]
+    assert failed["name"] == "batch/5"
+    assert "missing.wav" in failed["error"]
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "missing.wav" in line] == [f"batch/5: {failed['error']}"]

@@ -1,0 +1,154 @@
+"""The programs in this process, on a corpus of noise that has no splits of its own, small enough to run many times."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+import json5
+import numpy as np
+import soundfile
+from accelerate.state import AcceleratorState
+
+import bins.inference
+import bins.preprocess
+import bins.train
+from config.schema import Section, Settings
+
+RATE_HZ = 24000
+WORDS = "early birds often find small green apples under tall trees near warm quiet rivers".split()
+
+
+class Program(Protocol):
+    """A module of `bins`."""
+
+    def main(self, arguments: Sequence[str] | None) -> int: ...
+
+
+def write_custom(folder: Path, num: int, seed: int = 0) -> Path:
+    """A custom corpus of three speakers, utterances of 0.8 to 1.6 s."""
+    rng = np.random.default_rng(seed)
+    (folder / "wavs").mkdir(parents=True)
+    lines = []
+    for index in range(num):
+        _write_noise(folder / "wavs" / f"u{index:02d}.wav", rng)
+        lines.append(f"u{index:02d}|s{index % 3}|{_text(rng)}\n")
+    (folder / "metadata.csv").write_text("".join(lines))
+    return folder
+
+
+def write_ljspeech(folder: Path, num: int, seed: int = 1) -> Path:
+    """The like in LJSpeech's layout."""
+    rng = np.random.default_rng(seed)
+    (folder / "wavs").mkdir(parents=True)
+    lines = []
+    for index in range(num):
+        _write_noise(folder / "wavs" / f"LJ001-{index:04d}.wav", rng)
+        text = _text(rng)
+        lines.append(f"LJ001-{index:04d}|{text}|{text}\n")
+    (folder / "metadata.csv").write_text("".join(lines))
+    return folder
+
+
+def _text(rng: np.random.Generator) -> str:
+    return " ".join(rng.choice(WORDS, 3)).capitalize() + "."
+
+
+def _write_noise(path: Path, rng: np.random.Generator) -> None:
+    """Syllable-like bursts of two sines and noise."""
+    pieces = []
+    for _ in range(int(rng.integers(8, 17))):
+        time = np.arange(RATE_HZ // 10) / RATE_HZ
+        first, second = rng.uniform(100, 400), rng.uniform(500, 4000)
+        burst = np.sin(2 * math.pi * first * time) + 0.5 * np.sin(2 * math.pi * second * time)
+        pieces.append(burst * rng.uniform(0.05, 0.4) + 0.01 * rng.standard_normal(len(time)))
+    soundfile.write(path, np.concatenate(pieces), RATE_HZ)
+
+
+def write_config(path: Path, corpus: Path, folder: Path) -> Path:
+    """An `exp_config.json` that writes into `folder`, everything in this process."""
+    config = {
+        "base_config": "config/valle.json",
+        "dataset": ["custom"],
+        "dataset_path": {"custom": str(corpus)},
+        "log_dir": str(folder / "ckpts"),
+        "preprocess": {
+            "processed_dir": str(folder / "data"),
+            "acoustic_token_extractor": "MelRVQ",
+            "mel_rvq": {
+                "frame_rate_hz": 25,
+                "num_mels": 20,
+                "fit_frames": 2000,
+                "fit_iterations": 2,
+                "griffin_lim_iterations": 4,
+            },
+            "valid_fraction": 0.2,
+            "test_fraction": 0.1,
+            "shard_size": 5,
+            "num_workers": 0,
+        },
+        "model": {"decoder_dim": 16, "nhead": 2, "num_decoder_layers": 1, "text_token_num": 64, "dropout": 0.1},
+        "train": {
+            "max_sentences": 3,
+            "num_buckets": 2,
+            "max_steps": 3,
+            "base_lr": 1e-2,
+            "warmup_steps": 2,
+            "total_training_steps": 100,
+            "precision": "fp32",
+            "log_interval": 1,
+            "tracker": [],
+            "dataloader": {"num_worker": 0},
+        },
+        "infer": {"max_seconds_per_phone": 0.04, "continual_prompt_seconds": 0.5},
+    }
+    path.write_text(json5.dumps(config, quote_keys=True))
+    return path
+
+
+def call(program: Program, *flags: str) -> int:
+    """A program in this process, without what the one before it left in accelerate."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return program.main(flags)
+
+
+def sets(changes: dict[str, Any]) -> list[str]:
+    """Changes of settings as flags."""
+    return [part for key, value in changes.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+def prepare(config: Path, changes: dict[str, Any]) -> None:
+    assert call(bins.preprocess, "--config", str(config), *sets(changes)) == 0
+
+
+def train(config: Path, name: str, stage: int, changes: dict[str, Any], *flags: str) -> None:
+    own = ("--config", str(config), "--name", name, "--model_train_stage", str(stage))
+    assert call(bins.train, *own, *flags, *sets(changes)) == 0
+
+
+def infer(experiment: Path, output: Path, changes: dict[str, Any], *flags: str) -> None:
+    own = ("--infer_expt_dir", str(experiment), "--infer_output_dir", str(output))
+    assert call(bins.inference, *own, *flags, *sets(changes)) == 0
+
+
+def keys(section: type[Section] = Settings, prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Every dotted key of the settings, and the class whose field it is; a section is no key itself."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from keys(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", section
+
+
+def has_a_choice(key: str) -> bool:
+    """False for a key that allows one value alone, such as model_type: nothing can depend on it."""
+    section: type[Section] = Settings
+    *parents, name = key.split(".")
+    for parent in parents:
+        kind = section.model_fields[parent].annotation
+        assert isinstance(kind, type) and issubclass(kind, Section)
+        section = kind
+    annotation = section.model_fields[name].annotation
+    return len(get_args(annotation)) != 1 or get_args(annotation)[0] not in ("VALLE",)
