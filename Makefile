@@ -19,12 +19,15 @@ demo: $(STAMP)
 	$(BIN)/python egs/tts/VALLE/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bins.bench
 
 clean:
 	rm -rf .venv *.egg-info

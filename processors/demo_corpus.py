@@ -20,9 +20,9 @@ from pathlib import Path
 import espeakng_loader
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.log import progress_bar
 
 SAMPLE_RATE_HZ = 24000
 _ESPEAK_RATE_HZ = 22050
@@ -213,10 +213,9 @@ def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
     num_rounds = {"train-clean-100": 3, "dev-clean": num_dev, "test-clean": num_test}
     planned = [split for split, num in num_rounds.items() for _ in range(num)]
     total_seconds = minutes * 60
-    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_fmt}]"
     with (
         _espeak() as espeak,
-        tqdm(total=total_seconds, desc="demo corpus, seconds of speech", unit="s", bar_format=bar_format) as bar,
+        progress_bar(total=total_seconds, desc="demo corpus", unit="s of speech", unit_scale=True) as bar,
     ):
         writer = _Writer(partial, espeak, seed)
         while planned or writer.total_seconds < total_seconds:

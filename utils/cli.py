@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 class Parser(argparse.ArgumentParser):
     """Flags by their full names; a mistake is one line."""
 
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description, allow_abbrev=False, prog="run.sh")
+    def __init__(self, description: str, prog: str = "run.sh") -> None:
+        super().__init__(description=description, allow_abbrev=False, prog=prog)
         self.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:

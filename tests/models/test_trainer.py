@@ -105,7 +105,7 @@ def test_padding_weighs_nothing(make_trainer) -> None:
     alone = [model(collator([example], None)) for example in examples]
     for name, score in together.items():
         assert score.num_targets == sum(one[name].num_targets for one in alone)
-        assert float(score.loss_sum) == pytest.approx(sum(float(one[name].loss_sum) for one in alone), rel=1e-4)
+        assert score.loss_sum.item() == pytest.approx(sum(one[name].loss_sum.item() for one in alone), rel=1e-4)
         assert int(score.num_top10) == sum(int(one[name].num_top10) for one in alone)
 
 
