@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.embedding import SinePosition, TokenEmbedding
+from modules.kv_cache import KVCache
 from modules.masks import padding_mask, prefix_lm_mask
 from modules.prenet import AudioPrenet, TextPrenet
 from modules.sampling import Sampler
@@ -158,18 +159,23 @@ class AR(nn.Module):
             is_done, hit_cap = is_done | at_cap, hit_cap | at_cap
             if bool(is_done.all()):
                 break
-            logits = self._next_logits(cache, codes.masked_fill(is_done, 0), text_lens, num_text, next_position)
+            end = x.shape[1] + step + 1
+            logits = self._next_logits(codes.masked_fill(is_done, 0), text_lens, num_text, next_position, cache, end)
             next_position = next_position + 1
         new = history[:, sampler.repetition_window :].cpu()
         return [Generated(new[row, : int(lens[row])], "cap" if bool(hit_cap[row]) else "eos") for row in range(batch)]
 
-    def _next_logits(self, cache, codes, text_lens, num_text, position):  # type: ignore[no-untyped-def]
-        """Feed one code a row (B,) at its position (B,); returns the logits after it (B, V+1)."""
-        end = cache.keys.shape[3]
+    def _next_logits(
+        self, codes: Tensor, text_lens: Tensor, num_text: int, position: Tensor, cache: KVCache, end: int
+    ) -> Tensor:
+        """Feed one code a row (B,) at its position (B,); returns the logits after it (B, V+1).
+
+        `end` is the number of cache slots that are in use by any row.
+        """
         slot = torch.arange(end, device=codes.device)
+        own_slot = (num_text + position).unsqueeze(1)
         is_text = slot < text_lens.unsqueeze(1)
-        is_audio = (slot >= num_text) & (slot <= (num_text + position).unsqueeze(1))
+        is_audio = (slot >= num_text) & (slot <= own_slot)
         x = self.embed_audio(codes.unsqueeze(1), position)
-        step = cache.at((num_text + position).unsqueeze(1), end)
-        hidden = self.decoder(x, (is_text | is_audio)[:, None, None, :], cache=step)
+        hidden = self.decoder(x, (is_text | is_audio)[:, None, None, :], cache=cache.at(own_slot, end))
         return self.predict_layer(hidden[:, 0])
