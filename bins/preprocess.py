@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None) -> int:
         for name in settings.dataset
     ]
     rows = [row for preparation in preparations for row in preparation.rows]
+    # A folder that cannot be made is told before the codec is fitted.
+    processed_dir.mkdir(parents=True, exist_ok=True)
     with state.main_process_first():
         codec = prepare_codec(settings.preprocess, processed_dir, ROOT, rows, device)
     for preparation in preparations:

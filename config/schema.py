@@ -89,6 +89,19 @@ class ModelSettings(Section):
     text_token_num: Annotated[int, Field(ge=4)] = Field(description="rows of the text embeddings")
     audio_token_num: Count = Field(description="codes per codebook")
 
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "ModelSettings":
+        if self.decoder_dim % self.nhead:
+            raise ValueError("decoder_dim must be a multiple of nhead")
+        sizes = (self.decoder_dim, self.nhead, self.num_decoder_layers)
+        width, heads, layers = (int(size * self.nar_scale_factor) for size in sizes)
+        if min(width, heads, layers) < 1 or width % heads:
+            raise ValueError(
+                f"nar_scale_factor gives the NAR a width of {width}, {heads} heads and {layers} layers; each must be "
+                "at least 1, and the width a multiple of the heads"
+            )
+        return self
+
 
 class AdamSettings(Section):
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]

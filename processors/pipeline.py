@@ -18,8 +18,8 @@ from processors.corpora import describe_split, read_corpus
 from processors.features import Chunks, Loaded, encode
 from processors.manifest import SPLITS, SourceUtterance, Split, write_shard
 from processors.symbols import SymbolTable
+from processors.text import build_phonemizer
 from utils.config import resolve_path
-from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log, progress_bar
 
@@ -38,6 +38,10 @@ class Shard:
     @property
     def report_path(self) -> Path:
         return self.folder / "reports" / f"{self.split}.{self.index:06d}.json"
+
+    @property
+    def cuts_path(self) -> Path:
+        return self.folder / self.split / f"cuts.{self.index:06d}.jsonl.gz"
 
 
 class Preparation:
@@ -61,7 +65,11 @@ class Preparation:
         self.folder = processed_dir / name
         self.rank, self.world_size = rank, world_size
         self.rows = read_corpus(name, corpus, settings)
-        self.table_path = None if settings.symbol_table is None else resolve_path(settings.symbol_table, root)
+        self.table = None
+        if settings.symbol_table is not None:
+            self.table = SymbolTable.load(resolve_path(settings.symbol_table, root))
+        # A wrong language is told before any work, and by this process rather than a loader's.
+        build_phonemizer(settings.phone_extractor, settings.language)
         self.shards = list(self._shards())
 
     def _shards(self) -> Iterator[Shard]:
@@ -74,13 +82,12 @@ class Preparation:
 
     def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
         """Make the shards that are not there yet; returns what `stats.json` says."""
-        table = None if self.table_path is None else SymbolTable.load(self.table_path)
         fingerprints = {id(shard): self._fingerprint(shard, codec) for shard in self.shards}
         own = self.shards[self.rank :: self.world_size]
         pending = [shard for shard in own if not _is_done(shard, fingerprints[id(shard)])]
         if len(pending) < len(own):
             log.info("%s: %d of %d shards are there already", self.name, len(own) - len(pending), len(own))
-        for shard, loaded in self._load(pending, table):
+        for shard, loaded in self._load(pending):
             self._write(shard, loaded, codec, device, fingerprints[id(shard)])
         wait_for_everyone()
         return self._finish(codec) if self.rank == 0 else {}
@@ -88,15 +95,17 @@ class Preparation:
     def _fingerprint(self, shard: Shard, codec: Codec) -> str:
         """Changes with whatever changes a shard's content."""
         settings = self.settings.model_dump(
-            include={"phone_extractor", "language", "symbol_table", "sample_rate", "min_duration", "max_duration"}
+            include={"phone_extractor", "language", "sample_rate", "min_duration", "max_duration"}
         )
-        text = json.dumps([settings, codec.fingerprint(), [asdict(row) for row in shard.rows]], sort_keys=True)
+        phones = None if self.table is None else self.table.phones
+        rows = [asdict(row) for row in shard.rows]
+        text = json.dumps([settings, phones, codec.fingerprint(), rows], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _load(self, shards: Sequence[Shard], table: SymbolTable | None) -> Iterator[tuple[Shard, list[Loaded]]]:
+    def _load(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, list[Loaded]]]:
         """Read the shards' utterances, with processes that stay ahead of the codec."""
         chunks = [shard.rows[first : first + _CHUNK] for shard in shards for first in range(0, len(shard.rows), _CHUNK)]
-        reader = Chunks(chunks, self.settings, table)
+        reader = Chunks(chunks, self.settings, self.table)
         loader = iter(DataLoader(reader, batch_size=None, num_workers=self.settings.num_workers))
         total = sum(len(shard.rows) for shard in shards)
         with progress_bar(total=total, desc=f"{self.name}: features", unit="utterance", disable=not total) as bar:
@@ -112,6 +121,7 @@ class Preparation:
     ) -> None:
         good = [item for item in loaded if item.failure is None]
         utterances = encode(good, codec, self.settings.codec_batch_seconds, device)
+        shard.report_path.unlink(missing_ok=True)
         for stale in self.folder.glob(f"{shard.split}/*.{shard.index:06d}.*"):
             stale.unlink()
         if utterances:
@@ -138,7 +148,7 @@ class Preparation:
         everything = [report for split in SPLITS for report in reports[split]]
         failures = [failure for report in everything for failure in report["failures"]]
         phones = sorted({phone for report in everything for phone in report["phones"]})
-        table = SymbolTable.from_phones(phones) if self.table_path is None else SymbolTable.load(self.table_path)
+        table = SymbolTable.from_phones(phones) if self.table is None else self.table
         table.save(self.folder / "symbols.dict")
         stats = {
             "dataset": self.name,
@@ -183,7 +193,8 @@ class Preparation:
 
 def _is_done(shard: Shard, fingerprint: str) -> bool:
     try:
-        return _read(shard)["fingerprint"] == fingerprint
+        report = _read(shard)
+        return report["fingerprint"] == fingerprint and (not report["utterances"] or shard.cuts_path.is_file())
     except (OSError, ValueError, KeyError):
         return False
 
@@ -199,16 +210,3 @@ def _kind(failure: dict[str, str]) -> str:
         if kind in reason:
             return {"shorter than": "too short", "longer than": "too long", "not in": "unknown phone"}.get(kind, kind)
     return "unreadable audio"
-
-
-def load_symbol_tables(folders: Sequence[Path]) -> SymbolTable:
-    """One table for several prepared corpora; raises UserError where stage 1 has not run."""
-    table: SymbolTable | None = None
-    for folder in folders:
-        path = folder / "symbols.dict"
-        if not path.is_file():
-            raise UserError(f"{path}: missing; run stage 1 first")
-        phones = SymbolTable.load(path).phones
-        table = SymbolTable.from_phones(phones) if table is None else table.extended(phones)
-    assert table is not None
-    return table

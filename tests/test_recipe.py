@@ -159,7 +159,7 @@ def test_nar_training_carries_the_ar(recipe: Recipe, nar: Done) -> None:
     logged = [f"train/nar_{stage}/top10" for stage in range(1, 8)]
     # A step trains one stage; those that were drawn were logged.
     assert sum(len(scalars(recipe.experiment("nar"), name)) for name in logged) == 3
-    assert list(scalars(recipe.experiment("nar"), f"valid/nar_{7}/top10")) == [3]
+    assert list(scalars(recipe.experiment("nar"), "valid/nar_7/top10")) == [3]
 
 
 def test_resume_goes_on_as_if_there_had_been_no_break(recipe: Recipe, resumed: Done, uninterrupted: Done) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, get_origin
 
 import json5
 import numpy as np
@@ -17,7 +17,7 @@ import bins.train
 from config.schema import Section, Settings
 
 RATE_HZ = 24000
-WORDS = "early birds often find small green apples under tall trees near warm quiet rivers".split()
+WORDS = ("early", "birds", "often", "find", "small", "green", "apples", "under", "tall", "trees", "near", "rivers")
 
 
 class Program(Protocol):
@@ -108,9 +108,12 @@ def write_config(path: Path, corpus: Path, folder: Path) -> Path:
 
 
 def call(program: Program, *flags: str) -> int:
-    """A program in this process, without what the one before it left in accelerate."""
+    """A program in this process, with nothing in accelerate of the one before it, or for the one after it."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    return program.main(flags)
+    try:
+        return program.main(flags)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def sets(changes: dict[str, Any]) -> list[str]:
@@ -142,13 +145,7 @@ def keys(section: type[Section] = Settings, prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{name}", section
 
 
-def has_a_choice(key: str) -> bool:
+def has_a_choice(key: str, section: type[Section]) -> bool:
     """False for a key that allows one value alone, such as model_type: nothing can depend on it."""
-    section: type[Section] = Settings
-    *parents, name = key.split(".")
-    for parent in parents:
-        kind = section.model_fields[parent].annotation
-        assert isinstance(kind, type) and issubclass(kind, Section)
-        section = kind
-    annotation = section.model_fields[name].annotation
-    return len(get_args(annotation)) != 1 or get_args(annotation)[0] not in ("VALLE",)
+    annotation = section.model_fields[key.split(".")[-1]].annotation
+    return get_origin(annotation) is not Literal or len(get_args(annotation)) > 1

@@ -53,11 +53,17 @@ def find_path(path: str, flag: str) -> Path:
 
 
 def run(program: Callable[[Sequence[str] | None], int]) -> NoReturn:
-    """Run a program's main function; a user's mistake is one line and status 1, an interrupt status 130."""
+    """Run a program's main function; a mistake or a file that fails is one line and status 1, an interrupt 130."""
     try:
         status = program(None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except OSError as error:
+        # Such as a folder that cannot be written to; without a file's name it says nothing to a user.
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

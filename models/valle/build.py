@@ -29,6 +29,7 @@ def train(
     tokenizer: Tokenizer,
 ) -> None:
     """Train into the experiment's folder. Raises UserError when codec, data and model do not fit each other."""
+    check_codec(settings, data, codec)
     accelerator = build_accelerator(settings, experiment, train_stage)
     if accelerator.is_main_process:
         write_experiment(experiment, settings, data, start)
@@ -65,6 +66,17 @@ def train(
     accelerator.end_training()
 
 
+def check_codec(settings: Settings, data: PreparedData, codec: Codec) -> None:
+    """Raises UserError when the codec did not make the data, or does not suit the model."""
+    if codec.fingerprint() != data.codec_fingerprint:
+        raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")
+    if codec.num_codebooks != settings.model.num_quantizers or codec.codebook_size != settings.model.audio_token_num:
+        raise UserError(
+            f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
+            f"{codec.codebook_size}"
+        )
+
+
 def build_accelerator(settings: Settings, experiment: Experiment, train_stage: int) -> Accelerator:
     """Processes, precision and tracking as the settings ask."""
     device = pick_device()
@@ -91,13 +103,6 @@ def build_data(
     tokenizer: Tokenizer,
     accelerator: Accelerator,
 ) -> TrainData:
-    if codec.fingerprint() != data.codec_fingerprint:
-        raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")
-    if codec.num_codebooks != settings.model.num_quantizers or codec.codebook_size != settings.model.audio_token_num:
-        raise UserError(
-            f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
-            f"{codec.codebook_size}"
-        )
     return TrainData(
         train_shards=data.train_shards,
         valid_shards=data.valid_shards,

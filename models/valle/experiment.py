@@ -80,9 +80,7 @@ def read_prepared(settings: Settings, processed_dir: Path) -> PreparedData:
     fingerprints: dict[str, str] = {}
     for name in settings.dataset:
         folder = processed_dir / name
-        if not (folder / "stats.json").is_file():
-            raise UserError(f"{folder / 'stats.json'}: missing; run stage 1 on {name} first")
-        stats: dict[str, Any] = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+        stats = _read_stats(folder / "stats.json")
         for key, value in stats["settings"].items():
             if getattr(settings.preprocess, key) != value:
                 now = getattr(settings.preprocess, key)
@@ -98,6 +96,18 @@ def read_prepared(settings: Settings, processed_dir: Path) -> PreparedData:
         raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
     codec_file = processed_dir / CODEC_FILE if settings.preprocess.acoustic_token_extractor == "MelRVQ" else None
     return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)))
+
+
+def _read_stats(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run stage 1 first")
+    try:
+        stats: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if {"settings", "codec", "splits"} <= stats.keys():
+            return stats
+    except ValueError:
+        pass
+    raise UserError(f"{path}: not as stage 1 writes it; run stage 1 again")
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def run_jobs(
     Texts are decoded `max_batch_size` together. With `copysyn` a prompt's way through the codec and back is
     written beside each output as `<name>_copysyn.wav`.
     """
+    # A folder that cannot be made is told before anything is spoken.
+    output_dir.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     size = synthesizer.settings.max_batch_size
     started = time.perf_counter()

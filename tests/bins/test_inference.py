@@ -1,0 +1,117 @@
+"""Stage 3's flags, each heard in what it writes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import bins.inference
+from tests.recipe import Recipe, listing, prompt
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+class Speaker:
+    """Says one text into a new folder with each call."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.audio, self.text = prompt(recipe.corpus, "103")
+        self.num_calls = 0
+
+    def say(self, *flags: str, text: str | None = "The old house is near the river.") -> np.ndarray:
+        self.num_calls += 1
+        said = () if text is None else ("--infer_text", text)
+        status = self.recipe.call(
+            bins.inference,
+            *("--infer_expt_dir", str(self.recipe.experiment("nar")), "--infer_mode", "single", *said),
+            *("--infer_text_prompt", self.text, "--infer_audio_prompt", str(self.audio)),
+            *("--infer_output_dir", str(self.output), *flags),
+        )
+        assert status == 0
+        return soundfile.read(self.output / "single" / f"{self.audio.stem}.wav")[0]
+
+    @property
+    def output(self) -> Path:
+        return self.folder / str(self.num_calls)
+
+
+@pytest.fixture
+def speaker(trained: Recipe, tmp_path: Path) -> Speaker:
+    return Speaker(trained, tmp_path)
+
+
+def test_sampling_flags_do_what_they_say(speaker: Speaker) -> None:
+    greedy = speaker.say("--top_k", "1", "--seed", "1")
+    for flags in (["--top_k=1", "--seed=2"], ["--top_p", "1e-6"], ["--temperature", "1e-4"]):
+        np.testing.assert_array_equal(speaker.say(*flags), greedy, err_msg=str(flags))
+    drawn = speaker.say("--seed", "1")
+    np.testing.assert_array_equal(speaker.say("--seed", "1"), drawn)
+    for flags in (["--seed", "2"], ["--top_k", "5"], ["--top_p", "0.2"], ["--temperature", "0.3"]):
+        assert not np.array_equal(speaker.say(*flags, *([] if "--seed" in flags else ["--seed", "1"])), drawn), flags
+    np.testing.assert_array_equal(speaker.say("--set", "infer.top_k=1"), greedy)
+
+
+def test_a_config_gives_the_infer_section(speaker: Speaker, tmp_path: Path) -> None:
+    greedy = speaker.say("--top_k", "1")
+    config = json.loads(speaker.recipe.config.read_text())
+    config["infer"]["top_k"] = 1
+    (tmp_path / "other.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(speaker.say("--config", str(tmp_path / "other.json"), "--seed", "5"), greedy)
+
+
+def test_continual_keeps_the_beginning_and_says_the_prompts_text(speaker: Speaker) -> None:
+    settings = ("continual_prompt_seconds=1", "min_seconds_per_phone=0", "max_seconds_per_phone=1e-6")
+    overrides = [word for setting in settings for word in ("--set", f"infer.{setting}")]
+    speech = speaker.say("--continual", "--copysyn", *overrides, text=None)
+    # At least one frame of 1/25 s is said.
+    assert len(speech) == 24000 + 960
+    [row] = rows(speaker.output)
+    assert (row["text"], row["seconds"], row["ended"]) == (speaker.text, 1.04, "cap")
+    copy, _ = soundfile.read(speaker.output / "single" / f"{speaker.audio.stem}_copysyn.wav")
+    assert len(copy) == soundfile.info(speaker.audio).frames
+
+
+def test_other_names_stay_in_the_results(speaker: Speaker, trained: Recipe, tmp_path: Path) -> None:
+    speaker.say()
+    speaker.audio, speaker.text = prompt(trained.corpus, "101")
+    speaker.num_calls -= 1
+    speaker.say()
+    speaker.num_calls -= 1
+    speaker.say(text="Another text.")
+    texts = {row["name"]: row["text"] for row in rows(speaker.output)}
+    assert len(rows(speaker.output)) == len(texts) == 2
+    assert texts[f"single/{speaker.audio.stem}"] == "Another text."
+
+
+def test_without_an_output_folder_speech_goes_into_the_experiment(trained: Recipe) -> None:
+    experiment = trained.copied("nar", "nar_speaks")
+    before = listing(experiment)
+    audio, text = prompt(trained.corpus, "102")
+    single = ("--infer_mode", "single", "--infer_text", "Wait.", "--infer_text_prompt", text)
+    flags = ("--infer_expt_dir", str(experiment), *single, "--infer_audio_prompt", str(audio))
+    assert trained.call(bins.inference, *flags) == 0
+    new = listing(experiment).keys() - before.keys()
+    assert new == {f"result/single/{audio.stem}.wav", "result/results.jsonl"}
+
+
+@pytest.mark.parametrize("flag", ["--test_list_file", "--infer_test_list_file"])
+def test_a_batch_says_what_each_line_alone_would_say(trained: Recipe, tmp_path: Path, flag: str) -> None:
+    voices = [prompt(trained.corpus, name) for name in ("101", "102", "103")]
+    texts = ["A short one.", "This is a text that is rather longer than that.", "There were seven ships."]
+    lines = [f"{said}|{text}|{audio}\n" for said, (audio, text) in zip(texts, voices, strict=True)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    common = ("--infer_expt_dir", str(trained.experiment("nar")), "--infer_output_dir", str(tmp_path / "out"))
+    assert trained.call(bins.inference, *common, "--infer_mode", "batch", flag, str(tmp_path / "list.txt")) == 0
+    for number, (said, (audio, text)) in enumerate(zip(texts, voices, strict=True), start=1):
+        single = ("--infer_text", said, "--infer_text_prompt", text, "--infer_audio_prompt", str(audio))
+        assert trained.call(bins.inference, *common, "--infer_mode", "single", *single) == 0
+        together, alone = (
+            soundfile.read(tmp_path / "out" / name)[0]
+            for name in (f"batch/{number}_{audio.stem}.wav", f"single/{audio.stem}.wav")
+        )
+        np.testing.assert_array_equal(together, alone)

@@ -1,0 +1,97 @@
+"""What a training begins with, for each way to say so."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import bins.train
+from tests.recipe import Recipe
+
+
+def train(recipe: Recipe, name: str, stage: int, *flags: str, settings: Sequence[str] = ()) -> None:
+    """One step more than the last, and no validation."""
+    overrides = [word for setting in ("train.valid_interval=100", *settings) for word in ("--set", setting)]
+    own = ("--config", str(recipe.config), "--name", name, "--model_train_stage", str(stage))
+    assert recipe.call(bins.train, *own, *flags, *overrides) == 0
+
+
+def weights(checkpoint: Path, model: str) -> dict[str, torch.Tensor]:
+    """The AR's or the NAR's."""
+    named = load_file(checkpoint / "model.safetensors")
+    return {name: value for name, value in named.items() if name.startswith(f"{model}_")}
+
+
+def meta(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / "meta.json").read_text())
+
+
+def same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return some.keys() == others.keys() and all(value.equal(others[name]) for name, value in some.items())
+
+
+@pytest.mark.parametrize("form", ["experiment", "checkpoints", "older", "newer"])
+def test_the_ar_model_is_named_in_three_ways(trained: Recipe, form: str) -> None:
+    older, newer = trained.checkpoints("ar")
+    folder = {"experiment": newer.parents[1], "checkpoints": newer.parent, "older": older, "newer": newer}[form]
+    name = f"nar_with_{form}"
+    train(trained, name, 2, "--ar_model_ckpt_dir", str(folder), settings=["train.max_steps=1"])
+    [checkpoint] = trained.checkpoints(name)
+    assert same(weights(checkpoint, "ar"), weights(older if form == "older" else newer, "ar"))
+    assert not same(weights(checkpoint, "ar"), weights(newer if form == "older" else older, "ar"))
+
+
+def test_a_nar_resumes_with_the_ar_that_it_has(trained: Recipe) -> None:
+    trained.copied("nar", "nar_resumed")
+    train(trained, "nar_resumed", 2, "--resume", "true", settings=["train.max_steps=4"])
+    before, after = trained.checkpoints("nar")[-1], trained.checkpoints("nar_resumed")[-1]
+    assert (meta(before)["step"], meta(after)["step"]) == (3, 4)
+    assert same(weights(before, "ar"), weights(after, "ar"))
+    assert not same(weights(before, "nar"), weights(after, "nar"))
+
+
+def test_a_nar_is_fine_tuned_with_another_ar(trained: Recipe) -> None:
+    older, newer = trained.checkpoints("ar")
+    flags = ("--resume_from_ckpt_path", str(trained.experiment("nar")), "--resume_type", "finetune")
+    still = ["train.max_steps=1", "train.base_lr=1e-12"]
+    train(trained, "nar_tuned", 2, *flags, settings=still)
+    train(trained, "nar_tuned_with_other", 2, *flags, "--ar_model_ckpt_dir", str(older), settings=still)
+    [kept], [replaced] = trained.checkpoints("nar_tuned"), trained.checkpoints("nar_tuned_with_other")
+    assert same(weights(kept, "ar"), weights(newer, "ar"))
+    assert same(weights(replaced, "ar"), weights(older, "ar"))
+    source = weights(trained.checkpoints("nar")[-1], "nar")
+    for checkpoint in (kept, replaced):
+        assert meta(checkpoint)["step"] == 1
+        for name, value in weights(checkpoint, "nar").items():
+            torch.testing.assert_close(value, source[name], rtol=0, atol=1e-9)
+
+
+def test_a_checkpoint_of_another_experiment_is_resumed_under_a_new_name(trained: Recipe) -> None:
+    older = trained.checkpoints("ar")[0]
+    train(trained, "ar_elsewhere", 1, "--resume_from_ckpt_path", str(older))
+    [checkpoint] = trained.checkpoints("ar_elsewhere")
+    assert meta(checkpoint)["step"] == 3
+    assert same(weights(checkpoint, "ar"), weights(trained.checkpoints("ar")[-1], "ar"))
+    assert older.is_dir()
+
+
+def test_fine_tuning_under_its_own_name_sets_the_old_checkpoints_aside(trained: Recipe) -> None:
+    old = [path.name for path in trained.checkpoints("ar")]
+    trained.copied("ar", "ar_again")
+    train(trained, "ar_again", 1, "--resume", "true", "--resume_type", "finetune", settings=["train.max_steps=1"])
+    [checkpoint] = trained.checkpoints("ar_again")
+    assert meta(checkpoint)["step"] == 1
+    assert sorted(path.name for path in (checkpoint.parent / "superseded").iterdir()) == old
+
+
+def test_both_models_train_at_once(trained: Recipe) -> None:
+    train(trained, "both", 0, settings=["train.max_steps=2"])
+    checkpoints = trained.checkpoints("both")
+    assert [meta(checkpoint)["step"] for checkpoint in checkpoints] == [2]
+    train(trained, "both", 0, "--resume", "true")
+    last = trained.checkpoints("both")[-1]
+    for model in ("ar", "nar"):
+        assert not same(weights(checkpoints[0], model), weights(last, model))

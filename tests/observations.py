@@ -1,0 +1,209 @@
+"""What can be seen of the recipe under changed settings: each function runs a stage and returns what it left."""
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from config.schema import Settings
+from models.valle.experiment import Experiment, load_pair
+from models.valle.synthesizer import Request, Synthesizer
+from models.valle.valle import VALLE
+from processors.codecs.mel_rvq import MelRVQ
+from processors.manifest import SPLITS, list_shards, read_shards
+from processors.pipeline import Preparation
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer, build_phonemizer
+from tests.conftest import ROOT
+from tests.tiny_runs import infer, prepare, sets, train, write_config, write_custom, write_ljspeech
+from utils.audio import read_audio
+from utils.checkpoint import find_checkpoints, load_weights, resolve_checkpoint
+from utils.config import load_settings
+
+CPU = torch.device("cpu")
+Changes = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """Corpora, their features and a trained pair, below one folder; `folder` is where one observation may write."""
+
+    root: Path
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "exp_config.json"
+
+    @property
+    def pair(self) -> Path:
+        return self.root / "ckpts" / "pair"
+
+    def settings(self, changes: Changes) -> Settings:
+        return load_settings(self.config, Settings, sets(changes)[1::2], root=ROOT)
+
+
+def make_world(root: Path) -> None:
+    """Write a world: what `World` names, a second corpus, codebooks and symbol table, and a pair that ends at once."""
+    write_custom(root / "other_corpus", 4, seed=3)
+    write_ljspeech(root / "LJSpeech-1.1", 3)
+    config = write_config(root / "exp_config.json", write_custom(root / "corpus", 14), root)
+    prepare(config, {})
+    train(config, "pair", 0, {})
+    settings = load_settings(config, Settings, root=ROOT)
+    waveforms = [read_audio(path, 24000) for path in sorted((root / "other_corpus" / "wavs").iterdir())]
+    MelRVQ.fit(waveforms, settings.preprocess.mel_rvq, 24000).save(root / "other.safetensors")
+    SymbolTable.from_phones("abc").save(root / "few.dict")
+    prompts = sorted((root / "corpus" / "wavs").iterdir())
+    lines = (f"find green apples|early birds|{prompts[0]}", f"near small trees|tall rivers|{prompts[1]}")
+    (root / "list.txt").write_text("\n".join(lines))
+    make_ending(root / "ckpts" / "pair", root / "ckpts" / "ending")
+
+
+def make_ending(source: Path, target: Path) -> None:
+    """A copy of an experiment in which the end of speech is always the likeliest."""
+    shutil.copytree(source, target)
+    path = resolve_checkpoint(target, "").weights
+    weights = load_file(path)
+    weights["ar_decoder.norm.bias"] = torch.ones_like(weights["ar_decoder.norm.bias"])
+    weights["ar_predict_layer.weight"][-1] = 5.0
+    save_file(weights, path)
+
+
+def features(world: World, changes: Changes) -> Any:
+    """What stage 1 writes: utterances with split, phones and codes, and what was left out."""
+    data = world.folder / "data"
+    prepare(world.config, {"preprocess.processed_dir": str(data), **changes})
+    seen: list[Any] = []
+    for split in SPLITS:
+        for corpus in sorted(path for path in data.iterdir() if path.is_dir()):
+            rows = read_shards(list_shards(corpus / split))
+            seen += [(corpus.name, split, row.id, row.phones, row.codes.shape, row.codes.tobytes()) for row in rows]
+    return seen + [path.read_text() for path in sorted(data.glob("*/failures.jsonl"))]
+
+
+def splits(world: World, changes: Changes) -> dict[str, str]:
+    """The split of each utterance."""
+    features(world, changes)
+    rows = (world.folder / "data" / "custom" / "splits.tsv").read_text().splitlines()
+    return dict(row.split("\t") for row in rows)
+
+
+def num_shards(world: World, changes: Changes) -> int:
+    features(world, changes)
+    return len(list(world.folder.glob("data/custom/*/cuts.*")))
+
+
+def folders(world: World, changes: Changes) -> list[str]:
+    """Where stages 1 and 2 write, with the path that is changed taken from this observation's folder."""
+    own = {"preprocess.processed_dir": "data", "log_dir": "ckpts", **changes}
+    placed = {key: str(world.folder / value) for key, value in own.items()}
+    prepare(world.config, placed)
+    train(world.config, "any", 1, {"train.max_steps": 1, **placed})
+    return sorted(str(path.relative_to(world.folder)) for path in world.folder.rglob("*.json"))
+
+
+def trained(world: World, changes: Changes) -> Path:
+    train(world.config, "any", 0, {"log_dir": str(world.folder), **changes})
+    return world.folder / "any"
+
+
+def weights(world: World, changes: Changes) -> dict[str, str]:
+    """The weights after a few steps of AR and NAR."""
+    last = resolve_checkpoint(trained(world, changes), "")
+    return {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in load_weights(last).items()}
+
+
+def checkpoints(world: World, changes: Changes) -> list[tuple[int, int]]:
+    """Epoch and step of the checkpoints that stay."""
+    found = find_checkpoints(trained(world, changes) / "checkpoint")
+    return [(checkpoint.epoch, checkpoint.step) for checkpoint in found]
+
+
+def events(world: World, changes: Changes) -> dict[str, Any]:
+    """What TensorBoard holds, but for the one number that is a time."""
+    seen: dict[str, Any] = {}
+    for file in trained(world, {"train.tracker": ["tensorboard"], **changes}).glob("log/**/events.*"):
+        log = EventAccumulator(str(file)).Reload()
+        for tag in log.Tags()["scalars"]:
+            if not tag.endswith("tokens_per_second"):
+                seen[tag] = [(event.step, event.value) for event in log.Scalars(tag)]
+        seen["spoken"] = [event.step for tag in log.Tags()["audio"] for event in log.Audio(tag)]
+    return seen
+
+
+def architecture(world: World, changes: Changes) -> Any:
+    """Names and shapes of all weights, and how many there are where shared ones count once."""
+    model = VALLE(world.settings(changes).model)
+    shapes = {name: tuple(value.shape) for name, value in model.named_weights().items()}
+    return shapes, sum(parameter.numel() for parameter in model.parameters())
+
+
+def speech(world: World, changes: Changes, *flags: str, pair: str = "pair") -> dict[str, Any]:
+    """What stage 3 writes, but for times."""
+    flags = ("--infer_mode", "batch", "--test_list_file", str(world.root / "list.txt"), *flags)
+    infer(world.pair.with_name(pair), world.folder, changes, *flags)
+    rows = [json.loads(line) for line in (world.folder / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    return {row["name"]: (row["ended"], (world.folder / row["audio"]).read_bytes()) for row in rows}
+
+
+def continued(world: World, changes: Changes) -> dict[str, Any]:
+    return speech(world, changes, "--continual")
+
+
+def ended(world: World, changes: Changes) -> dict[str, Any]:
+    """Speech of a model that would end at once."""
+    return speech(world, changes, pair="ending")
+
+
+class Noting(MelRVQ):
+    """Keeps the shape of each batch that it codes."""
+
+    def encode(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.__dict__.setdefault("shapes", []).append(tuple(audio.shape))
+        return super().encode(audio, audio_lens)
+
+
+def coded_together(world: World, changes: Changes) -> Any:
+    """The batches that stage 1 gives to the codec."""
+    codec = Noting.load(world.root / "data" / "mel_rvq.safetensors")
+    settings = world.settings(changes).preprocess
+    Preparation("custom", world.root / "corpus", world.folder, ROOT, settings).run(codec, CPU, lambda: None)
+    return codec.__dict__["shapes"]
+
+
+def spoken_together(world: World, changes: Changes) -> Any:
+    """The batches of prompts that stage 3 gives to the codec."""
+    experiment, settings = Experiment(world.pair), world.settings(changes)
+    codec = Noting.load(experiment.codec)
+    tokenizer = TextTokenizer(build_phonemizer("graphemes", "en-us"), SymbolTable.load(experiment.symbols), False)
+    model = load_pair(resolve_checkpoint(world.pair, ""), settings)
+    Synthesizer(model, codec, tokenizer, settings.infer, 1, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)
+    return codec.__dict__["shapes"]
+
+
+def has_helpers(run: Callable[[World, Changes], Any]) -> Callable[[World, Changes], bool]:
+    """Whether other processes work for this one in `run`."""
+
+    def observe(world: World, changes: Changes) -> bool:
+        before = _seconds_of_children()
+        run(world, changes)
+        assert not multiprocessing.active_children()
+        return _seconds_of_children() > before
+
+    return observe
+
+
+def _seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,61 @@
+"""`run.sh --help` tells every flag, and no other."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import bins.inference
+import bins.preprocess
+import bins.train
+from tests.conftest import ROOT
+from tests.recipe import Program
+
+RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
+OWN_FLAGS = {"--stage", "-s", "--gpu"}
+FLAG = re.compile(r"(?<![\w-])--?[a-z]\w*")
+PROGRAMS: dict[int, Program] = {1: bins.preprocess, 2: bins.train, 3: bins.inference}
+
+
+@pytest.fixture(scope="module")
+def sections() -> list[str]:
+    """The help's text for all stages, then that of each."""
+    text = subprocess.run(["sh", str(RUN_SH), "--help"], capture_output=True, text=True, check=True).stdout
+    return re.split(r"^Stage \d,", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("stage", PROGRAMS)
+def test_the_help_has_the_flags_of_each_program(
+    sections: list[str], stage: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        PROGRAMS[stage].main(["--help"])
+    assert ended.value.code == 0
+    known = set(FLAG.findall(capsys.readouterr().out))
+    assert len(sections) == 1 + len(PROGRAMS)
+    told = {flag for section in (sections[0], sections[stage]) for flag in FLAG.findall(section)}
+    assert told - OWN_FLAGS == known
+    assert told >= OWN_FLAGS
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize("flags", [["--help"], ["-h"], ["--stage", "2", "--name", "x", "--help"]])
+def test_the_help_needs_no_python(shell: str, flags: list[str], tmp_path: Path) -> None:
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"{shell} is not installed")
+    for tool in ("cat", "dirname"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    done = subprocess.run(
+        [found, str(RUN_SH), *flags],
+        env={**environment, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: sh egs/tts/VALLE/run.sh")

@@ -1,0 +1,182 @@
+"""Changing any key of the settings changes something that can be observed."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.observations import (
+    World,
+    architecture,
+    checkpoints,
+    coded_together,
+    continued,
+    ended,
+    events,
+    features,
+    folders,
+    has_helpers,
+    make_world,
+    num_shards,
+    speech,
+    splits,
+    spoken_together,
+    weights,
+)
+from tests.tiny_runs import keys
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """`observe` must see a difference where `key` is set to `value`, over what is `given` to both.
+
+    In texts {root} is the folder of the world. `refused`: the other value is one clear error.
+    """
+
+    key: str
+    value: Any
+    observe: Callable[[World, dict[str, Any]], Any]
+    given: dict[str, Any] = field(default_factory=dict)
+    refused: bool = False
+
+
+ONE_BATCH_EPOCHS = {"train.max_sentences": 20, "train.max_steps": None, "train.max_epoch": 4}
+STEPS = {"train.save_checkpoint_steps": 1, "train.keep_last_steps": 3}
+FIXED = {"train.use_dynamic_batchsize": False}
+GREEDY = {"infer.top_k": 1, "infer.max_seconds_per_phone": 0.1}
+REPEATING = {**GREEDY, "infer.repetition_window": 10, "infer.repetition_threshold": 0.2}
+EPOCH = {"train.max_steps": None, "train.max_epoch": 1}
+ROWS = [
+    Row("model_type", "FastSpeech2", architecture, refused=True),
+    Row("dataset", ["custom", "ljspeech"], features, {"dataset_path": {"ljspeech": "{root}/LJSpeech-1.1"}}),
+    Row("dataset_path", {"custom": "{root}/other_corpus"}, features),
+    Row("log_dir", "experiments", folders),
+    Row("preprocess.processed_dir", "features", folders),
+    Row("preprocess.phone_extractor", "graphemes", features),
+    Row("preprocess.language", "de", features),
+    Row("preprocess.symbol_table", "{root}/few.dict", features),
+    Row("preprocess.add_blank", True, weights),
+    Row("preprocess.add_blank", True, speech),
+    Row(
+        "preprocess.acoustic_token_extractor",
+        "Encodec",
+        features,
+        {"preprocess.codec_checkpoint": "{root}/other.safetensors"},
+        refused=True,
+    ),
+    Row("preprocess.codec_checkpoint", "{root}/other.safetensors", features),
+    Row("preprocess.mel_rvq.frame_rate_hz", 50, features),
+    Row("preprocess.mel_rvq.num_mels", 30, features),
+    Row("preprocess.mel_rvq.fit_frames", 100, features),
+    Row("preprocess.mel_rvq.fit_iterations", 3, features),
+    Row("preprocess.mel_rvq.griffin_lim_iterations", 5, speech),
+    Row("preprocess.sample_rate", 16000, features),
+    Row("preprocess.min_duration", 1.2, features),
+    Row("preprocess.max_duration", 1.2, features),
+    Row("preprocess.valid_fraction", 0.5, splits),
+    Row("preprocess.test_fraction", 0.5, splits),
+    Row("preprocess.split_by", "speaker", splits),
+    Row("preprocess.split_seed", 1, splits),
+    Row("preprocess.shard_size", 2, num_shards),
+    Row("preprocess.codec_batch_seconds", 3, coded_together),
+    Row("preprocess.num_workers", 1, has_helpers(features)),
+    Row("model.decoder_dim", 24, architecture),
+    Row("model.nhead", 4, weights),
+    Row("model.num_decoder_layers", 2, architecture),
+    Row("model.norm_first", False, architecture),
+    Row("model.add_prenet", True, architecture),
+    Row("model.dropout", 0.2, weights),
+    Row("model.prefix_mode", 0, weights),
+    Row("model.prefix_mode", 2, weights),
+    Row("model.prefix_mode", 4, weights, {"model.prefix_mode": 2}),
+    Row("model.prefix_mode", 0, speech),
+    Row("model.prefix_mode", 4, speech),
+    Row("model.share_embedding", False, architecture),
+    Row("model.nar_scale_factor", 2, architecture),
+    Row("model.prepend_bos", True, architecture),
+    Row("model.num_quantizers", 4, architecture),
+    Row("model.text_token_num", 80, architecture),
+    Row("model.audio_token_num", 512, architecture),
+    Row("train.batch_size", 2, weights, FIXED),
+    Row("train.use_dynamic_batchsize", False, weights),
+    Row("train.max_tokens", 120, weights),
+    Row("train.max_sentences", 2, weights),
+    Row("train.shuffle_buffer", 3, weights),
+    Row("train.num_buckets", 4, weights),
+    Row("train.join_probability", 1, weights),
+    Row("train.audio_token_dropout", 0.5, weights),
+    Row("train.max_epoch", 2, checkpoints, EPOCH),
+    Row("train.max_steps", 2, checkpoints),
+    Row("train.optimizer", "Adam", weights),
+    Row("train.adamw.betas", [0.9, 0.999], weights),
+    Row("train.adamw.weight_decay", 0.1, weights),
+    Row("train.base_lr", 2e-2, weights),
+    Row("train.scheduler", "noam", weights),
+    Row("train.scheduler", "eden", weights),
+    Row("train.warmup_steps", 3, weights),
+    Row("train.total_training_steps", 10, weights),
+    Row("train.gradient_clip_norm", 0.1, weights),
+    Row("train.gradient_accumulation_step", 2, weights),
+    Row("train.precision", "bf16", weights),
+    Row("train.save_checkpoint_stride", [2], checkpoints, ONE_BATCH_EPOCHS),
+    Row("train.keep_last", [2], checkpoints, ONE_BATCH_EPOCHS),
+    Row("train.save_checkpoint_steps", 1, checkpoints),
+    Row("train.keep_last_steps", 1, checkpoints, STEPS),
+    Row("train.valid_interval", 2, events),
+    Row("train.valid_max_batches", 1, events, {**FIXED, "train.batch_size": 1, "train.valid_interval": 2}),
+    Row("train.log_interval", 2, events),
+    Row("train.random_seed", 1, weights),
+    Row("train.tracker", [], events),
+    Row("train.dataloader.num_worker", 1, has_helpers(weights)),
+    Row("infer.top_k", 5, speech),
+    Row("infer.top_p", 0.5, speech),
+    Row("infer.temperature", 2, speech),
+    Row("infer.seed", 1, speech),
+    Row("infer.repetition_window", 0, speech, REPEATING),
+    Row("infer.repetition_threshold", 1, speech, REPEATING),
+    Row("infer.min_seconds_per_phone", 0.03, ended),
+    Row("infer.max_seconds_per_phone", 0.1, speech),
+    Row("infer.continual_prompt_seconds", 0.7, continued),
+    Row("infer.max_batch_size", 2, spoken_together),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    make_world(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[Any, Any]:
+    """Observations without the change, which many rows share."""
+    return {}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.key}={row.value}")
+def test_a_change_can_be_observed(row: Row, root: Path, tmp_path: Path, seen: dict[Any, Any]) -> None:
+    def observe(folder: str, changes: dict[str, Any]) -> Any:
+        placed = json.loads(json.dumps(changes).replace("{root}", str(root)))
+        (tmp_path / folder).mkdir()
+        return row.observe(World(root, tmp_path / folder), placed)
+
+    name = row.observe, json.dumps(row.given)
+    if name not in seen:
+        seen[name] = observe("first", row.given)
+        # What differs by itself would show nothing.
+        assert observe("second", row.given) == seen[name]
+    changed = {**row.given, row.key: row.value}
+    if row.refused:
+        with pytest.raises(UserError, match=row.key.split(".")[0]):
+            observe("changed", changed)
+    else:
+        assert observe("changed", changed) != seen[name]
+
+
+def test_every_key_has_a_row() -> None:
+    assert sorted({row.key for row in ROWS}) == sorted(key for key, _ in keys())

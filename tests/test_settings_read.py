@@ -1,0 +1,101 @@
+"""No setting and no flag exists that no code reads: reads are recorded while the three stages run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from config.schema import Section, TrainSettings
+from tests.conftest import ROOT, tiny_train
+from tests.tiny_runs import has_a_choice, infer, keys, prepare, train, write_config, write_custom
+from utils.cli import Parser
+
+Reads = set[tuple[str, str]]
+PROGRAMS = [ROOT / room for room in ("bins", "models", "modules", "processors", "utils")]
+
+
+def record_settings(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """Notes (class, field) of every read from here on by code that names the field.
+
+    Neither a loop over all fields nor the checks of the schema itself make a setting matter.
+    """
+    reads: Reads = set()
+
+    def noted(self: Section, name: str) -> object:
+        code = sys._getframe(1).f_code
+        is_named = name in code.co_names and name in type(self).model_fields
+        if is_named and any(Path(code.co_filename).is_relative_to(room) for room in PROGRAMS):
+            reads.add((type(self).__name__, name))
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(Section, "__getattribute__", noted, raising=False)
+    return reads
+
+
+def record_flags(monkeypatch: pytest.MonkeyPatch) -> tuple[Reads, Reads]:
+    """Notes (program's description, flag) of every flag that a parser has, and of those that are read after it."""
+    known: Reads = set()
+    reads: Reads = set()
+    parse = Parser.parse
+
+    class Noted(argparse.Namespace):
+        def __getattribute__(self, name: str) -> object:
+            if not name.startswith("_"):
+                reads.add((object.__getattribute__(self, "_program"), name))
+            return object.__getattribute__(self, name)
+
+    def noted_parse(self: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+        assert self.description is not None
+        known.update((self.description, action.dest) for action in self._actions if action.dest != "help")
+        return Noted(_program=self.description, **vars(parse(self, arguments)))
+
+    monkeypatch.setattr(Parser, "parse", noted_parse)
+    return known, reads
+
+
+def run_all_stages(folder: Path) -> None:
+    """Each stage in the ways that differ in what they read: fixed and dynamic batches, with samples, continual."""
+    corpus = write_custom(folder / "corpus", 14)
+    config = write_config(folder / "exp_config.json", corpus, folder)
+    prepare(config, {})
+    train(config, "ar", 1, {})
+    fixed = {"train.use_dynamic_batchsize": False, "train.tracker": ["tensorboard"], "train.valid_interval": 2}
+    train(config, "nar", 2, fixed, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
+    prompt = str(corpus / "wavs" / "u00.wav")
+    (folder / "list.txt").write_text(f"early birds|quiet rivers|{prompt}\n")
+    nar = folder / "ckpts" / "nar"
+    infer(nar, folder / "batch", {}, "--infer_mode", "batch", "--test_list_file", str(folder / "list.txt"))
+    single = ("--infer_mode", "single", "--continual", "--copysyn", "--infer_audio_prompt", prompt)
+    infer(nar, folder / "single", {}, *single, "--infer_text_prompt", "early birds")
+
+
+def test_every_setting_and_every_flag_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        reads = record_settings(patched)
+        flags, flag_reads = record_flags(patched)
+        run_all_stages(tmp_path)
+    wanted = {key: (section.__name__, key.split(".")[-1]) for key, section in keys() if has_a_choice(key, section)}
+    assert len(set(wanted.values())) == len(wanted) > 70
+    assert [key for key, read in wanted.items() if read not in reads] == []
+    assert len(flags) > 20
+    assert flags - flag_reads == set()
+
+
+def test_the_record_passes_over_loops_and_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_train()
+    with monkeypatch.context() as patched:
+        reads = record_settings(patched)
+        for name in TrainSettings.model_fields:
+            getattr(settings, name)
+        settings.model_dump()
+        TrainSettings(**settings.model_dump())
+        assert reads == set()
+        # Compiled under the path of a program, a line is a program's.
+        source = compile("settings.base_lr", str(ROOT / "config" / "schema.py"), "exec")
+        exec(source, {"settings": settings})
+        assert reads == set()
+        exec(source.replace(co_filename=str(ROOT / "utils" / "x.py")), {"settings": settings})
+        assert reads == {("TrainSettings", "base_lr")}
+    assert "__getattribute__" not in vars(Section)
