@@ -20,6 +20,10 @@ class AdaptiveLayerNorm(nn.Module):
         super().__init__()
         self.project_layer = nn.Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width)
+        # Training begins as with a plain norm; from random scales it is unstable.
+        nn.init.zeros_(self.project_layer.weight)
+        nn.init.ones_(self.project_layer.bias[:width])
+        nn.init.zeros_(self.project_layer.bias[width:])
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, L, D), condition (1, D) or (B, 1, D)."""

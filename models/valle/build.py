@@ -55,8 +55,9 @@ def train(
         supersede(start.superseded)
     num_parameters = sum(parameter.numel() for parameter in trainer.parameters)
     log.info(
-        "%s: %.1f M parameters in training, %d utterances, %s, %s",
+        "%s: %s with %.1f M parameters in training, %d utterances, %s, %s",
         experiment.folder,
+        settings.model_type,
         num_parameters / 1e6,
         data.num_utterances,
         accelerator.device,

@@ -30,6 +30,9 @@ from utils.log import log
 
 CODEC_FILE = "mel_rvq.safetensors"
 ResumeType = Literal["resume", "finetune"]
+# Keys of the model section that no weight depends on, and those that only the NAR's do.
+_FREE_KEYS = {"dropout", "prefix_mode"}
+_NAR_KEYS = {"nar_scale_factor", "share_embedding", "num_quantizers"}
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,10 @@ def plan_start(
     if source is None and train_stage == 2 and ar_source is None:
         raise UserError("--ar_model_ckpt_dir: needed with --model_train_stage 2, to name the trained AR model")
     table = SymbolTable()
-    for ancestor in (source, ar_source):
+    for ancestor, may_differ in ((source, _FREE_KEYS), (ar_source, _FREE_KEYS | _NAR_KEYS)):
         if ancestor is not None:
             origin = Experiment(experiment_of(ancestor))
-            _check_compatible(settings, data, origin)
+            _check_compatible(settings, data, origin, may_differ)
             table = _merged(table, SymbolTable.load(origin.symbols), origin)
     table = table.extended(phone for phone in data.phones if phone not in table)
     if len(table) > settings.model.text_token_num:
@@ -203,11 +206,11 @@ def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(value.equal(others[name]) for name, value in some.items())
 
 
-def _check_compatible(settings: Settings, data: PreparedData, origin: Experiment) -> None:
+def _check_compatible(settings: Settings, data: PreparedData, origin: Experiment, may_differ: set[str]) -> None:
     """Raises UserError when a checkpoint of `origin` cannot be trained on with these settings and this data."""
     theirs = origin.settings()
     for section, keys in (
-        ("model", set(type(settings.model).model_fields) - {"dropout", "prefix_mode"}),
+        ("model", set(type(settings.model).model_fields) - may_differ),
         ("preprocess", {"acoustic_token_extractor", "add_blank", "sample_rate", "phone_extractor"}),
     ):
         for key in sorted(keys):

@@ -37,12 +37,11 @@ class NAR(nn.Module):
         embeddings = [
             TokenEmbedding(width, num_audio_tokens + int(codebook == 0)) for codebook in range(num_quantizers)
         ]
-        for embedding in embeddings:
-            # Most tables are heads, too: at unit variance training would begin at many times the loss of a guess.
-            nn.init.normal_(embedding.word_embeddings.weight, std=2 * width**-0.5)
         heads = [nn.Linear(width, num_audio_tokens, bias=False) for _ in range(num_stages)]
         if share_embedding:
             for head, embedding in zip(heads, embeddings[2:], strict=False):
+                # As a head, a table of unit variance would begin at many times the loss of a guess.
+                nn.init.normal_(embedding.word_embeddings.weight, std=2 * width**-0.5)
                 head.weight = embedding.word_embeddings.weight
         self.audio_embeddings = nn.ModuleList(embeddings)
         self.text_prenet = TextPrenet(width) if add_prenet else None

@@ -19,7 +19,7 @@ from processors.text import TextTokenizer, build_phonemizer
 from tests.conftest import SHARED, tiny_infer, tiny_model, tiny_train
 from utils.audio import read_audio
 
-CORPUS = SHARED / "speech" / "LJSpeech-1.1"
+CORPUS = SHARED / "speech" / "Kathleen"
 PROMPT_SECONDS = 1.0
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the real speech is not at hand")
 
@@ -27,8 +27,34 @@ pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the real speech is 
 def short_clips(num: int) -> list[tuple[str, Path]]:
     """The shortest clips' texts and paths."""
     rows = [line.split("|") for line in (CORPUS / "metadata.csv").read_text(encoding="utf-8").splitlines()]
-    clips = [(row[-1], CORPUS / "wavs" / f"{row[0]}.wav") for row in rows]
+    clips = [(row[-1], CORPUS / "wavs" / f"{row[0]}.flac") for row in rows]
     return sorted(clips, key=lambda clip: clip[1].stat().st_size)[:num]
+
+
+def train(model: VALLE, stage: int, num_steps: int, shards: list[Path], tokenizer: TextTokenizer) -> None:
+    settings = tiny_train(
+        max_tokens=2000,
+        num_buckets=2,
+        max_steps=num_steps,
+        max_epoch=10**6,
+        base_lr=1e-3,
+        warmup_steps=30,
+        total_training_steps=num_steps,
+        save_checkpoint_stride=[10**6],
+        save_checkpoint_steps=None,
+    )
+    torch.manual_seed(0)
+    trainer = Trainer(
+        settings=settings,
+        model=model,
+        data=TrainData(shards, shards, tokenizer, Collator(8, 1, 75, for_nar=stage == 2), settings),
+        folder=shards[0].parent,
+        accelerator=Accelerator(cpu=True),
+        samples=None,
+        num_utterances=2,
+        train_stage=stage,
+    )
+    trainer.train()
 
 
 def test_each_text_gives_its_own_utterance(tmp_path) -> None:
@@ -51,34 +77,13 @@ def test_each_text_gives_its_own_utterance(tmp_path) -> None:
     tokenizer = TextTokenizer(phonemizer, table, add_blank=False)
     write_shard(tmp_path, 0, [join(prompt, first), join(prompt, second)], codec.frame_rate_hz)
 
-    torch.manual_seed(0)
     architecture = tiny_model(
         decoder_dim=128, nhead=4, num_decoder_layers=3, num_quantizers=8, audio_token_num=1024, text_token_num=128
     )
     model = VALLE(architecture, train_stage=0)
-    shards = list_shards(tmp_path)
-    trainer = Trainer(
-        settings=tiny_train(
-            max_tokens=2000,
-            max_steps=700,
-            max_epoch=10**6,
-            base_lr=1e-3,
-            warmup_steps=30,
-            total_training_steps=700,
-            save_checkpoint_stride=[10**6],
-            save_checkpoint_steps=None,
-        ),
-        model=model,
-        data=TrainData(
-            shards, shards, tokenizer, Collator(8, 1, 75, for_nar=True), tiny_train(max_tokens=2000, num_buckets=2)
-        ),
-        folder=tmp_path,
-        accelerator=Accelerator(cpu=True),
-        samples=None,
-        num_utterances=2,
-        train_stage=0,
-    )
-    trainer.train()
+    for stage, num_steps in ((1, 300), (2, 900)):
+        model.ar_trains, model.nar_trains = stage == 1, stage == 2
+        train(model, stage, num_steps, list_shards(tmp_path), tokenizer)
 
     synthesizer = Synthesizer(model, codec, tokenizer, tiny_infer(top_k=1), 1, torch.device("cpu"))
     requests = [Request(target.text, prompt.text, prompt_audio) for target in (first, second)]
