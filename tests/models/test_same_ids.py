@@ -1,0 +1,49 @@
+"""A text has the same ids in training, by way of stage 1 and a shard, as at inference."""
+
+import pytest
+import torch
+
+from models.valle.batch import Collator
+from models.valle.data import TrainData
+from processors.features import Chunks
+from processors.manifest import SourceUtterance, Utterance, list_shards, write_shard
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer, build_phonemizer
+from tests.conftest import defaults, tiny_train
+from utils.audio import write_audio
+
+TEXTS = [
+    "“Curly quotes,” he said; it's 3:45 p.m. - really?!",
+    "  Two  spaces\tand a line\nbreak. ",
+    "naïve café; U.S. and U.K., $5.20!",
+]
+
+
+@pytest.mark.parametrize("add_blank", [False, True])
+def test_training_ids_are_inference_ids(tmp_path, add_blank: bool) -> None:
+    write_audio(tmp_path / "a.wav", torch.rand(24000) - 0.5, 24000)
+    rows = [
+        SourceUtterance(f"u{index}", str(tmp_path / "a.wav"), text, "speaker", "train")
+        for index, text in enumerate(TEXTS)
+    ]
+    settings = defaults().preprocess
+    loaded = Chunks([rows], settings, None)[0]
+    assert [item.failure for item in loaded] == [None] * len(TEXTS)
+    codes = torch.zeros(20, 8).short().numpy()
+    utterances = [Utterance(item.row.id, item.row.text or "", item.phones, "speaker", codes) for item in loaded]
+    write_shard(tmp_path / "shards", 0, utterances, frame_rate_hz=25)
+    table = SymbolTable.from_phones({phone for item in loaded for phone in item.phones})
+
+    shards = list_shards(tmp_path / "shards")
+    in_training = TrainData(
+        train_shards=shards,
+        valid_shards=shards,
+        tokenizer=TextTokenizer(None, table, add_blank),
+        collator=Collator(8, 1, 75, for_nar=False),
+        settings=tiny_train(use_dynamic_batchsize=False, batch_size=1),
+    )
+    at_inference = TextTokenizer(build_phonemizer("espeak", "en-us"), table, add_blank)
+    seen = sorted(batch.text[0].tolist() for batch in in_training.batches(0))
+    assert seen == sorted(at_inference.ids(phones) for phones in at_inference.phones(TEXTS))
+    assert all(ids[0] == table.bos_id and ids[-1] == table.eos_id for ids in seen)
+    assert all((table.pad_id in ids) == add_blank for ids in seen)
