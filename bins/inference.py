@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Heavy libraries are imported once the flags are known to be right.
     from config.schema import Settings
-    from models.valle.experiment import Experiment, load_pair
+    from models.valle.experiment import Experiment, check_codec, load_pair
     from models.valle.jobs import Job, read_test_list, run_jobs
     from models.valle.synthesizer import Synthesizer
     from processors.codecs import build_codec
@@ -73,9 +73,11 @@ def main(arguments: Sequence[str] | None) -> int:
 
     device = pick_device()
     preprocess = settings.preprocess
+    codec = build_codec(preprocess, experiment.codec(preprocess.acoustic_token_extractor), ROOT, device)
+    check_codec(source, codec)
     synthesizer = Synthesizer(
         load_pair(source, settings).to(device),
-        build_codec(preprocess, experiment.codec, ROOT, device),
+        codec,
         TextTokenizer(
             build_phonemizer(preprocess.phone_extractor, preprocess.language),
             SymbolTable.load(experiment.symbols),

@@ -23,13 +23,14 @@ def main(arguments: Sequence[str] | None) -> int:
         parser.error("--name: takes a folder's name, not a path")
 
     # Heavy libraries are imported once the flags are known to be right.
+    import torch
+
     from config.schema import Settings
     from models.valle.build import train
     from models.valle.experiment import Experiment, plan_start, read_prepared
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
     from utils.config import load_settings, resolve_path
-    from utils.device import pick_device
 
     settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None) -> int:
         resume_from=flags.resume_from_ckpt_path and find_path(flags.resume_from_ckpt_path, "--resume_from_ckpt_path"),
         resume_type=flags.resume_type or "resume",
     )
-    codec = build_codec(settings.preprocess, data.codec, ROOT, pick_device())
+    codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
     # Phones were made in stage 1: training needs no phonemizer.
     tokenizer = TextTokenizer(None, start.table, settings.preprocess.add_blank)
     train(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer)

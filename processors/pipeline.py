@@ -16,14 +16,16 @@ from config.schema import Dataset, PreprocessSettings
 from processors.codecs.base import Codec
 from processors.corpora import describe_split, read_corpus
 from processors.features import Chunks, Loaded, encode
-from processors.manifest import SPLITS, SourceUtterance, Split, write_shard
+from processors.manifest import SPLITS, SourceUtterance, Split, Utterance, write_shard
 from processors.symbols import SymbolTable
 from processors.text import build_phonemizer
 from utils.config import resolve_path
 from utils.files import written_aside
 from utils.log import log, progress_bar
 
-_CHUNK = 32
+# Utterances that a process reads at a time, and that are coded together, sorted by length.
+_CHUNK = 16
+_WINDOW = 128
 
 
 @dataclass(frozen=True)
@@ -82,45 +84,60 @@ class Preparation:
 
     def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
         """Make the shards that are not there yet; returns what `stats.json` says."""
-        fingerprints = {id(shard): self._fingerprint(shard, codec) for shard in self.shards}
+        made_by = codec.fingerprint()
+        fingerprints = {id(shard): self._fingerprint(shard, made_by) for shard in self.shards}
         own = self.shards[self.rank :: self.world_size]
         pending = [shard for shard in own if not _is_done(shard, fingerprints[id(shard)])]
         if len(pending) < len(own):
             log.info("%s: %d of %d shards are there already", self.name, len(own) - len(pending), len(own))
-        for shard, loaded in self._load(pending):
-            self._write(shard, loaded, codec, device, fingerprints[id(shard)])
+        self._make(pending, codec, device, fingerprints)
         wait_for_everyone()
         return self._finish(codec) if self.rank == 0 else {}
 
-    def _fingerprint(self, shard: Shard, codec: Codec) -> str:
+    def _fingerprint(self, shard: Shard, made_by: str) -> str:
         """Changes with whatever changes a shard's content."""
         settings = self.settings.model_dump(
             include={"phone_extractor", "language", "sample_rate", "min_duration", "max_duration"}
         )
         phones = None if self.table is None else self.table.phones
         rows = [asdict(row) for row in shard.rows]
-        text = json.dumps([settings, phones, codec.fingerprint(), rows], sort_keys=True)
+        text = json.dumps([settings, phones, made_by, rows], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _load(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, list[Loaded]]]:
-        """Read the shards' utterances, with processes that stay ahead of the codec."""
+    def _make(self, shards: Sequence[Shard], codec: Codec, device: torch.device, fingerprints: dict[int, str]) -> None:
+        """Make shards, with processes that read ahead of the codec; a window's audio is in memory at a time."""
         chunks = [shard.rows[first : first + _CHUNK] for shard in shards for first in range(0, len(shard.rows), _CHUNK)]
-        reader = Chunks(chunks, self.settings, self.table)
-        loader = iter(DataLoader(reader, batch_size=None, num_workers=self.settings.num_workers))
+        num_workers = self.settings.num_workers
+        reader = DataLoader(
+            Chunks(chunks, self.settings, self.table),
+            batch_size=None,
+            num_workers=num_workers,
+            prefetch_factor=_WINDOW // _CHUNK if num_workers else None,
+        )
+        loader = iter(reader)
         total = sum(len(shard.rows) for shard in shards)
         with progress_bar(total=total, desc=f"{self.name}: features", unit="utterance", disable=not total) as bar:
             for shard in shards:
-                loaded: list[Loaded] = []
-                while len(loaded) < len(shard.rows):
-                    loaded += next(loader)
-                yield shard, loaded
-                bar.update(len(loaded))
+                utterances: list[Utterance] = []
+                failures: list[Loaded] = []
+                for first in range(0, len(shard.rows), _WINDOW):
+                    loaded: list[Loaded] = []
+                    while len(loaded) < min(_WINDOW, len(shard.rows) - first):
+                        loaded += next(loader)
+                    good = [item for item in loaded if item.failure is None]
+                    utterances += encode(good, codec, self.settings.codec_batch_seconds, device)
+                    failures += [item for item in loaded if item.failure is not None]
+                    bar.update(len(loaded))
+                self._write(shard, utterances, failures, codec, fingerprints[id(shard)])
 
     def _write(
-        self, shard: Shard, loaded: Sequence[Loaded], codec: Codec, device: torch.device, fingerprint: str
+        self,
+        shard: Shard,
+        utterances: Sequence[Utterance],
+        failures: Sequence[Loaded],
+        codec: Codec,
+        fingerprint: str,
     ) -> None:
-        good = [item for item in loaded if item.failure is None]
-        utterances = encode(good, codec, self.settings.codec_batch_seconds, device)
         shard.report_path.unlink(missing_ok=True)
         for stale in self.folder.glob(f"{shard.split}/*.{shard.index:06d}.*"):
             stale.unlink()
@@ -134,8 +151,7 @@ class Preparation:
             "phones": sorted({phone for utterance in utterances for phone in utterance.phones}),
             "failures": [
                 {"id": item.row.id, "split": shard.split, "audio": item.row.audio_path, "reason": item.failure}
-                for item in loaded
-                if item.failure is not None
+                for item in failures
             ],
         }
         with written_aside(shard.report_path) as path:

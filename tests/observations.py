@@ -185,7 +185,7 @@ def coded_together(world: World, changes: Changes) -> Any:
 def spoken_together(world: World, changes: Changes) -> Any:
     """The batches of prompts that stage 3 gives to the codec."""
     experiment, settings = Experiment(world.pair), world.settings(changes)
-    codec = Noting.load(experiment.codec)
+    codec = Noting.load(experiment.codec("MelRVQ"))
     tokenizer = TextTokenizer(build_phonemizer("graphemes", "en-us"), SymbolTable.load(experiment.symbols), False)
     model = load_pair(resolve_checkpoint(world.pair, ""), settings)
     Synthesizer(model, codec, tokenizer, settings.infer, 1, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)

@@ -45,7 +45,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
-        if match and (path / META).is_file() and (path / WEIGHTS).is_file():
+        if match and (path / WEIGHTS).is_file() and _has_meta(path):
             found.append(Checkpoint(path, int(match[1]), int(match[2])))
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.epoch))
 
@@ -92,7 +92,8 @@ def save_checkpoint(
     (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     for path in [*aside.iterdir(), aside]:
         flush(path)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        _remove(target)
     aside.rename(target)
     flush(folder)
     return target
@@ -155,6 +156,13 @@ def set_aside(checkpoints: Sequence[Checkpoint]) -> Path | None:
     return checkpoints[0].path.parent / "superseded" if checkpoints else None
 
 
+def _has_meta(path: Path) -> bool:
+    try:
+        return isinstance(json.loads((path / META).read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
 def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """One name for each tensor: the format has no shared ones, and loading needs one of a tied pair."""
     unique: dict[int, str] = {}
@@ -166,5 +174,6 @@ def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _remove(path: Path) -> None:
     # Renamed first, so that one whose removal is cut short is not taken for a whole one.
     aside = path.with_name(f".{path.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

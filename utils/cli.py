@@ -46,9 +46,12 @@ def find_path(path: str, flag: str) -> Path:
 
     Raises UserError naming the flag when it is in neither.
     """
-    for candidate in (Path(path).expanduser(), ROOT / path):
-        if candidate.exists():
-            return candidate.absolute()
+    try:
+        for candidate in (Path(path).expanduser(), ROOT / path) if path else ():
+            if candidate.exists():
+                return candidate.absolute()
+    except (OSError, RuntimeError, ValueError):
+        pass  # No file can have such a name, or there is no such home folder.
     raise UserError(f"{flag}: no such file or folder: {path}")
 
 

@@ -47,9 +47,16 @@ def load_settings(path: Path, schema: type[Model], overrides: Sequence[str] = ()
     return _checked(tree, schema, overrides)
 
 
-def read_settings(path: Path, schema: type[Model], overrides: Sequence[str] = ()) -> Model:
-    """Settings that `save_settings` wrote, with `overrides` over them; raises UserError as `load_settings` does."""
+def read_settings(
+    path: Path, schema: type[Model], overrides: Sequence[str] = (), *, defaults: Path | None = None, root: Path = Path()
+) -> Model:
+    """Settings that `save_settings` wrote, with `overrides` over them; raises UserError as `load_settings` does.
+
+    What the file lacks comes from the chain of `defaults`.
+    """
     tree = _Tree(str(path))
+    for name, content in reversed(_base_chain(defaults, root)) if defaults is not None else ():
+        tree.merge(content, name)
     tree.merge(_read_object(path), str(path))
     return _checked(tree, schema, overrides)
 

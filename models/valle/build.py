@@ -46,7 +46,7 @@ def train(
         accelerator=accelerator,
         samples=build_samples(settings, model, codec, tokenizer, train_data, accelerator),
         num_utterances=data.num_utterances,
-        train_stage=train_stage,
+        meta={"train_stage": train_stage, "codec": data.codec_fingerprint},
     )
     if start.resume_from is not None:
         trainer.resume(start.resume_from)
@@ -89,7 +89,10 @@ def build_accelerator(settings: Settings, experiment: Experiment, train_stage: i
         log_with=list(settings.train.tracker) or None,
         project_dir=experiment.folder,
         # The heads of stages that were not drawn get no gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=train_stage != 1)],
+        kwargs_handlers=[
+            # Position tables grow with what each process sees: they are never to be broadcast.
+            DistributedDataParallelKwargs(find_unused_parameters=train_stage != 1, broadcast_buffers=False)
+        ],
     )
     set_up_logging(accelerator.is_main_process)
     accelerator.init_trackers("log")
@@ -132,6 +135,7 @@ def build_samples(
     examples = data.valid_examples(20)
     if not accelerator.is_main_process or not settings.train.tracker or not examples:
         return None
+    codec = codec.to(accelerator.device)
     synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, accelerator.device)
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
     return SampleLogger(synthesizer, examples, writer)

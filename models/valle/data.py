@@ -73,7 +73,7 @@ class ExampleSource:
             rng.shuffle(shards)
         waiting: list[Utterance] = []
         by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-        source = read_shards(shards)
+        source = _read_all(shards)
         for utterance in source:
             self._hold(utterance, waiting, by_speaker, rng)
             if len(waiting) >= self.buffer_size:
@@ -114,6 +114,14 @@ class ExampleSource:
             if others and rng.random() < self.join_probability:
                 utterance = join(utterance, rng.choice(others))
         return Example(utterance, tuple(self.tokenizer.ids(utterance.phones)), other_codes)
+
+
+def _read_all(shards: Sequence[Path]) -> Iterator[Utterance]:
+    """The utterances of shards `<dataset>/<split>/...`; ids and speakers of different corpora stay apart."""
+    for shard in shards:
+        dataset = shard.parent.parent.name
+        for utterance in read_shards([shard]):
+            yield replace(utterance, id=f"{dataset}/{utterance.id}", speaker=f"{dataset}/{utterance.speaker}")
 
 
 def join(first: Utterance, second: Utterance) -> Utterance:
@@ -183,7 +191,7 @@ class TrainData:
                 if place // self.world_size >= num_done:
                     yield dealt[self.rank]
                 dealt = []
-        if dealt:
+        if dealt and place // self.world_size >= num_done:
             # The tail is filled up with the first batch, so that no process waits for another.
             yield (dealt + first * self.world_size)[self.rank]
 
@@ -230,7 +238,7 @@ class TrainData:
     @cached_property
     def _length_bins(self) -> list[float]:
         """Bounds of the length buckets, each of which holds about as many tokens."""
-        sample = islice(self._source(self.train_shards, 0, shuffle=False), self.settings.shuffle_buffer)
+        sample = islice(self._source(self.train_shards, 0, shuffle=True), self.settings.shuffle_buffer)
         lengths = sorted(example.num_tokens for example in sample)
         share = len(lengths) / self.settings.num_buckets
         bins = {lengths[int(share * bucket)] for bucket in range(1, self.settings.num_buckets)}

@@ -1,6 +1,5 @@
 """An experiment's folder: what it holds, how a training starts in it, and how inference loads it."""
 
-import filecmp
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from config.schema import Settings
+from models.valle.interfaces import Codec
 from models.valle.valle import VALLE
 from processors.manifest import list_shards
 from processors.symbols import SymbolTable
@@ -23,12 +23,13 @@ from utils.checkpoint import (
     resolve_checkpoint,
     set_aside,
 )
-from utils.config import read_settings, save_settings
+from utils.cli import ROOT
+from utils.config import read_settings, resolve_path, save_settings
 from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log
 
-CODEC_FILE = "mel_rvq.safetensors"
+CODEC_FILES = {"MelRVQ": "mel_rvq.safetensors", "Encodec": "encodec.th"}
 ResumeType = Literal["resume", "finetune"]
 # Keys of the model section that no weight depends on, and those that only the NAR's do.
 _FREE_KEYS = {"dropout", "prefix_mode"}
@@ -37,7 +38,7 @@ _NAR_KEYS = {"nar_scale_factor", "share_embedding", "num_quantizers"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """`args.json`, `symbols.dict`, the fitted codec where there is one, `checkpoint/`, `log/` and `result/`."""
+    """`args.json`, `symbols.dict`, the codec where it is a file, `checkpoint/`, `log/` and `result/`."""
 
     folder: Path
 
@@ -49,9 +50,9 @@ class Experiment:
     def symbols(self) -> Path:
         return self.folder / "symbols.dict"
 
-    @property
-    def codec(self) -> Path:
-        return self.folder / CODEC_FILE
+    def codec(self, extractor: str) -> Path:
+        """The codec's own file: fitted codebooks, or the local weights that the codes were made with."""
+        return self.folder / CODEC_FILES[extractor]
 
     @property
     def checkpoints(self) -> Path:
@@ -61,7 +62,8 @@ class Experiment:
         """Raises UserError when the folder has no settings, or they or the overrides are wrong."""
         if not self.args.is_file():
             raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
-        return read_settings(self.args, Settings, overrides)
+        # Settings that are younger than the experiment have their defaults.
+        return read_settings(self.args, Settings, overrides, defaults=ROOT / "config" / "valle.json", root=ROOT)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,12 @@ def read_prepared(settings: Settings, processed_dir: Path) -> PreparedData:
         raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
     if not num_utterances:
         raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
-    codec_file = processed_dir / CODEC_FILE if settings.preprocess.acoustic_token_extractor == "MelRVQ" else None
+    # Validation sees the first batches: those of every corpus.
+    valid.sort(key=lambda shard: shard.name)
+    codec_file: Path | None = processed_dir / CODEC_FILES["MelRVQ"]
+    if settings.preprocess.acoustic_token_extractor != "MelRVQ":
+        weights = settings.preprocess.codec_checkpoint
+        codec_file = None if weights is None else resolve_path(weights, ROOT)
     return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)))
 
 
@@ -148,7 +155,7 @@ def plan_start(
     for ancestor, may_differ in ((source, _FREE_KEYS), (ar_source, _FREE_KEYS | _NAR_KEYS)):
         if ancestor is not None:
             origin = Experiment(experiment_of(ancestor))
-            _check_compatible(settings, data, origin, may_differ)
+            _check_compatible(settings, data, ancestor, may_differ)
             table = _merged(table, SymbolTable.load(origin.symbols), origin)
     table = table.extended(phone for phone in data.phones if phone not in table)
     if len(table) > settings.model.text_token_num:
@@ -206,8 +213,9 @@ def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(value.equal(others[name]) for name, value in some.items())
 
 
-def _check_compatible(settings: Settings, data: PreparedData, origin: Experiment, may_differ: set[str]) -> None:
-    """Raises UserError when a checkpoint of `origin` cannot be trained on with these settings and this data."""
+def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoint, may_differ: set[str]) -> None:
+    """Raises UserError when training cannot go on from a checkpoint with these settings and this data."""
+    origin = Experiment(experiment_of(ancestor))
     theirs = origin.settings()
     for section, keys in (
         ("model", set(type(settings.model).model_fields) - may_differ),
@@ -217,8 +225,8 @@ def _check_compatible(settings: Settings, data: PreparedData, origin: Experiment
             here, there = getattr(getattr(settings, section), key), getattr(getattr(theirs, section), key)
             if here != there:
                 raise UserError(f"{section}.{key} is {here!r}, but {there!r} in {origin.args}; make them equal")
-    if data.codec is not None and not (origin.codec.is_file() and filecmp.cmp(data.codec, origin.codec, shallow=False)):
-        raise UserError(f"{data.codec} is another codec than {origin.codec}; codes would mean other sounds")
+    if load_meta(ancestor)["codec"] != data.codec_fingerprint:
+        raise UserError(f"the data's codec is not that of {ancestor.path}; codes would mean other sounds")
 
 
 def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> SymbolTable:
@@ -235,7 +243,7 @@ def write_experiment(experiment: Experiment, settings: Settings, data: PreparedD
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
     if data.codec is not None:
-        with written_aside(experiment.codec) as path:
+        with written_aside(experiment.codec(settings.preprocess.acoustic_token_extractor)) as path:
             shutil.copyfile(data.codec, path)
 
 
@@ -257,6 +265,12 @@ def load_pair(source: Checkpoint, settings: Settings) -> VALLE:
     model = VALLE(settings.model)
     load_checked(model, weights, source)
     return model
+
+
+def check_codec(source: Checkpoint, codec: Codec) -> None:
+    """Raises UserError when a checkpoint's codes were made by another codec: its speech would be noise."""
+    if load_meta(source)["codec"] != codec.fingerprint():
+        raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
 
 
 def load_checked(model: VALLE, weights: dict[str, Tensor], source: Checkpoint | None) -> None:

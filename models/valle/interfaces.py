@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,8 @@ class Codec(Protocol):
     def decode(self, codes: Tensor, codes_lens: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def fingerprint(self) -> str: ...
+
+    def to(self, device: torch.device) -> "Codec": ...
 
 
 class Tokenizer(Protocol):

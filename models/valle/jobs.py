@@ -88,13 +88,17 @@ def run_jobs(
     output_dir.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     size = synthesizer.settings.max_batch_size
+    # Texts of similar length are decoded together: the longest decides how long all take.
+    ordered = sorted(jobs, key=lambda job: len(job.text) if isinstance(job, Job) else 0)
+    places = {job.name: place for place, job in enumerate(jobs)}
     started = time.perf_counter()
     with progress_bar(total=len(jobs), desc="speaking", unit="text") as bar:
         for first in range(0, len(jobs), size):
-            group = jobs[first : first + size]
+            group = ordered[first : first + size]
             rows += _run_group(synthesizer, group, output_dir, continual, copysyn)
+            rows.sort(key=lambda row: places[row["name"]])
+            _write_results(output_dir / RESULTS, rows)
             bar.update(len(group))
-    _write_results(output_dir / RESULTS, rows)
     spoken = [row for row in rows if "audio" in row]
     for row in rows:
         if "error" in row:
@@ -122,8 +126,11 @@ def _run_group(
             ready.append((job, request))
         except UserError as error:
             rows.append({"name": job.name, "error": str(error)})
-    speeches = synthesizer.speak([request for _, request in ready], continual)
+    speeches = _speak(synthesizer, [request for _, request in ready], continual)
     for (job, request), speech in zip(ready, speeches, strict=True):
+        if isinstance(speech, UserError):
+            rows.append({"name": job.name, "error": str(speech)})
+            continue
         path = output_dir / f"{job.name}.wav"
         write_audio(path, speech.audio, synthesizer.codec.sample_rate_hz)
         if copysyn:
@@ -131,6 +138,16 @@ def _run_group(
             write_audio(output_dir / f"{job.name}_copysyn.wav", copy, synthesizer.codec.sample_rate_hz)
         rows.append(_row(job, request, speech))
     return rows
+
+
+def _speak(synthesizer: Synthesizer, requests: Sequence[Request], continual: bool) -> list[Speech | UserError]:
+    """Speech for each request; one that cannot be spoken does not take the others with it."""
+    try:
+        return list(synthesizer.speak(requests, continual))
+    except UserError as error:
+        if len(requests) == 1:
+            return [error]
+        return [result for request in requests for result in _speak(synthesizer, [request], continual)]
 
 
 def _row(job: Job, request: Request, speech: Speech) -> dict[str, Any]:

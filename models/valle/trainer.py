@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from models.valle.schedule import learning_rate
 from models.valle.valle import VALLE, Score
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
+from utils.errors import UserError
 from utils.log import log, progress_bar
 
 
@@ -86,7 +87,7 @@ class Trainer:
         accelerator: Accelerator,
         samples: SampleLogger | None,
         num_utterances: int,
-        train_stage: int,
+        meta: dict[str, Any],
     ) -> None:
         self.settings = settings
         self.data = data
@@ -94,7 +95,8 @@ class Trainer:
         self.accelerator = accelerator
         self.samples = samples
         self.num_utterances = num_utterances
-        self.train_stage = train_stage
+        self.meta = meta
+        self.saved: Progress | None = None
         self.progress = Progress()
         self.raw_model = model.to(accelerator.device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -167,7 +169,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return gradient_norm
 
-    def _count_targets(self, group: Sequence[Batch]) -> dict[str, float]:
+    def _count_targets(self, group: Sequence[Batch]) -> dict[str, Tensor]:
         """How many targets each model has in the group, on all processes."""
         counts = torch.tensor(
             [
@@ -178,8 +180,8 @@ class Trainer:
         )
         if self.accelerator.num_processes > 1:
             counts = self.accelerator.reduce(counts.to(self.accelerator.device), "sum")
-        num_ar, num_nar = counts.tolist()
-        return {"ar": max(num_ar, 1), "nar": max(num_nar, 1)}
+        num_ar, num_nar = counts.clamp(min=1)
+        return {"ar": num_ar, "nar": num_nar}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -187,7 +189,8 @@ class Trainer:
         self.model.eval()
         tally = self._new_tally()
         for batch in self.data.valid_batches():
-            tally.add(self.model(batch.to(self.accelerator.device)))
+            with self.accelerator.autocast():
+                tally.add(self.raw_model(batch.to(self.accelerator.device)))
         means = tally.means(self.accelerator)
         if means["loss"]:
             log.info("step %d: validation loss %.4f", self.progress.step, means["loss"])
@@ -198,7 +201,10 @@ class Trainer:
         return means
 
     def save(self, ends_epoch: bool) -> None:
-        """Write a checkpoint of where training stands, and remove those that no rule keeps."""
+        """Write a checkpoint of where training stands, unless there is one, and remove those that no rule keeps."""
+        if self.saved == self.progress:
+            return
+        self.saved = replace(self.progress)
         random_states: list[dict[str, Any]] = gather_object([_random_state(self.accelerator.device)])
         if self.accelerator.is_main_process:
             progress, settings = self.progress, self.settings
@@ -209,10 +215,11 @@ class Trainer:
                 weights=self.raw_model.named_weights(),
                 state={
                     "optimizer": self.optimizer.state_dict(),
+                    "optimizer_name": settings.optimizer,
                     "progress": asdict(progress),
                     "num_processes": self.accelerator.num_processes,
                 },
-                meta={**asdict(progress), "ends_epoch": ends_epoch, "train_stage": self.train_stage},
+                meta={**self.meta, **asdict(progress), "ends_epoch": ends_epoch},
                 rank_states=random_states,
             )
             checkpoint.rotate(folder, settings.save_checkpoint_stride, settings.keep_last, settings.keep_last_steps)
@@ -222,8 +229,16 @@ class Trainer:
         """Take weights, optimizer, position and random states from a checkpoint."""
         state = checkpoint.load_state(source)
         self.raw_model.load_named_weights(checkpoint.load_weights(source))
+        if state["optimizer_name"] != self.settings.optimizer:
+            raise UserError(
+                f"train.optimizer: {source.path} was trained with {state['optimizer_name']}; resume with it"
+            )
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            # What the settings say now counts, not what they said then.
+            group.update(betas=tuple(self.settings.adamw.betas), weight_decay=self.settings.adamw.weight_decay)
         self.progress = Progress(**state["progress"])
+        self.saved = replace(self.progress)
         num_before, num_now = state["num_processes"], self.accelerator.num_processes
         if num_before == num_now:
             _set_random_state(state["ranks"][self.accelerator.process_index])

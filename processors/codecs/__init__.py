@@ -11,11 +11,12 @@ from utils.config import resolve_path
 from utils.errors import UserError
 
 
-def build_codec(settings: PreprocessSettings, fitted_path: Path | None, root: Path, device: torch.device) -> Codec:
+def build_codec(settings: PreprocessSettings, own_file: Path | None, root: Path, device: torch.device) -> Codec:
     """The codec that `preprocess.acoustic_token_extractor` names, ready on `device`.
 
     Args:
-        fitted_path: MelRVQ's codebooks as stage 1 fitted them; Encodec does not look at it.
+        own_file: MelRVQ's codebooks as stage 1 fitted them, or weights of Encodec that go before the settings' where
+            the file is there.
         root: where a relative `preprocess.codec_checkpoint` starts.
 
     Raises:
@@ -23,13 +24,13 @@ def build_codec(settings: PreprocessSettings, fitted_path: Path | None, root: Pa
     """
     codec: Codec
     if settings.acoustic_token_extractor == "MelRVQ":
-        codec = _load_mel_rvq(settings, fitted_path)
+        codec = _load_mel_rvq(settings, own_file)
     else:
         # Only those who use it pay for its import.
         from processors.codecs.encodec import Encodec
 
-        checkpoint = settings.codec_checkpoint
-        codec = Encodec.load(None if checkpoint is None else resolve_path(checkpoint, root))
+        weights = None if settings.codec_checkpoint is None else resolve_path(settings.codec_checkpoint, root)
+        codec = Encodec.load(own_file if own_file is not None and own_file.is_file() else weights)
     if codec.sample_rate_hz != settings.sample_rate:
         name, right = settings.acoustic_token_extractor, codec.sample_rate_hz
         raise UserError(f"preprocess.sample_rate: {settings.sample_rate} is not the rate of {name}; set it to {right}")

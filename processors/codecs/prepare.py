@@ -38,6 +38,7 @@ def prepare_codec(
             log.info("fitting the codebooks of MelRVQ: %s", path)
             MelRVQ.fit(_training_audio(settings, rows), settings.mel_rvq, settings.sample_rate).save(path)
     return build_codec(settings, path, root, device)
+    return build_codec(settings, None, root, device)
 
 
 def _is_fitted(path: Path, settings: PreprocessSettings) -> bool:

@@ -52,7 +52,7 @@ def train(model: VALLE, stage: int, num_steps: int, shards: list[Path], tokenize
         accelerator=Accelerator(cpu=True),
         samples=None,
         num_utterances=2,
-        train_stage=stage,
+        meta={"train_stage": stage, "codec": "made up"},
     )
     trainer.train()
 

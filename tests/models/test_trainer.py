@@ -40,7 +40,7 @@ def make_trainer(tmp_path):
             accelerator=Accelerator(cpu=True),
             samples=None,
             num_utterances=24,
-            train_stage=stage,
+            meta={"train_stage": stage, "codec": "made up"},
         )
 
     return make

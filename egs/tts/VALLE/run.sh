@@ -95,7 +95,7 @@ esac
 
 # The active environment, if the project is installed there (a bare conda base is not meant), else the one of make.
 has_project() {
-    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec"])))' 2>/dev/null
+    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec", "lhotse", "phonemizer", "json5"])))' 2>/dev/null
 }
 if { [ -n "${VIRTUAL_ENV:-}" ] || [ -n "${CONDA_PREFIX:-}" ]; } && has_project python; then
     python=python
