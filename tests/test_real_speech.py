@@ -49,7 +49,6 @@ def test_all_stages(tmp_path, codec: str) -> None:
     config = ("--config", str(recipe.config))
     assert recipe.call(preprocess, *config) == 0
     stats = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "data").glob("*/stats.json")}
-    assert sum(split["utterances"] for split in stats["ljspeech"]["splits"].values()) >= 5
     if codec == "MelRVQ":
         assert {
             name: sum(s["utterances"] for s in stats[name]["splits"].values()) + stats[name]["dropped"]
