@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.cli import ROOT, Parser, run
 
@@ -38,7 +39,7 @@ class Bench:
 
     NUM_PHONES, PROMPT_FRAMES, NEW_FRAMES = 60, 75, 100
 
-    def __init__(self, settings, device) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, settings: Any, device: Any) -> None:
         import torch
 
         from models.valle.valle import VALLE
@@ -53,7 +54,7 @@ class Bench:
 
         from modules.sampling import Sampler
 
-        def inputs(batch: int):  # type: ignore[no-untyped-def]
+        def inputs(batch: int) -> tuple[Any, Any, Any, Any]:
             text = torch.randint(3, 60, (batch, self.NUM_PHONES), device=self.device)
             lens = torch.full((batch,), self.NUM_PHONES, device=self.device)
             prompt = torch.randint(0, 1000, (batch, self.PROMPT_FRAMES, 8), device=self.device)

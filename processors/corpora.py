@@ -1,7 +1,9 @@
 """Corpora in their official layouts, as rows.
 
 No audio is opened here: stage 1 decodes each file once, in its workers, and names the ones that fail. So a transcript
-without audio still gives a row, and audio without a transcript gives a row whose text is None.
+without audio still gives a row, and audio without a transcript gives a row whose text is None. That is why lhotse's
+recipes for these corpora are not used: they open every file first, end at the first broken one, and leave out in
+silence what has no transcript.
 """
 
 import re

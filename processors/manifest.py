@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def read_shards(cuts_paths: Sequence[Path]) -> Iterator[Utterance]:
         )
 
 
-def _to_cut(utterance: Utterance, frame_rate_hz: float):  # type: ignore[no-untyped-def]
+def _to_cut(utterance: Utterance, frame_rate_hz: float) -> Any:
     from lhotse import MonoCut, SupervisionSegment
 
     duration = len(utterance.codes) / frame_rate_hz

@@ -1,4 +1,4 @@
-"""Who may look into whom (DESIGN.md, section 1), and that a wrong flag is told before anything heavy is imported."""
+"""Which folder may import which, and that a wrong flag is told before anything heavy is imported."""
 
 import ast
 import subprocess

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Batch:
         return _moved(self, device)
 
 
-def _moved(value, device: torch.device):  # type: ignore[no-untyped-def]
+def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, tuple):
@@ -74,8 +75,8 @@ def _moved(value, device: torch.device):  # type: ignore[no-untyped-def]
 class Collator:
     """Turns examples into a batch.
 
-    `stages`: whether the NAR is trained, and with `prefix_mode` which frames are its prompt (VALL-E, section 4.2.2).
-    `max_prompt_frames` is 3 seconds.
+    Where the batch is `for_nar`, `prefix_mode` says which frames are its prompt (VALL-E, section 4.2.2), at most
+    `max_prompt_frames` of them.
     """
 
     num_quantizers: int

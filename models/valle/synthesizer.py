@@ -36,7 +36,7 @@ class Prompted:
 
 @dataclass(frozen=True)
 class Spoken:
-    """Codes (T, Q) behind the prompt; Q is 1 where there is no NAR."""
+    """Codes (T, Q) behind the prompt, or (T, 1) where there is no NAR, and how their generation ended."""
 
     codes: Tensor
     ended: str
