@@ -1,5 +1,6 @@
 """Stage 3: speech in the voice of a prompt."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from utils.cli import ROOT, Parser, find_path, run
 DESCRIPTION = "Stage 3: speak texts in the voices of prompts, with a trained experiment."
 
 
-def main(arguments: Sequence[str] | None) -> int:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags, once they fit each other."""
     parser = Parser(DESCRIPTION)
     parser.add_argument("--config", "-c", metavar="FILE", help="take the infer section from here")
     parser.add_argument("--infer_expt_dir", required=True, metavar="DIR", help="experiment of the NAR model")
@@ -38,6 +40,11 @@ def main(arguments: Sequence[str] | None) -> int:
         for name, value in single.items():
             if value is None:
                 parser.error(f"--{name}: needed with --infer_mode single")
+    return flags
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    flags = parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
     from config.schema import Settings
