@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CONFIG = "egs/tts/VALLE/demo_config.json"
 EXPERIMENTS = Path("ckpts/tts")
 # The NAR has less to learn: what a sentence is comes from the AR.
-NAR_STEPS = ["--set", "train.max_steps=800", "--set", "train.total_training_steps=800"]
+NAR_STEPS = ["--set", "train.max_steps=400", "--set", "train.total_training_steps=400"]
 NUM_REFERENCES = 10
 NUM_RIGHT_LEAST = 14
 # Texts are swapped this many lines apart: less than NUM_REFERENCES, so that both texts are among the references.
