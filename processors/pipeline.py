@@ -92,7 +92,7 @@ class Preparation:
             log.info("%s: %d of %d shards are there already", self.name, len(own) - len(pending), len(own))
         self._make(pending, codec, device, fingerprints)
         wait_for_everyone()
-        return self._finish(codec) if self.rank == 0 else {}
+        return self._finish(made_by) if self.rank == 0 else {}
 
     def _fingerprint(self, shard: Shard, made_by: str) -> str:
         """Changes with whatever changes a shard's content."""
@@ -157,7 +157,7 @@ class Preparation:
         with written_aside(shard.report_path) as path:
             path.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
-    def _finish(self, codec: Codec) -> dict[str, Any]:
+    def _finish(self, made_by: str) -> dict[str, Any]:
         """Gather the shards' reports into `symbols.dict`, `splits.tsv`, `failures.jsonl` and `stats.json`."""
         self._remove_leftovers()
         reports = {split: [_read(shard) for shard in self.shards if shard.split == split] for split in SPLITS}
@@ -168,7 +168,7 @@ class Preparation:
         table.save(self.folder / "symbols.dict")
         stats = {
             "dataset": self.name,
-            "codec": codec.fingerprint(),
+            "codec": made_by,
             "settings": self.settings.model_dump(
                 include={"acoustic_token_extractor", "phone_extractor", "language", "sample_rate"}
             ),

@@ -29,7 +29,7 @@ def train(
     tokenizer: Tokenizer,
 ) -> None:
     """Train into the experiment's folder. Raises UserError when codec, data and model do not fit each other."""
-    check_codec(settings, data, codec)
+    check_data(settings, data, codec)
     accelerator = build_accelerator(settings, experiment, train_stage)
     if accelerator.is_main_process:
         write_experiment(experiment, settings, data, start)
@@ -67,7 +67,7 @@ def train(
     accelerator.end_training()
 
 
-def check_codec(settings: Settings, data: PreparedData, codec: Codec) -> None:
+def check_data(settings: Settings, data: PreparedData, codec: Codec) -> None:
     """Raises UserError when the codec did not make the data, or does not suit the model."""
     if codec.fingerprint() != data.codec_fingerprint:
         raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")

@@ -237,7 +237,7 @@ class TrainData:
 
     @cached_property
     def _length_bins(self) -> list[float]:
-        """Bounds of the length buckets, each of which holds about as many tokens."""
+        """Bounds of the length buckets, each of which holds about as many examples."""
         sample = islice(self._source(self.train_shards, 0, shuffle=True), self.settings.shuffle_buffer)
         lengths = sorted(example.num_tokens for example in sample)
         share = len(lengths) / self.settings.num_buckets

@@ -176,10 +176,9 @@ def plan_start(
         trained = load_meta(source)["train_stage"]
         if trained != train_stage:
             raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
-        left_behind = [
-            other for other in existing if other.step > source.step or other.path.parent != source.path.parent
-        ]
-        return Start(table, {}, source, left_behind)
+        # The same folder may be written in several ways, by a link or with "..".
+        is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
+        return Start(table, {}, source, [other for other in existing if other.step > source.step or not is_own])
     return Start(table, weights, None, existing)
 
 

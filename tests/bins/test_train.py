@@ -78,6 +78,16 @@ def test_a_checkpoint_of_another_experiment_is_resumed_under_a_new_name(trained:
     assert older.is_dir()
 
 
+def test_a_checkpoint_named_in_a_roundabout_way_stays_where_it_is(trained: Recipe) -> None:
+    """What is later than it is set aside; it and what is earlier are not."""
+    copy = trained.copied("ar", "roundabout_ar")
+    older, newer = (path.name for path in trained.checkpoints("roundabout_ar"))
+    path = copy / "checkpoint" / ".." / "checkpoint" / older
+    train(trained, "roundabout_ar", 1, "--resume_from_ckpt_path", str(path))
+    assert older in {path.name for path in trained.checkpoints("roundabout_ar")}
+    assert [path.name for path in (copy / "checkpoint" / "superseded").iterdir()] == [newer]
+
+
 def test_fine_tuning_under_its_own_name_sets_the_old_checkpoints_aside(trained: Recipe) -> None:
     old = [path.name for path in trained.checkpoints("ar")]
     trained.copied("ar", "ar_again")
