@@ -48,13 +48,13 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Heavy libraries are imported once the flags are known to be right.
     from config.schema import Settings
-    from models.valle.experiment import Experiment, check_codec, load_pair
+    from models.valle.experiment import Experiment
     from models.valle.jobs import Job, read_test_list, run_jobs
-    from models.valle.synthesizer import Synthesizer
+    from models.valle.load import load_synthesizer
     from processors.codecs import build_codec
     from processors.symbols import SymbolTable
     from processors.text import TextTokenizer, build_phonemizer
-    from utils.checkpoint import experiment_of, resolve_checkpoint
+    from utils.checkpoint import resolve_checkpoint
     from utils.config import load_settings
     from utils.device import pick_device
     from utils.log import set_up_logging
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None) -> int:
         if getattr(flags, name) is not None
     ]
     source = resolve_checkpoint(find_path(flags.infer_expt_dir, "--infer_expt_dir"), "--infer_expt_dir")
-    experiment = Experiment(experiment_of(source))
+    experiment = Experiment.of(source)
     settings = experiment.settings([*flags.set, *overrides])
     if flags.config is not None:
         given = load_settings(find_path(flags.config, "--config"), Settings, [*flags.set, *overrides], root=ROOT)
@@ -81,19 +81,12 @@ def main(arguments: Sequence[str] | None) -> int:
     device = pick_device()
     preprocess = settings.preprocess
     codec = build_codec(preprocess, experiment.codec(preprocess.acoustic_token_extractor), ROOT, device)
-    check_codec(source, codec)
-    synthesizer = Synthesizer(
-        load_pair(source, settings).to(device),
-        codec,
-        TextTokenizer(
-            build_phonemizer(preprocess.phone_extractor, preprocess.language),
-            SymbolTable.load(experiment.symbols),
-            preprocess.add_blank,
-        ),
-        settings.infer,
-        settings.model.prefix_mode,
-        device,
+    tokenizer = TextTokenizer(
+        build_phonemizer(preprocess.phone_extractor, preprocess.language),
+        SymbolTable.load(experiment.symbols),
+        preprocess.add_blank,
     )
+    synthesizer = load_synthesizer(source, settings, codec, tokenizer, device)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
     return 1 if run_jobs(synthesizer, jobs, output_dir, flags.continual, flags.copysyn) else 0
 

@@ -36,8 +36,9 @@ class SinePosition(nn.Module):
 
     @staticmethod
     def _sines(num_positions: int, width: int) -> Tensor:
-        rates = torch.exp(torch.arange(0, width, 2) * -(math.log(10000.0) / width))
-        angles = torch.arange(num_positions).unsqueeze(1) * rates
+        # On the CPU even where a model is built without memory, as no checkpoint will fill the table.
+        rates = torch.exp(torch.arange(0, width, 2, device="cpu") * -(math.log(10000.0) / width))
+        angles = torch.arange(num_positions, device="cpu").unsqueeze(1) * rates
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
     def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from config.schema import Settings
-from models.valle.experiment import Experiment, load_pair
+from models.valle.experiment import Experiment
+from models.valle.load import load_pair
 from models.valle.synthesizer import Request, Synthesizer
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ

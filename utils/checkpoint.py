@@ -1,18 +1,21 @@
 """The one place that knows how checkpoints are named, written, found and rotated.
 
-`checkpoint/epoch-%04d_step-%07d_loss-%.6f/` holds `model.safetensors`, the training state and `meta.json`.
+`checkpoint/epoch-%04d_step-%07d_loss-%.6f/` holds `model.safetensors`, the training state and `meta.json`. Those of
+the reference recipe are read as well: `[final_]epoch-...` with `model.safetensors` or `pytorch_model.bin`, and no
+`meta.json`.
 """
 
 import json
+import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,19 +24,29 @@ from utils.files import flush
 
 WEIGHTS, STATE, META = "model.safetensors", "training_state.pt", "meta.json"
 _NAME = re.compile(r"epoch-(\d+)_step-(\d+)_loss-(-?\d+\.\d+|nan|inf)")
+_REFERENCE_NAME = re.compile(r"(final_)?epoch-(\d+)(?:_step-(\d+))?(?:_loss-(-?\d+\.\d+))?.*")
+_REFERENCE_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk. Later ones sort after earlier ones."""
+    """A whole checkpoint on disk; `is_reference` where the reference recipe wrote it."""
 
     path: Path
     epoch: int
     step: int
+    loss: float
+    is_reference: bool = False
 
     @property
     def weights(self) -> Path:
-        return self.path / WEIGHTS
+        names = _REFERENCE_WEIGHTS if self.is_reference else (WEIGHTS,)
+        return next((self.path / name for name in names if (self.path / name).is_file()), self.path / WEIGHTS)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is more than weights, which are enough to speak and to fine-tune."""
+        return (self.path / STATE).is_file()
 
 
 def checkpoint_name(epoch: int, step: int, loss: float) -> str:
@@ -41,13 +54,31 @@ def checkpoint_name(epoch: int, step: int, loss: float) -> str:
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The whole checkpoints in a `checkpoint` folder, oldest first; anything else there is passed over."""
+    """The whole checkpoints in a `checkpoint` folder, oldest first; anything else there is passed over.
+
+    Where none is ours, those of the reference recipe.
+    """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
         if match and (path / WEIGHTS).is_file() and _has_meta(path):
-            found.append(Checkpoint(path, int(match[1]), int(match[2])))
+            found.append(Checkpoint(path, int(match[1]), int(match[2]), float(match[3])))
+    if not found:
+        return _find_reference_checkpoints(folder)
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.epoch))
+
+
+def _find_reference_checkpoints(folder: Path) -> list[Checkpoint]:
+    """By epoch, the final one of an epoch last. What has a file of ours is one of ours that is not whole."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _REFERENCE_NAME.fullmatch(path.name)
+        is_ours = (path / META).exists() or (path / STATE).exists()
+        if match and not is_ours and any((path / name).is_file() for name in _REFERENCE_WEIGHTS):
+            epoch, step, loss = int(match[2]), int(match[3] or 0), float(match[4] or 0)
+            checkpoint = Checkpoint(path, epoch, step, loss, is_reference=True)
+            found.append((checkpoint.epoch, match[1] is not None, checkpoint.step, path.name, checkpoint))
+    return [checkpoint for *_, checkpoint in sorted(found, key=lambda row: row[:-1])]
 
 
 def resolve_checkpoint(path: Path, flag: str) -> Checkpoint:
@@ -63,7 +94,7 @@ def resolve_checkpoint(path: Path, flag: str) -> Checkpoint:
             return found[-1]
     match = [checkpoint for checkpoint in find_checkpoints(path.parent) if checkpoint.path.name == path.name]
     if not match:
-        raise UserError(f"{flag}: no whole checkpoint (folder with {WEIGHTS} and {META}) in {path}")
+        raise UserError(f"{flag}: no whole checkpoint (folder epoch-... with {WEIGHTS} and {META}) in {path}")
     return match[0]
 
 
@@ -76,19 +107,21 @@ def save_checkpoint(
     folder: Path,
     name: str,
     weights: dict[str, Tensor],
-    state: dict[str, Any],
+    state: dict[str, Any] | None,
     meta: dict[str, Any],
     rank_states: Sequence[dict[str, Any]],
 ) -> Path:
     """Write a checkpoint aside, flush it to the disk, then rename it; returns its path.
 
-    `rank_states` holds what each process keeps for itself, such as its random state.
+    `rank_states` holds what each process keeps for itself, such as its random state. Without a `state` nothing can
+    resume from it.
     """
     target, aside = folder / name, folder / f".{name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_file(_untied(weights), aside / WEIGHTS)
-    torch.save({**state, "ranks": list(rank_states)}, aside / STATE)
+    if state is not None:
+        torch.save({**state, "ranks": list(rank_states)}, aside / STATE)
     (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     for path in [*aside.iterdir(), aside]:
         flush(path)
@@ -100,17 +133,37 @@ def save_checkpoint(
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Raises UserError when the file is damaged."""
+    """The weights, mapped from the file: what is not read costs no memory.
+
+    Raises UserError when the file is damaged, or is a pickle of more than tensors, which might run code.
+    """
+    path = checkpoint.weights
     try:
-        return load_file(checkpoint.weights)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{checkpoint.weights}: damaged ({error}); use another checkpoint") from error
+        weights = load_file(path) if path.suffix == ".safetensors" else _load_pickled_tensors(path)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused: it is damaged, or holds more than tensors, and such a file can run code; "
+            "ask for the weights as safetensors"
+        ) from error
+    except Exception as error:  # Of many types, on a damaged file.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: damaged ({reason}); use another checkpoint") from error
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path}: holds no table of named weights; use another checkpoint")
+    return weights
+
+
+def _load_pickled_tensors(path: Path) -> dict[str, Tensor]:
+    # A file of torch before 1.6 is no archive, and cannot be mapped.
+    can_map = zipfile.is_zipfile(path)
+    weights = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
+    return weights if isinstance(weights, dict) else {}
 
 
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """What resuming needs beside the weights. Raises UserError when it is missing or damaged."""
     path = checkpoint.path / STATE
-    if not path.is_file():
+    if not checkpoint.can_resume:
         raise UserError(
             f"{path}: missing, so training cannot resume from here; --resume_type finetune needs no such file"
         )
@@ -121,6 +174,9 @@ def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def load_meta(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `save_checkpoint` was told; the reference recipe's tell neither their stage nor their codec."""
+    if checkpoint.is_reference:
+        return {"train_stage": None, "codec": None}
     return json.loads((checkpoint.path / META).read_text(encoding="utf-8"))
 
 

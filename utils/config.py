@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,16 +48,24 @@ def load_settings(path: Path, schema: type[Model], overrides: Sequence[str] = ()
 
 
 def read_settings(
-    path: Path, schema: type[Model], overrides: Sequence[str] = (), *, defaults: Path | None = None, root: Path = Path()
+    path: Path,
+    schema: type[Model],
+    overrides: Sequence[str] = (),
+    *,
+    defaults: Path | None = None,
+    root: Path = Path(),
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Model:
     """Settings that `save_settings` wrote, with `overrides` over them; raises UserError as `load_settings` does.
 
-    What the file lacks comes from the chain of `defaults`.
+    What the file lacks comes from the chain of `defaults`. `adapt` turns the file's content, where it was written by
+    another program, into keys of the schema.
     """
     tree = _Tree(str(path))
     for name, content in reversed(_base_chain(defaults, root)) if defaults is not None else ():
         tree.merge(content, name)
-    tree.merge(_read_object(path), str(path))
+    content = _read_object(path)
+    tree.merge(content if adapt is None else adapt(content), str(path))
     return _checked(tree, schema, overrides)
 
 

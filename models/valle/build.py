@@ -6,8 +6,9 @@ from accelerate.utils import set_seed
 from config.schema import Settings
 from models.valle.batch import Collator
 from models.valle.data import TrainData
-from models.valle.experiment import Experiment, PreparedData, Start, load_checked, supersede, write_experiment
+from models.valle.experiment import Experiment, PreparedData, Start, supersede, write_experiment
 from models.valle.interfaces import Codec, Tokenizer
+from models.valle.load import load_checked
 from models.valle.samples import SampleLogger
 from models.valle.synthesizer import Synthesizer
 from models.valle.trainer import Trainer

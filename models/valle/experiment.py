@@ -4,14 +4,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from config.schema import Settings
-from models.valle.interfaces import Codec
-from models.valle.valle import VALLE
+from models.valle.reference import adapted_settings
 from processors.manifest import list_shards
 from processors.symbols import SymbolTable
 from utils.checkpoint import (
@@ -38,9 +38,18 @@ _NAR_KEYS = {"nar_scale_factor", "share_embedding", "num_quantizers"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """`args.json`, `symbols.dict`, the codec where it is a file, `checkpoint/`, `log/` and `result/`."""
+    """`args.json`, `symbols.dict`, the codec where it is a file, `checkpoint/`, `log/` and `result/`.
+
+    `is_reference` where the reference recipe made the folder: it is read, never written.
+    """
 
     folder: Path
+    is_reference: bool = False
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Experiment":
+        """The experiment that a checkpoint lies in."""
+        return cls(experiment_of(checkpoint), checkpoint.is_reference)
 
     @property
     def args(self) -> Path:
@@ -63,7 +72,14 @@ class Experiment:
         if not self.args.is_file():
             raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
         # Settings that are younger than the experiment have their defaults.
-        return read_settings(self.args, Settings, overrides, defaults=ROOT / "config" / "valle.json", root=ROOT)
+        return read_settings(
+            self.args,
+            Settings,
+            overrides,
+            defaults=ROOT / "config" / "valle.json",
+            root=ROOT,
+            adapt=partial(adapted_settings, path=self.args) if self.is_reference else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,8 @@ def plan_start(
     Raises UserError for flags that do not fit each other or the folders they name.
     """
     existing = find_checkpoints(experiment.checkpoints)
+    if existing and existing[-1].is_reference:
+        raise UserError(f"--name: {experiment.folder} holds a model of another recipe; choose a name of your own")
     ar_source = None if ar_model is None else resolve_checkpoint(ar_model, "--ar_model_ckpt_dir")
     if ar_source is not None and train_stage != 2:
         raise UserError("--ar_model_ckpt_dir is for --model_train_stage 2")
@@ -154,7 +172,7 @@ def plan_start(
     table = SymbolTable()
     for ancestor, may_differ in ((source, _FREE_KEYS), (ar_source, _FREE_KEYS | _NAR_KEYS)):
         if ancestor is not None:
-            origin = Experiment(experiment_of(ancestor))
+            origin = Experiment.of(ancestor)
             _check_compatible(settings, data, ancestor, may_differ)
             table = _merged(table, SymbolTable.load(origin.symbols), origin)
     table = table.extended(phone for phone in data.phones if phone not in table)
@@ -173,6 +191,8 @@ def plan_start(
         else:
             weights |= ar_weights
     if source is not None and resume_type == "resume":
+        if not source.can_resume:
+            raise UserError(f"--resume_type: {source.path} holds weights alone; go on from it with finetune")
         trained = load_meta(source)["train_stage"]
         if trained != train_stage:
             raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
@@ -214,7 +234,7 @@ def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 
 def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoint, may_differ: set[str]) -> None:
     """Raises UserError when training cannot go on from a checkpoint with these settings and this data."""
-    origin = Experiment(experiment_of(ancestor))
+    origin = Experiment.of(ancestor)
     theirs = origin.settings()
     for section, keys in (
         ("model", set(type(settings.model).model_fields) - may_differ),
@@ -224,7 +244,7 @@ def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoi
             here, there = getattr(getattr(settings, section), key), getattr(getattr(theirs, section), key)
             if here != there:
                 raise UserError(f"{section}.{key} is {here!r}, but {there!r} in {origin.args}; make them equal")
-    if load_meta(ancestor)["codec"] != data.codec_fingerprint:
+    if load_meta(ancestor)["codec"] not in (None, data.codec_fingerprint):
         raise UserError(f"the data's codec is not that of {ancestor.path}; codes would mean other sounds")
 
 
@@ -251,30 +271,3 @@ def supersede(checkpoints: Sequence[Checkpoint]) -> None:
     moved = set_aside(checkpoints)
     if moved is not None:
         log.info("%d checkpoints that this run does not go on from were moved to %s", len(checkpoints), moved)
-
-
-def load_pair(source: Checkpoint, settings: Settings) -> VALLE:
-    """A checkpoint's AR and NAR, to speak with. Raises UserError when one of them is not there."""
-    weights = load_weights(source)
-    if not any(name.startswith("nar_") for name in weights):
-        raise UserError(
-            f"--infer_expt_dir: {source.path} holds an AR model alone; train a NAR with it "
-            "(--model_train_stage 2) and name that experiment"
-        )
-    model = VALLE(settings.model)
-    load_checked(model, weights, source)
-    return model
-
-
-def check_codec(source: Checkpoint, codec: Codec) -> None:
-    """Raises UserError when a checkpoint's codes were made by another codec: its speech would be noise."""
-    if load_meta(source)["codec"] != codec.fingerprint():
-        raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
-
-
-def load_checked(model: VALLE, weights: dict[str, Tensor], source: Checkpoint | None) -> None:
-    """Load weights into a model; raises UserError naming the checkpoint when they do not fit it."""
-    try:
-        model.load_named_weights(weights)
-    except ValueError as error:
-        raise UserError(f"{source.path if source else 'weights'}: {error}; the model settings differ") from error

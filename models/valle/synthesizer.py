@@ -1,8 +1,10 @@
 """From a text and a prompt to speech: AR, NAR and codec, for several texts together."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +34,37 @@ class Prompted:
     nar_ids: Sequence[int]
     codes: Tensor
     num_target_phones: int
+
+
+class FrameLimits(Protocol):
+    """The least and the most frames that the AR may make for a row."""
+
+    def __call__(self, item: Prompted) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True)
+class SecondsPerPhone:
+    """Limits by the phones that are to be said."""
+
+    least_seconds: float
+    most_seconds: float
+    frame_rate_hz: float
+
+    def __call__(self, item: Prompted) -> tuple[int, int]:
+        frames_per_second = item.num_target_phones * self.frame_rate_hz
+        least = max(1, int(frames_per_second * self.least_seconds))
+        return least, max(least, math.ceil(frames_per_second * self.most_seconds))
+
+
+@dataclass(frozen=True)
+class FramesPerId:
+    """Limits by the ids that the model reads, bos, eos and the prompt's among them; a begin symbol is a frame."""
+
+    most_frames: int
+    prepend_bos: bool
+
+    def __call__(self, item: Prompted) -> tuple[int, int]:
+        return 1, self.most_frames * len(item.ids) + int(not self.prepend_bos)
 
 
 @dataclass(frozen=True)
@@ -70,6 +103,9 @@ class Synthesizer:
         self.settings = settings
         self.prefix_mode = prefix_mode
         self.device = device
+        self.frame_limits: FrameLimits = SecondsPerPhone(
+            settings.min_seconds_per_phone, settings.max_seconds_per_phone, codec.frame_rate_hz
+        )
 
     def speak(self, requests: Sequence[Request], continual: bool = False) -> list[Speech]:
         """Speech for each request, at most `max_batch_size` at a time.
@@ -122,12 +158,8 @@ class Synthesizer:
     @torch.inference_mode()
     def generate(self, prompted: Sequence[Prompted]) -> list[Spoken]:
         """Codes for each row, all decoded together."""
-        settings, device = self.settings, self.device
-        num_phones = torch.tensor([item.num_target_phones for item in prompted])
-        min_frames = (num_phones * settings.min_seconds_per_phone * self.codec.frame_rate_hz).long().clamp(min=1)
-        max_frames = torch.maximum(
-            (num_phones * settings.max_seconds_per_phone * self.codec.frame_rate_hz).ceil().long(), min_frames
-        )
+        device = self.device
+        min_frames, max_frames = torch.tensor([self.frame_limits(item) for item in prompted], device=device).T
         text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
         prompt, prompt_lens = self._padded([item.codes for item in prompted])
         generated = self.model.ar.generate(
@@ -136,9 +168,9 @@ class Synthesizer:
             prompt[..., 0],
             prompt_lens,
             self._sampler,
-            settings.seed,
-            min_frames.to(device),
-            max_frames.to(device),
+            self.settings.seed,
+            min_frames,
+            max_frames,
         )
         if self.model.nar is None:
             return [Spoken(row.codes.unsqueeze(1), row.ended) for row in generated]

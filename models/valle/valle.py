@@ -71,21 +71,30 @@ class VALLE(nn.Module):
         """The state dict under the checkpoint format's names: `ar_...` and `nar_...`."""
         return {_outer_name(name): value for name, value in self.state_dict().items()}
 
-    def load_named_weights(self, weights: dict[str, Tensor]) -> list[str]:
+    def load_named_weights(self, weights: dict[str, Tensor], assign: bool = False) -> list[str]:
         """Load weights under those names; returns the names that are missing.
 
-        One of a tied pair is enough. Raises ValueError naming a weight that is unknown or of another shape.
+        With `assign` the model takes the tensors themselves, not a copy: one built on the meta device then costs no
+        more memory than its weights. One of a tied pair is enough. Raises ValueError naming a weight that is unknown,
+        of another shape, or not that of its tied pair.
         """
-        own = self.named_weights()
+        own = {_outer_name(name): (name, value) for name, value in self.state_dict(keep_vars=True).items()}
         for name, value in weights.items():
             if name not in own:
                 raise ValueError(f"unknown weight {name}")
-            if own[name].shape != value.shape:
-                raise ValueError(f"weight {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}")
-        loaded = {own[name].data_ptr() for name in weights}
+            shape = own[name][1].shape
+            if shape != value.shape:
+                raise ValueError(f"weight {name} is {tuple(value.shape)}, the model's is {tuple(shape)}")
+        given: dict[int, str] = {}
         for name, value in weights.items():
-            own[name].copy_(value)
-        return [name for name, value in own.items() if name not in weights and value.data_ptr() not in loaded]
+            other = given.setdefault(id(own[name][1]), name)
+            if other != name and not value.equal(weights[other]):
+                raise ValueError(f"weights {other} and {name} differ, and model.share_embedding makes them one")
+        loaded = {
+            inner: weights[given[id(value)]].to(value.dtype) for inner, value in own.values() if id(value) in given
+        }
+        self.load_state_dict(loaded, strict=False, assign=assign)
+        return [name for name, (_, value) in own.items() if id(value) not in given]
 
 
 def build_ar(settings: ModelSettings) -> AR:

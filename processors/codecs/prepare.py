@@ -30,15 +30,15 @@ def prepare_codec(
     They come from `preprocess.codec_checkpoint` where it is set; else they are fitted when they are not there, or
     were fitted with other settings.
     """
+    if settings.acoustic_token_extractor != "MelRVQ":
+        return build_codec(settings, None, root, device)
     path = processed_dir / "mel_rvq.safetensors"
-    if settings.acoustic_token_extractor == "MelRVQ":
-        if settings.codec_checkpoint is not None:
-            MelRVQ.load(resolve_path(settings.codec_checkpoint, root)).save(path)
-        elif not _is_fitted(path, settings):
-            log.info("fitting the codebooks of MelRVQ: %s", path)
-            MelRVQ.fit(_training_audio(settings, rows), settings.mel_rvq, settings.sample_rate).save(path)
+    if settings.codec_checkpoint is not None:
+        MelRVQ.load(resolve_path(settings.codec_checkpoint, root)).save(path)
+    elif not _is_fitted(path, settings):
+        log.info("fitting the codebooks of MelRVQ: %s", path)
+        MelRVQ.fit(_training_audio(settings, rows), settings.mel_rvq, settings.sample_rate).save(path)
     return build_codec(settings, path, root, device)
-    return build_codec(settings, None, root, device)
 
 
 def _is_fitted(path: Path, settings: PreprocessSettings) -> bool:

@@ -1,13 +1,17 @@
-"""The models compute what checkpoints of the reference format expect."""
+"""Folders of the reference recipe compute what they are expected to, through the path that stage 3 takes."""
 
-import json5
 import numpy as np
 import pytest
 import torch
 
-from models.valle.valle import VALLE
-from modules.sampling import Sampler
-from tests.conftest import SHARED, tiny_model
+from models.valle.experiment import Experiment
+from models.valle.load import load_synthesizer
+from models.valle.synthesizer import Prompted
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer
+from tests.conftest import SHARED
+from tests.reference import SilentCodec
+from utils.checkpoint import resolve_checkpoint
 
 GOLDEN = SHARED / "golden"
 FOLDERS = sorted(path.name for path in GOLDEN.glob("valle_*"))
@@ -16,23 +20,22 @@ pytestmark = pytest.mark.skipif(not FOLDERS, reason="the golden numbers are not 
 
 @pytest.fixture(params=FOLDERS)
 def golden(request):
-    folder = GOLDEN / request.param
-    args = json5.loads((folder / "args.json").read_text())["model"]
-    args["nar_scale_factor"] = float(args["nar_scale_factor"])
-    settings = tiny_model(**{**args, "text_token_num": 512, "audio_token_num": 1024})
-    model = VALLE(settings).eval()
-    weights = torch.load(next(folder.glob("checkpoint/*/pytorch_model.bin")), weights_only=True)
-    assert model.load_named_weights(weights) == []
-    expected = {name: torch.from_numpy(value) for name, value in np.load(folder / "expected.npz").items()}
-    return model, settings, expected
+    source = resolve_checkpoint(GOLDEN / request.param, "--infer_expt_dir")
+    experiment = Experiment.of(source)
+    settings = experiment.settings(["infer.top_k=1"])
+    tokenizer = TextTokenizer(None, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
+    synthesizer = load_synthesizer(source, settings, SilentCodec(), tokenizer, torch.device("cpu"))
+    expected = np.load(GOLDEN / request.param / "expected.npz")
+    return synthesizer, settings.model, {name: torch.from_numpy(value) for name, value in expected.items()}
 
 
 def test_teacher_forced_logits(golden) -> None:
-    model, _, expected = golden
+    synthesizer, _, expected = golden
+    ar = synthesizer.model.ar
     with torch.inference_mode():
-        batch = model.ar(expected["text"], expected["text_lens"], expected["codes"][..., 0], expected["code_lens"])
+        batch = ar(expected["text"], expected["text_lens"], expected["codes"][..., 0], expected["code_lens"])
         for row, (text_len, code_len) in enumerate(zip(expected["text_lens"], expected["code_lens"], strict=True)):
-            alone = model.ar(
+            alone = ar(
                 expected["text"][row : row + 1, :text_len],
                 text_len[None],
                 expected["codes"][row : row + 1, :code_len, 0],
@@ -44,25 +47,26 @@ def test_teacher_forced_logits(golden) -> None:
 
 
 def test_greedy_inference(golden) -> None:
-    model, settings, expected = golden
-    text, prompt = expected["infer_text"], expected["infer_prompt"]
-    text_lens, prompt_lens = torch.tensor([text.shape[1]]), torch.tensor([prompt.shape[1]])
-    cap = 16 * text_lens + 1 - int(settings.prepend_bos)
-    [new] = model.ar.generate(text, text_lens, prompt[..., 0], prompt_lens, Sampler(top_k=1), 0, torch.tensor([1]), cap)
-    wanted = expected["infer_codes"]
-    assert torch.equal(new.codes, wanted[0, :, 0])
-
+    synthesizer, settings, expected = golden
+    ids, prompt, wanted = expected["infer_text"][0].tolist(), expected["infer_prompt"][0], expected["infer_codes"][0]
+    nar_ids = ids
     if settings.prefix_mode in (2, 4):
-        text = torch.cat([text[:, :1], text[:, int(expected["infer_enrolled_text_len"][0]) - 1 :]], dim=1)
-    codes = torch.cat([prompt, torch.zeros_like(wanted)], dim=1)
-    codes[0, prompt.shape[1] :, 0] = new.codes
-    lens = torch.tensor([codes.shape[1]])
-    is_prompt = torch.arange(codes.shape[1])[None] < prompt.shape[1]
-    text_lens = torch.tensor([text.shape[1]])
-    whole = settings.prefix_mode != 0
-    filled = model.nar.generate(text, text_lens, codes, lens, is_prompt, whole)
-    assert torch.equal(filled[:, prompt.shape[1] :], wanted)
+        nar_ids = ids[:1] + ids[int(expected["infer_enrolled_text_len"][0]) - 1 :]
+    [spoken] = synthesizer.generate([Prompted(ids, nar_ids, prompt, num_target_phones=1)])
+    assert torch.equal(spoken.codes, wanted)
+
+    codes = torch.cat([prompt, wanted])[None]
+    is_prompt = torch.arange(codes.shape[1])[None] < len(prompt)
+    text, lens = torch.tensor([nar_ids]), torch.tensor([codes.shape[1]])
+    is_read_whole = is_prompt & (settings.prefix_mode != 0)
     for stage in range(1, 8):
         with torch.inference_mode():
-            logits = model.nar(text, text_lens, filled, lens, is_prompt & whole, stage)[:, prompt.shape[1] :]
-        assert (logits - expected[f"infer_nar_logits_stage{stage}"]).abs().max() < 2e-4
+            logits = synthesizer.model.nar(text, torch.tensor([len(nar_ids)]), codes, lens, is_read_whole, stage)
+        assert (logits[:, len(prompt) :] - expected[f"infer_nar_logits_stage{stage}"]).abs().max() < 2e-4
+
+
+def test_the_folders_differ_in_how_they_end() -> None:
+    """Both ends are covered: one is ended by 1024 winning, the others by the cap."""
+    num_frames = {name: np.load(GOLDEN / name / "expected.npz")["infer_codes"].shape[1] for name in FOLDERS}
+    caps = {name: 16 * np.load(GOLDEN / name / "expected.npz")["infer_text"].shape[1] for name in FOLDERS}
+    assert {name for name in FOLDERS if num_frames[name] < caps[name]} == {"valle_mode1_eos"}

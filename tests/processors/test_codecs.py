@@ -15,6 +15,7 @@ from processors.codecs import build_codec
 from processors.codecs.base import Codec
 from processors.codecs.encodec import Encodec
 from processors.codecs.mel_rvq import MelRVQ
+from processors.codecs.prepare import prepare_codec
 from tests.conftest import ROOT, SHARED, Defaults
 from tests.standin_encodec import make_standin
 from utils.config import load_settings
@@ -269,6 +270,14 @@ def test_build_codec_follows_the_settings(mel_rvq: MelRVQ, standin: Path, tmp_pa
     one_frame = torch.full((1, 20, 8), 3), torch.tensor([20])
     assert not torch.equal(coarse.decode(*one_frame)[0], mel_rvq.decode(*one_frame)[0])
     assert isinstance(build_codec(settings_with(codec_checkpoint=str(standin)), None, ROOT, cpu), Encodec)
+
+
+def test_encodec_does_not_take_what_mel_rvq_left(mel_rvq: MelRVQ, standin: Path, tmp_path: Path) -> None:
+    preprocess = load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT).preprocess
+    settings = preprocess.model_copy(update={"codec_checkpoint": str(standin)})
+    mel_rvq.save(tmp_path / "mel_rvq.safetensors")
+    codec = prepare_codec(settings, tmp_path, ROOT, [], torch.device("cpu"))
+    assert codec.fingerprint() == Encodec.load(standin).fingerprint()
 
 
 def test_wrong_settings_are_one_clear_line(mel_rvq: MelRVQ, standin: Path, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""A model of the reference recipe as an experiment folder of our own."""
+
+import shutil
+from pathlib import Path
+
+from config.schema import Settings
+from models.valle.experiment import Experiment
+from models.valle.load import load_pair
+from processors.symbols import SymbolTable
+from utils.checkpoint import Checkpoint, checkpoint_name, save_checkpoint
+from utils.cli import ROOT
+from utils.config import resolve_path, save_settings
+from utils.errors import UserError
+
+
+def convert(source: Checkpoint, settings: Settings, folder: Path) -> Path:
+    """Write `source` and what inference needs beside it into a new folder; returns the new checkpoint's path.
+
+    Weights become safetensors, settings complete, and the symbol table one whose ids count. EnCodec's weights are
+    copied where `preprocess.codec_checkpoint` names them. Raises UserError when there is nothing to convert, or the
+    folder is in use.
+    """
+    if not source.is_reference:
+        raise UserError(f"--input: {source.path} needs no conversion: it is in our own format")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output: {folder} is there already and not an empty folder; choose another")
+    experiment = Experiment(folder)
+    table = SymbolTable.load(Experiment.of(source).symbols)
+    weights = load_pair(source, settings).named_weights()
+    codec = settings.preprocess.codec_checkpoint
+    codec_file = None if codec is None else resolve_path(codec, ROOT)
+    if codec_file is not None and not codec_file.is_file():
+        raise UserError(f"preprocess.codec_checkpoint: {codec_file} is not a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_settings(settings, experiment.args)
+    table.save(experiment.symbols)
+    if codec_file is not None:
+        shutil.copyfile(codec_file, experiment.codec(settings.preprocess.acoustic_token_extractor))
+    return save_checkpoint(
+        experiment.checkpoints,
+        checkpoint_name(source.epoch, source.step, source.loss),
+        weights=weights,
+        state=None,
+        meta={"train_stage": None, "codec": None, "epoch": source.epoch, "step": source.step, "ends_epoch": True},
+        rank_states=(),
+    )

@@ -1,0 +1,50 @@
+"""Experiment folders of the reference recipe, as released models come: what their settings mean in ours."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from config.schema import Section, Settings
+from utils.config import BASE_KEY
+from utils.log import log
+
+# A generation ends at this many frames for each id of the text, the prompt's, bos and eos among them.
+FRAMES_PER_ID = 16
+# What text and audio went through before the model. All else there concerns a corpus and its training.
+_PREPROCESS_KEYS = ("phone_extractor", "language", "add_blank", "acoustic_token_extractor", "sample_rate")
+
+
+def adapted_settings(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What counts of a reference `args.json`: the model, and how its tokens were made. Unknown keys are logged once."""
+    unknown = list(_unknown_keys(content, Settings))
+    if unknown:
+        log.info("%s: %d settings are not known here and do not count: %s", path, len(unknown), ", ".join(unknown))
+    preprocess = _section(content, "preprocess")
+    if preprocess.get("add_blank"):
+        log.info("%s: preprocess.add_blank is true: id 0 stands around and between phones", path)
+    return {
+        "model": {key: value for key, value in _section(content, "model").items() if f"model.{key}" not in unknown},
+        "preprocess": {key: preprocess[key] for key in _PREPROCESS_KEYS if key in preprocess},
+        # Which corpus it was does not matter to a trained model, and its name need not be one of ours.
+        "dataset": ["custom"],
+        "dataset_path": {"custom": ""},
+    }
+
+
+def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = content.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _unknown_keys(content: Mapping[str, Any], schema: type[Section], prefix: str = "") -> Iterator[str]:
+    """Dotted keys that the settings do not have."""
+    for name, value in content.items():
+        if prefix + name == BASE_KEY:
+            continue
+        field = schema.model_fields.get(name)
+        if field is None:
+            yield prefix + name
+        elif (
+            isinstance(value, Mapping) and isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        ):
+            yield from _unknown_keys(value, field.annotation, f"{prefix}{name}.")
