@@ -52,6 +52,7 @@ class Bench:
         """AR decoding with and without the cache and in a batch, and the NAR's passes."""
         import torch
 
+        from models.valle.decoder import Decoder
         from modules.sampling import Sampler
 
         def inputs(batch: int) -> tuple[Any, Any, Any, Any]:
@@ -64,7 +65,7 @@ class Bench:
             text, lens, prompt, prompt_lens = inputs(batch)
             exactly = torch.full((batch,), self.NEW_FRAMES, device=self.device)
             arguments = (text, lens, prompt[..., 0], prompt_lens, Sampler(top_k=1), 0)
-            self.model.ar.generate(*arguments, min_frames=exactly, max_frames=exactly)
+            Decoder(self.model.ar).generate(*arguments, min_frames=exactly, max_frames=exactly)
 
         @torch.inference_mode()
         def uncached() -> None:

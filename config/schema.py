@@ -136,6 +136,8 @@ class TrainSettings(Section):
     gradient_clip_norm: Positive
     gradient_accumulation_step: Count = Field(description="batches per optimizer step")
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware has it")
+    compile: bool = Field(description="torch.compile the layers: slow to start, faster from then on")
+    activation_checkpointing: bool = Field(description="compute activations again instead of keeping them")
     save_checkpoint_stride: Annotated[list[Count], Field(min_length=1)] = Field(
         description="epochs between checkpoints"
     )
@@ -163,6 +165,9 @@ class TrainSettings(Section):
 class InferSettings(Section):
     """Stage 3."""
 
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8: a CPU's AR alone, the NAR in bf16"
+    )
     top_k: CountOrZero = Field(description="sample among the k likeliest codes; 0: all, 1: greedy")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="sample among the likeliest codes of this mass")
     temperature: Positive

@@ -10,7 +10,7 @@ from modules.kv_cache import CacheStep
 
 
 class SelfAttention(nn.Module):
-    """Self-attention through torch's SDPA; parameters are named as in `nn.MultiheadAttention`.
+    """Self-attention through torch's SDPA.
 
     Raises ValueError when the width is not a multiple of the number of heads.
     """
@@ -21,15 +21,18 @@ class SelfAttention(nn.Module):
             raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, may_attend: Tensor | None, layer: int = 0, cache: CacheStep | None = None) -> Tensor:
-        """x (B, L, D); `may_attend` broadcasts to (B, H, L, keys). With a cache, keys are those of the cache."""
-        query, key, value = self._project(x)
+        """x (B, L, D); `may_attend` broadcasts to (B, H, L, keys). With a cache, keys are those of the cache.
+
+        In place of True and False, `may_attend` may hold what is added to the scores: 0 and minus infinity.
+        """
+        query, key, value = self._project(x, None if cache is None else cache.dtype)
         if cache is not None:
             key, value = cache.update(layer, key, value)
         dropout = self.dropout if self.training else 0.0
@@ -42,8 +45,8 @@ class SelfAttention(nn.Module):
         scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
         return scores.masked_fill(~may_attend, -math.inf).softmax(-1)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, L, D) to queries, keys and values, each (B, H, L, D/H)."""
-        fused = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = fused.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def _project(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, L, D) to queries, keys and values, each (B, H, L, D/H), of their own type or another."""
+        fused = self.in_proj(x)
+        query, key, value = fused.to(dtype or fused.dtype).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return query, key, value

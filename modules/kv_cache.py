@@ -9,28 +9,41 @@ from torch import Tensor
 class KVCache:
     """A static cache: (layers, B, H, max_len, D/H) for keys and as much for values."""
 
-    def __init__(self, num_layers: int, batch: int, num_heads: int, max_len: int, head_dim: int, like: Tensor) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        batch: int,
+        num_heads: int,
+        max_len: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         shape = (num_layers, batch, num_heads, max_len, head_dim)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
 
     def at(self, slots: Tensor, end: int) -> "CacheStep":
-        """What one forward pass needs: `slots` (B, L) it writes to, and the number of slots it reads."""
+        """What one forward pass needs: `slots` (L,) it writes to in every row, and the number of slots it reads."""
         return CacheStep(self, slots, end)
 
 
 @dataclass(frozen=True)
 class CacheStep:
-    """One forward pass's place in the cache. Rows may stand at different slots, as prompts differ in length."""
+    """One forward pass's place in the cache."""
 
     cache: KVCache
     slots: Tensor
     end: int
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values, and so of the queries that attend to them."""
+        return self.cache.keys.dtype
+
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values (B, H, L, D/H) of a layer; returns all up to `end` (B, H, end, D/H)."""
-        rows = torch.arange(keys.shape[0], device=keys.device).unsqueeze(1)
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
-        all_keys[rows, :, self.slots] = keys.transpose(1, 2).to(all_keys.dtype)
-        all_values[rows, :, self.slots] = values.transpose(1, 2).to(all_values.dtype)
+        all_keys.index_copy_(2, self.slots, keys)
+        all_values.index_copy_(2, self.slots, values)
         return all_keys[:, :, : self.end], all_values[:, :, : self.end]

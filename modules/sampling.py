@@ -1,6 +1,7 @@
 """From logits to the next code."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,18 +23,23 @@ class Sampler:
     repetition_window: int = 0
     repetition_threshold: float = 0.1
 
-    def __call__(self, logits: Tensor, history: Tensor, generators: list[torch.Generator]) -> Tensor:
+    @property
+    def num_draws(self) -> int:
+        """How many times a step draws."""
+        return int(self.top_k != 1) + int(self.repetition_window > 0)
+
+    def __call__(self, logits: Tensor, history: Tensor, noise: Tensor) -> Tensor:
         """logits (B, V), the codes before (B, at least the window; -1 where none) to the next codes (B,).
 
-        Each row draws from its own generator, so that a row's result does not depend on its neighbours.
+        noise is (num_draws, B, V), exponential.
         """
         logits = logits.float()
-        chosen = logits.argmax(-1) if self.top_k == 1 else draw(self._filter(logits), generators)
+        chosen = logits.argmax(-1) if self.top_k == 1 else draw(self._filter(logits), noise[0])
         if self.repetition_window:
             window = history[:, -self.repetition_window :]
             share = (window == chosen.unsqueeze(1)).sum(1) / self.repetition_window
             again = share > self.repetition_threshold
-            chosen = torch.where(again, draw(logits / self.temperature, generators), chosen)
+            chosen = torch.where(again, draw(logits / self.temperature, noise[-1]), chosen)
         return chosen
 
     def _filter(self, logits: Tensor) -> Tensor:
@@ -51,7 +57,26 @@ class Sampler:
         return logits
 
 
-def draw(logits: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """One sample of softmax(logits) per row (B,), by the exponential race on noise of the row's generator."""
-    noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=generator) for generator in generators])
-    return (logits.softmax(-1) / noise.to(logits.device)).argmax(-1)
+def draw(logits: Tensor, noise: Tensor) -> Tensor:
+    """One sample of softmax(logits) per row (B,), by the exponential race; noise is of the shape of logits (B, V)."""
+    return (logits.softmax(-1) / noise).argmax(-1)
+
+
+class Noise:
+    """What the draws of a generation need, for many steps at a time, so that a GPU is seldom handed anything.
+
+    Each row draws from a generator of its own, so that a row's result does not depend on its neighbours.
+    """
+
+    _STEPS = 32
+
+    def __init__(self, num_draws: int, num_rows: int, num_codes: int, seed: int, device: torch.device) -> None:
+        self._shape = (self._STEPS, num_draws, num_codes)
+        self._generators = [torch.Generator().manual_seed(seed) for _ in range(num_rows)]
+        self._device = device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """For each step (num_draws, B, V)."""
+        while True:
+            rows = [torch.empty(self._shape).exponential_(generator=generator) for generator in self._generators]
+            yield from torch.stack(rows, dim=2).to(self._device)

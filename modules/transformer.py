@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from modules.attention import SelfAttention
 from modules.kv_cache import CacheStep, KVCache
@@ -45,7 +47,8 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """A stack of layers, with a final norm when pre-norm.
 
-    With `adaptive` every norm is conditioned on an embedding (1, D) that each call passes along.
+    With `adaptive` every norm is conditioned on an embedding (1, D) that each call passes along. With `recompute`
+    training keeps each layer's input alone, and computes the rest again on the way back.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.num_heads = width, num_heads
+        self.recompute = False
         self.layers = nn.ModuleList(
             TransformerLayer(width, num_heads, dropout, norm_first, adaptive) for _ in range(num_layers)
         )
@@ -67,12 +71,27 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """x (B, L, D) to the same; `may_attend` broadcasts to (B, H, L, keys), None where all is seen."""
         for index, layer in enumerate(self.layers):
-            x = layer(x, may_attend, condition, index, cache)
+            if cache is not None:
+                # Not through a compiled layer: it would be compiled again for decoding.
+                x = layer.forward(x, may_attend, condition, index, cache)
+            elif self.recompute and self.training:
+                x = checkpoint(layer, x, may_attend, condition, index, None, use_reentrant=False)
+            else:
+                x = layer(x, may_attend, condition, index, None)
         return x if self.norm is None else self.norm(x, condition)
 
-    def new_cache(self, batch: int, max_len: int, like: Tensor) -> KVCache:
-        """An empty cache for `max_len` positions, of the type and device of `like`."""
-        return KVCache(len(self.layers), batch, self.num_heads, max_len, self.width // self.num_heads, like)
+    @property
+    def attention_dtype(self) -> torch.dtype:
+        """The type of queries, keys and values: that of the weights, and bf16 for weights in int8."""
+        weight = cast(Tensor, cast(TransformerLayer, self.layers[0]).self_attn.in_proj.weight)
+        return weight.dtype if weight.is_floating_point() else torch.bfloat16
+
+    def new_cache(self, batch: int, max_len: int, device: torch.device) -> KVCache:
+        """An empty cache for `max_len` positions."""
+        head_dim = self.width // self.num_heads
+        # On a CPU torch attends to bf16 keys several times slower than to twice the bytes in fp32.
+        dtype = torch.float32 if device.type == "cpu" else self.attention_dtype
+        return KVCache(len(self.layers), batch, self.num_heads, max_len, head_dim, dtype, device)
 
     def attention_maps(self, x: Tensor, may_attend: Tensor) -> list[Tensor]:
         """Each layer's attention weights, averaged over heads: (B, L, L)."""

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from config.schema import Settings
 from models.valle.experiment import Experiment
-from models.valle.load import load_pair
+from models.valle.load import load_pair, load_synthesizer
 from models.valle.synthesizer import Request, Synthesizer
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
@@ -191,6 +191,29 @@ def spoken_together(world: World, changes: Changes) -> Any:
     model = load_pair(resolve_checkpoint(world.pair, ""), settings)
     Synthesizer(model, codec, tokenizer, settings.infer, 1, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)
     return codec.__dict__["shapes"]
+
+
+def speaking_layers(world: World, changes: Changes) -> set[tuple[str, str]]:
+    """The kinds of linear layers of the AR and of the NAR that stage 3 speaks with."""
+    codec = MelRVQ.load(Experiment(world.pair).codec("MelRVQ"))
+    source, tokenizer = resolve_checkpoint(world.pair, ""), TextTokenizer(None, SymbolTable(), False)
+    model = load_synthesizer(source, world.settings(changes), codec, tokenizer, CPU).model
+    kinds = ((name.split(".")[0], type(module).__name__) for name, module in model.named_modules())
+    return {kind for kind in kinds if kind[1].endswith("Linear")}
+
+
+def training_layers(world: World, changes: Changes) -> tuple[bool, int]:
+    """Whether the layers are to be compiled, and how many tensors a layer keeps for its way back."""
+    settings = world.settings(changes)
+    model = VALLE(settings.model, 1)
+    model.speed_up(settings.train)
+    [layer] = model.ar.decoder.layers
+    is_compiled = layer._compiled_call_impl is not None
+    kept: list[torch.Tensor] = []
+    layer._compiled_call_impl = None
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        model.ar.decoder(torch.zeros(1, 2, settings.model.decoder_dim, requires_grad=True), None)
+    return is_compiled, len(kept)
 
 
 def has_helpers(run: Callable[[World, Changes], Any]) -> Callable[[World, Changes], bool]:

@@ -21,9 +21,11 @@ from tests.observations import (
     has_helpers,
     make_world,
     num_shards,
+    speaking_layers,
     speech,
     splits,
     spoken_together,
+    training_layers,
     weights,
 )
 from tests.tiny_runs import keys
@@ -132,6 +134,10 @@ ROWS = [
     Row("train.random_seed", 1, weights),
     Row("train.tracker", [], events),
     Row("train.dataloader.num_worker", 1, has_helpers(weights)),
+    Row("train.compile", True, training_layers),
+    Row("train.activation_checkpointing", True, training_layers),
+    Row("infer.precision", "bf16", speaking_layers),
+    Row("infer.precision", "int8", speaking_layers, {"infer.precision": "bf16"}),
     Row("infer.top_k", 5, speech),
     Row("infer.top_p", 0.5, speech),
     Row("infer.temperature", 2, speech),

@@ -1,6 +1,10 @@
 """Which device runs what, and in which precision."""
 
+from typing import Literal
+
 import torch
+
+from utils.errors import UserError
 
 
 def pick_device() -> torch.device:
@@ -14,3 +18,13 @@ def has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Without AVX-512 or AMX instructions for it, bfloat16 products on a CPU are several times slower.
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def pick_inference_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16", "int8"]:
+    """What `infer.precision` means on a device. Raises UserError for what the device cannot do."""
+    if asked == "int8" and device.type == "cuda":
+        raise UserError("infer.precision: int8 is for CPUs; use bf16 on a GPU")
+    if asked == "auto":
+        # On a CPU numbers that do not depend on what is decoded beside come before speed.
+        return "bf16" if device.type == "cuda" and has_fast_bf16(device) else "fp32"
+    return "int8" if asked == "int8" else "bf16" if asked == "bf16" else "fp32"

@@ -34,6 +34,7 @@ class NarInput:
     """What the NAR reads at one stage: codes behind an optional prompt, and what it shall predict.
 
     codes (B, T', Q); codes_lens (B,); is_prompt (B, T'); targets (B, T'), `IGNORED` where nothing is predicted.
+    `longest` counts the phones and frames of the longest row.
     """
 
     stage: int
@@ -42,6 +43,7 @@ class NarInput:
     is_prompt: Tensor
     targets: Tensor
     num_targets: int
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Batch:
     num_tokens: int
     num_frames: int
     num_utterances: int
+    longest: int
 
     def to(self, device: torch.device) -> "Batch":
         return _moved(self, device)
@@ -97,6 +100,7 @@ class Collator:
             num_tokens=sum(example.num_tokens for example in examples),
             num_frames=sum(len(code) for code in codes),
             num_utterances=len(examples),
+            longest=max(example.num_tokens for example in examples),
         )
 
     def _nar_inputs(
@@ -113,6 +117,7 @@ class Collator:
         else:
             inputs, is_prompt, predicted = self._with_segments(examples, codes, shortest, rng)
         lens = torch.tensor([len(code) for code in inputs])
+        longest = max(len(example.ids) + len(code) for example, code in zip(examples, inputs, strict=True))
         padded, padded_is_prompt, padded_predicted = pad(inputs), pad(is_prompt), pad(predicted)
         return tuple(
             NarInput(
@@ -122,6 +127,7 @@ class Collator:
                 is_prompt=padded_is_prompt,
                 targets=torch.where(padded_predicted, padded[..., stage], IGNORED),
                 num_targets=int(padded_predicted.sum()),
+                longest=longest,
             )
             for stage in stages
         )

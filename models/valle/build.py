@@ -38,6 +38,7 @@ def train(
     set_seed(settings.train.random_seed + accelerator.process_index)
     model = VALLE(settings.model, train_stage)
     load_checked(model, start.weights, None)
+    model.speed_up(settings.train)
     train_data = build_data(settings, data, train_stage, codec, tokenizer, accelerator)
     trainer = Trainer(
         settings=settings.train,

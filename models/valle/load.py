@@ -9,6 +9,7 @@ from models.valle.reference import FRAMES_PER_ID
 from models.valle.synthesizer import FramesPerId, Synthesizer
 from models.valle.valle import VALLE
 from utils.checkpoint import Checkpoint, load_meta, load_weights
+from utils.device import pick_inference_precision
 from utils.errors import UserError
 
 
@@ -17,7 +18,9 @@ def load_synthesizer(
 ) -> Synthesizer:
     """A checkpoint's pair, ready to speak. Raises UserError when it is not whole, or the codec is another one."""
     check_codec(source, codec)
-    model = load_pair(source, settings).to(device)
+    model = load_pair(source, settings)
+    model.lower_precision(pick_inference_precision(settings.infer.precision, device))
+    model = model.to(device)
     synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, device)
     if source.is_reference:
         synthesizer.frame_limits = FramesPerId(FRAMES_PER_ID, settings.model.prepend_bos)

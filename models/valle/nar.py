@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from modules.embedding import SinePosition, TokenEmbedding
 from modules.masks import full_attention_mask, padding_mask
+from modules.packing import Packing
 from modules.prenet import AudioPrenet, TextPrenet
 from modules.transformer import Transformer
 
@@ -70,19 +71,26 @@ class NAR(nn.Module):
         return self.text_position(x)
 
     def forward(
-        self, text: Tensor, text_lens: Tensor, codes: Tensor, codes_lens: Tensor, is_prompt: Tensor, stage: int
+        self,
+        text: Tensor,
+        text_lens: Tensor,
+        codes: Tensor,
+        codes_lens: Tensor,
+        is_prompt: Tensor,
+        stage: int,
+        longest: int | None = None,
     ) -> Tensor:
         """Logits of codebook `stage` (B, T, V), of which those in the prompt mean nothing.
 
         text (B, S); codes (B, T, Q), of which codebooks from `stage` on are read in the prompt alone;
-        is_prompt (B, T).
+        is_prompt (B, T). `longest` is what the longest row has of phones and frames; without it the device is asked.
         """
-        text_is_pad = padding_mask(text_lens, text.shape[1])
-        audio_is_pad = padding_mask(codes_lens, codes.shape[1])
-        x = torch.cat([self.embed_text(text, text_is_pad), self.embed_audio(codes, is_prompt, stage)], dim=1)
-        may_attend = full_attention_mask(torch.cat([text_is_pad, audio_is_pad], dim=1))
+        packing = Packing.of(text_lens, codes_lens, longest)
+        embedded = self.embed_text(text, padding_mask(text_lens, text.shape[1]))
+        x = packing.pack(embedded, self.embed_audio(codes, is_prompt, stage))
+        may_attend = full_attention_mask(padding_mask(packing.lens, packing.length))
         hidden = self.decoder(x, may_attend, condition=self.stage_embeddings[stage - 1].weight)
-        return self.predict_layers[stage - 1](hidden[:, text.shape[1] :])
+        return self.predict_layers[stage - 1](packing.audio_of(hidden, codes.shape[1]))
 
     @torch.inference_mode()
     def generate(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from config.schema import InferSettings
 from models.valle.batch import pad
+from models.valle.decoder import Decoder
 from models.valle.interfaces import Codec, Tokenizer
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
@@ -98,6 +99,7 @@ class Synthesizer:
         device: torch.device,
     ) -> None:
         self.model = model.eval()
+        self.decoder = Decoder(model.ar)
         self.codec = codec
         self.tokenizer = tokenizer
         self.settings = settings
@@ -162,7 +164,7 @@ class Synthesizer:
         min_frames, max_frames = torch.tensor([self.frame_limits(item) for item in prompted], device=device).T
         text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
         prompt, prompt_lens = self._padded([item.codes for item in prompted])
-        generated = self.model.ar.generate(
+        generated = self.decoder.generate(
             text,
             text_lens,
             prompt[..., 0],

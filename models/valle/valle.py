@@ -1,14 +1,17 @@
 """The pair: what is trained together, saved together and speaks together."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from config.schema import ModelSettings
+from config.schema import ModelSettings, TrainSettings
 from models.valle.ar import AR
 from models.valle.batch import IGNORED, Batch
 from models.valle.nar import NAR
+from modules.precision import Bf16Linear, Int8Linear, lower_precision
+from modules.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class VALLE(nn.Module):
             scores["ar"] = self._score_ar(batch, audio_token_dropout)
         if self.nar_trains and self.nar is not None:
             for nar in batch.nar:
-                logits = self.nar(batch.text, batch.text_lens, nar.codes, nar.codes_lens, nar.is_prompt, nar.stage)
+                text = batch.text, batch.text_lens
+                logits = self.nar(*text, nar.codes, nar.codes_lens, nar.is_prompt, nar.stage, nar.longest)
                 scores[f"nar_{nar.stage}"] = score(logits, nar.targets, nar.num_targets)
         return scores
 
@@ -52,8 +56,23 @@ class VALLE(nn.Module):
         if audio_token_dropout and self.training:
             hidden = codes.new_empty(codes.shape).bernoulli_(audio_token_dropout).bool()
             codes = codes.masked_fill(hidden, self.ar.mask_id)
-        logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens)
+        logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens, batch.longest)
         return score(logits, targets, self.num_ar_targets(batch))
+
+    def lower_precision(self, precision: Literal["fp32", "bf16", "int8"]) -> None:
+        """For inference: hold the weights of linear layers in less; the NAR, bound by arithmetic, in bf16 at least."""
+        if precision != "fp32":
+            lower_precision(self.ar, Int8Linear if precision == "int8" else Bf16Linear)
+            if self.nar is not None:
+                lower_precision(self.nar, Bf16Linear)
+
+    def speed_up(self, settings: TrainSettings) -> None:
+        """For training: compile the layers, or keep fewer activations, as the settings ask."""
+        for module in self.modules():
+            if isinstance(module, Transformer):
+                module.recompute = settings.activation_checkpointing
+                for layer in module.layers if settings.compile else ():
+                    layer.compile(dynamic=True)
 
     def num_ar_targets(self, batch: Batch) -> int:
         """Frames and ends of speech; without a begin symbol nothing precedes the first frame, so it is no target."""
@@ -139,4 +158,4 @@ def score(logits: Tensor, targets: Tensor, num_targets: int) -> Score:
 
 def _outer_name(name: str) -> str:
     model, rest = name.split(".", 1)
-    return f"{model}_{rest}"
+    return f"{model}_{rest}".replace(".in_proj.", ".in_proj_")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not FOLDERS, reason="the golden numbers are not 
 def golden(request):
     source = resolve_checkpoint(GOLDEN / request.param, "--infer_expt_dir")
     experiment = Experiment.of(source)
-    settings = experiment.settings(["infer.top_k=1"])
+    settings = experiment.settings(["infer.top_k=1", "infer.precision=fp32"])
     tokenizer = TextTokenizer(None, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
     synthesizer = load_synthesizer(source, settings, SilentCodec(), tokenizer, torch.device("cpu"))
     expected = np.load(GOLDEN / request.param / "expected.npz")

@@ -5,6 +5,7 @@ import torch
 
 from models.valle.ar import AR
 from models.valle.batch import IGNORED, pad
+from models.valle.decoder import Decoder
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
 from tests.conftest import tiny_model
@@ -118,9 +119,9 @@ SEEN: list[torch.Tensor] = []
 class Recorder(Sampler):
     """Keeps the logits it saw."""
 
-    def __call__(self, logits, history, generators):
+    def __call__(self, logits, history, noise):
         SEEN.append(logits.clone())
-        return super().__call__(logits, history, generators)
+        return super().__call__(logits, history, noise)
 
 
 def test_cached_equals_uncached_alone_and_in_a_batch(model, rows) -> None:
@@ -129,7 +130,7 @@ def test_cached_equals_uncached_alone_and_in_a_batch(model, rows) -> None:
     floor = torch.ones(3, dtype=torch.long)
     recorder = Recorder(top_k=1)
     SEEN.clear()
-    together = model.ar.generate(text, text_lens, codes[..., 0], codes_lens, recorder, 0, floor, limits)
+    together = Decoder(model.ar).generate(text, text_lens, codes[..., 0], codes_lens, recorder, 0, floor, limits)
     for row, (own_text, own_codes) in enumerate(rows):
         wanted, all_logits = uncached(model.ar, own_text, own_codes[:, 0], int(limits[row]))
         assert together[row].codes.tolist() == wanted
@@ -145,7 +146,7 @@ def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
 
     def generate(floor: int, cap: int):
         arguments = (text[None], lens[0], codes[None, :, 0], lens[1], Sampler(top_k=1), 0)
-        return model.ar.generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
+        return Decoder(model.ar).generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
 
     # All logits are equal: the first code wins, never the end.
     assert (len(generate(1, 6).codes), generate(1, 6).ended) == (6, "cap")
@@ -161,10 +162,14 @@ def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
 def test_sampled_batch_equals_each_alone(model, rows) -> None:
     text, text_lens, codes, codes_lens = padded(rows)
     sampler, floor, cap = Sampler(top_p=0.9, repetition_window=5), torch.tensor([1]), torch.tensor([12])
-    together = model.ar.generate(text, text_lens, codes[..., 0], codes_lens, sampler, 7, floor.expand(3), cap.expand(3))
+    together = Decoder(model.ar).generate(
+        text, text_lens, codes[..., 0], codes_lens, sampler, 7, floor.expand(3), cap.expand(3)
+    )
     for row, (own_text, own_codes) in enumerate(rows):
         lens = torch.tensor([len(own_text)]), torch.tensor([len(own_codes)])
-        [alone] = model.ar.generate(own_text[None], lens[0], own_codes[None, :, 0], lens[1], sampler, 7, floor, cap)
+        [alone] = Decoder(model.ar).generate(
+            own_text[None], lens[0], own_codes[None, :, 0], lens[1], sampler, 7, floor, cap
+        )
         assert together[row].codes.tolist() == alone.codes.tolist()
 
 

@@ -1,11 +1,12 @@
 """Each sampler setting does what it says."""
 
 import math
+from itertools import islice
 
 import pytest
 import torch
 
-from modules.sampling import Sampler, draw
+from modules.sampling import Noise, Sampler, draw
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 NO_HISTORY = torch.full((1, 10), -1)
@@ -15,8 +16,8 @@ def drawn(
     sampler: Sampler, num: int = 2000, logits: torch.Tensor = LOGITS, history: torch.Tensor = NO_HISTORY
 ) -> torch.Tensor:
     """How often each code comes, as shares."""
-    generators = [torch.Generator().manual_seed(seed) for seed in range(num)]
-    codes = sampler(logits.expand(num, -1), history.expand(num, -1), generators)
+    noise = torch.empty(sampler.num_draws, num, logits.shape[-1]).exponential_()
+    codes = sampler(logits.expand(num, -1), history.expand(num, -1), noise)
     return torch.bincount(codes, minlength=4) / num
 
 
@@ -45,12 +46,17 @@ def test_temperature_sharpens_and_flattens() -> None:
 
 
 def test_a_seed_decides_and_neighbours_do_not() -> None:
+    def noise(num_rows: int, seed: int, num_steps: int = 70) -> torch.Tensor:
+        return torch.stack(list(islice(Noise(2, num_rows, 50, seed, torch.device("cpu")), num_steps)))
+
+    together, alone = noise(3, seed=1), noise(1, seed=1)
+    assert together.shape == (70, 2, 3, 50)
+    assert all(torch.equal(together[:, :, row], alone[:, :, 0]) for row in range(3))
+    assert len({float(step.sum()) for step in alone}) == 70
+    assert not torch.equal(noise(1, seed=2), alone)
     logits = torch.randn(3, 50)
-    together = draw(logits, [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)])
-    alone = [draw(logits[row : row + 1], [torch.Generator().manual_seed(row + 1)])[0] for row in range(3)]
-    assert together.tolist() == [int(code) for code in alone]
-    other = draw(logits, [torch.Generator().manual_seed(seed) for seed in (4, 5, 6)])
-    assert together.tolist() != other.tolist()
+    codes = draw(logits, together[0, 0])
+    assert codes.tolist() == [int(draw(logits[row : row + 1], alone[0, 0])) for row in range(3)]
 
 
 def test_a_repeated_code_is_drawn_again_from_all() -> None:

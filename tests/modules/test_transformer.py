@@ -7,6 +7,7 @@ from modules.attention import SelfAttention
 from modules.embedding import SinePosition
 from modules.masks import padding_mask, prefix_lm_mask
 from modules.norm import AdaptiveLayerNorm
+from modules.packing import Packing
 from modules.prenet import TextPrenet
 from modules.transformer import Transformer
 
@@ -14,7 +15,7 @@ from modules.transformer import Transformer
 def test_attention_equals_torch() -> None:
     ours = SelfAttention(16, 4, dropout=0.0).eval()
     theirs = nn.MultiheadAttention(16, 4, batch_first=True).eval()
-    theirs.load_state_dict(ours.state_dict())
+    theirs.load_state_dict({name.replace("in_proj.", "in_proj_"): value for name, value in ours.state_dict().items()})
     x = torch.randn(2, 7, 16)
     is_pad = padding_mask(torch.tensor([7, 4]), 7)
     expected, weights = theirs(x, x, x, key_padding_mask=is_pad)
@@ -24,11 +25,22 @@ def test_attention_equals_torch() -> None:
 
 
 def test_prefix_mask_row_by_row() -> None:
-    is_text_pad = padding_mask(torch.tensor([2]), 3)
-    is_audio_pad = padding_mask(torch.tensor([2]), 3)
-    rows = ["110000", "110000", "110000", "110100", "110110", "110110"]
+    # Two phones, two frames, and a padded position that none of them sees.
+    rows = ["11000", "11000", "11100", "11110", "11111"]
     expected = torch.tensor([[column == "1" for column in row] for row in rows])
-    assert torch.equal(prefix_lm_mask(is_text_pad, is_audio_pad)[0, 0], expected)
+    assert torch.equal(prefix_lm_mask(torch.tensor([2]), 5)[0, 0], expected)
+
+
+def test_packed_rows_are_text_then_audio_then_padding() -> None:
+    text, audio = torch.tensor([[1, 2, 3], [4, 0, 0]])[..., None], torch.tensor([[5, 6], [7, 8]])[..., None]
+    packing = Packing.of(torch.tensor([3, 1]), torch.tensor([1, 2]))
+    packed = packing.pack(text, audio)[..., 0]
+    assert packing.length == 4
+    assert packed[0].tolist() == [1, 2, 3, 5] and packed[1, :3].tolist() == [4, 7, 8]
+    assert packing.last_of(packed[..., None])[:, 0].tolist() == [5, 8]
+    unpacked = packing.audio_of(packed[..., None], 2)[..., 0]
+    assert unpacked[0, 0] == 5 and unpacked[1].tolist() == [7, 8]
+    assert torch.equal(Packing.of(packing.text_lens, packing.audio_lens, 4).pack(text, audio)[..., 0], packed)
 
 
 def test_cache_in_pieces_equals_one_pass() -> None:
@@ -37,10 +49,10 @@ def test_cache_in_pieces_equals_one_pass() -> None:
         x = torch.randn(2, 9, 16)
         causal = torch.ones(9, 9, dtype=torch.bool).tril()
         expected = model(x, causal)
-        cache = model.new_cache(2, 9, like=x)
+        cache = model.new_cache(2, 9, x.device)
         pieces = []
         for first, last in ((0, 4), (4, 5), (5, 9)):
-            slots = torch.arange(first, last).expand(2, -1)
+            slots = torch.arange(first, last)
             pieces.append(model(x[:, first:last], causal[first:last, :last], cache=cache.at(slots, last)))
         assert torch.allclose(torch.cat(pieces, dim=1), expected, atol=1e-5)
 

@@ -1,0 +1,55 @@
+"""Linear layers that hold their weights in less than 32 bits, for inference."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# From this many rows on a product is bound by arithmetic, and the packed kernel, made for few rows, is the slower way.
+_MANY_ROWS = 16
+
+
+class Bf16Linear(nn.Module):
+    """A linear layer with bf16 weights: (..., in) of any float type to (..., out) in bf16."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor | None
+        self.register_buffer("weight", linear.weight.detach().bfloat16())
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.bfloat16(), self.weight, self.bias)
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with int8 weights and a bf16 scale for each output: (..., in) to (..., out) in bf16. CPU alone."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = (weight.abs().amax(dim=1, keepdim=True) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
+        self.weight: Tensor
+        self.scale: Tensor
+        self.bias: Tensor | None
+        self.register_buffer("weight", (weight / scale.float()).round().clamp(-127, 127).to(torch.int8))
+        self.register_buffer("scale", scale[:, 0])
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16())
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.bfloat16().flatten(0, -2)
+        if len(rows) < _MANY_ROWS:
+            y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
+            y = y if self.bias is None else y.add_(self.bias)
+        else:
+            y = F.linear(rows, self.weight.bfloat16() * self.scale.unsqueeze(1), self.bias)
+        return y.unflatten(0, x.shape[:-1])
+
+
+def lower_precision(module: nn.Module, kind: type[Bf16Linear] | type[Int8Linear]) -> None:
+    """Put `kind` in the place of every linear layer below a module; all else stays in fp32, as under autocast."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, kind(child))
+        else:
+            lower_precision(child, kind)

@@ -1,0 +1,39 @@
+"""Linear layers in less than 32 bits are near the whole ones, with few rows and with many."""
+
+import pytest
+import torch
+from torch import nn
+
+from modules.precision import Bf16Linear, Int8Linear, lower_precision
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("kind", "tolerance"), [(Bf16Linear, 0.01), (Int8Linear, 0.02)])
+def test_near_the_whole_layer(kind, tolerance: float, has_bias: bool, rows: int) -> None:
+    linear = nn.Linear(64, 96, bias=has_bias)
+    x = torch.randn(rows, 2, 64)
+    with torch.inference_mode():
+        expected, found = linear(x), kind(linear)(x)
+    assert found.shape == expected.shape and found.dtype == torch.bfloat16
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_int8_keeps_the_scale_of_each_output() -> None:
+    linear = nn.Linear(32, 3, bias=False)
+    with torch.no_grad():
+        linear.weight[1] *= 1e-4
+        linear.weight[2] = 0.0
+    found = Int8Linear(linear)(torch.eye(32)).float()
+    torch.testing.assert_close(
+        found, linear.weight.detach().T, rtol=0.02, atol=1e-7 + 0.01 * float(linear.weight.detach()[0].abs().max())
+    )
+    assert (found[:, 1] - linear.weight[1]).abs().max() < 0.02 * linear.weight[1].abs().max()
+    assert found[:, 2].abs().max() == 0
+
+
+def test_all_linear_layers_are_replaced_and_nothing_else() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)))
+    lower_precision(model, Int8Linear)
+    kinds = [type(module).__name__ for module in model.modules() if not isinstance(module, nn.Sequential)]
+    assert kinds == ["Int8Linear", "LayerNorm", "Int8Linear"]
