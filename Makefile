@@ -28,7 +28,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bins.bench
+	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=10000 $(BIN)/python -m bins.bench
 
 clean:
 	rm -rf .venv *.egg-info

@@ -1,4 +1,4 @@
-"""Linear layers that hold their weights in less than 32 bits, for inference."""
+"""Linear layers for inference: in fp32 for few rows on a CPU, and with weights in less than 32 bits."""
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +6,32 @@ from torch.nn import functional as F
 
 # From this many rows on a product is bound by arithmetic, and the packed kernel, made for few rows, is the slower way.
 _MANY_ROWS = 16
+
+
+class SplitLinear(nn.Module):
+    """A linear layer in fp32 for few rows on a CPU, with the weights of another.
+
+    Torch multiplies a matrix and a vector in one thread; pieces of the matrix, as a batch of products, in all.
+    """
+
+    _NUM_PIECES = 16
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.can_split = linear.out_features % self._NUM_PIECES == 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        if not self.can_split or len(rows) >= _MANY_ROWS:
+            return F.linear(x, self.weight, self.bias)
+        pieces = self.weight.unflatten(0, (self._NUM_PIECES, -1))
+        if len(rows) == 1:
+            y = torch.bmm(pieces, rows.T.expand(self._NUM_PIECES, -1, -1)).view(1, -1)
+        else:
+            y = torch.matmul(rows, pieces.transpose(1, 2)).transpose(0, 1).flatten(1)
+        y = y if self.bias is None else y + self.bias
+        return y.unflatten(0, x.shape[:-1])
 
 
 class Bf16Linear(nn.Module):
@@ -46,10 +72,10 @@ class Int8Linear(nn.Module):
         return y.unflatten(0, x.shape[:-1])
 
 
-def lower_precision(module: nn.Module, kind: type[Bf16Linear] | type[Int8Linear]) -> None:
+def replace_linears(module: nn.Module, kind: type[SplitLinear] | type[Bf16Linear] | type[Int8Linear]) -> None:
     """Put `kind` in the place of every linear layer below a module; all else stays in fp32, as under autocast."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, kind(child))
         else:
-            lower_precision(child, kind)
+            replace_linears(child, kind)

@@ -194,7 +194,7 @@ def spoken_together(world: World, changes: Changes) -> Any:
 
 
 def speaking_layers(world: World, changes: Changes) -> set[tuple[str, str]]:
-    """The kinds of linear layers of the AR and of the NAR that stage 3 speaks with."""
+    """The kinds of linear layers that the AR and the NAR speak with in stage 3."""
     codec = MelRVQ.load(Experiment(world.pair).codec("MelRVQ"))
     source, tokenizer = resolve_checkpoint(world.pair, ""), TextTokenizer(None, SymbolTable(), False)
     model = load_synthesizer(source, world.settings(changes), codec, tokenizer, CPU).model

@@ -16,13 +16,14 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "processors": {"utils", "config"},
     "models": {"modules", "utils", "config", "processors.manifest", "processors.symbols"},
-    "bins": {"models", "modules", "processors", "utils", "config"},
+    "benchmarks": {"models", "modules", "processors", "utils", "config"},
+    "bins": {"benchmarks", "models", "modules", "processors", "utils", "config"},
     "egs": {"processors", "utils"},
 }
 """For each room, what it may import of the others."""
 ROOMS = {*ALLOWED, "tests"}
 CONFIG_NEEDS = {"pydantic", "typing"}
-BINS = ("preprocess", "train", "inference")
+BINS = ("preprocess", "train", "inference", "convert", "bench")
 HEAVY = ("torch", "torchaudio", "lhotse", "pydantic", "numpy", "accelerate", "phonemizer", "soundfile")
 
 

@@ -19,8 +19,7 @@ def load_synthesizer(
     """A checkpoint's pair, ready to speak. Raises UserError when it is not whole, or the codec is another one."""
     check_codec(source, codec)
     model = load_pair(source, settings)
-    model.lower_precision(pick_inference_precision(settings.infer.precision, device))
-    model = model.to(device)
+    model.set_up_inference(pick_inference_precision(settings.infer.precision, device), device)
     synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, device)
     if source.is_reference:
         synthesizer.frame_limits = FramesPerId(FRAMES_PER_ID, settings.model.prepend_bos)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,7 +11,7 @@ from config.schema import ModelSettings, TrainSettings
 from models.valle.ar import AR
 from models.valle.batch import IGNORED, Batch
 from models.valle.nar import NAR
-from modules.precision import Bf16Linear, Int8Linear, lower_precision
+from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
 from modules.transformer import Transformer
 
 
@@ -59,12 +60,18 @@ class VALLE(nn.Module):
         logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens, batch.longest)
         return score(logits, targets, self.num_ar_targets(batch))
 
-    def lower_precision(self, precision: Literal["fp32", "bf16", "int8"]) -> None:
-        """For inference: hold the weights of linear layers in less; the NAR, bound by arithmetic, in bf16 at least."""
+    def set_up_inference(self, precision: Literal["fp32", "bf16", "int8"], device: torch.device) -> None:
+        """Put linear layers in this precision, and all on this device; training and saving are over then.
+
+        The NAR, which is bound by arithmetic, takes bf16 in place of int8.
+        """
         if precision != "fp32":
-            lower_precision(self.ar, Int8Linear if precision == "int8" else Bf16Linear)
+            replace_linears(self.ar, Int8Linear if precision == "int8" else Bf16Linear)
             if self.nar is not None:
-                lower_precision(self.nar, Bf16Linear)
+                replace_linears(self.nar, Bf16Linear)
+        elif device.type == "cpu":
+            replace_linears(self.ar, SplitLinear)
+        self.to(device)
 
     def speed_up(self, settings: TrainSettings) -> None:
         """For training: compile the layers, or keep fewer activations, as the settings ask."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.precision import Bf16Linear, Int8Linear, lower_precision
+from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
@@ -17,6 +17,15 @@ def test_near_the_whole_layer(kind, tolerance: float, has_bias: bool, rows: int)
         expected, found = linear(x), kind(linear)(x)
     assert found.shape == expected.shape and found.dtype == torch.bfloat16
     assert (found - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 40])
+@pytest.mark.parametrize(("has_bias", "num_outputs"), [(True, 96), (False, 96), (True, 97)])
+def test_in_pieces_is_the_whole(has_bias: bool, num_outputs: int, rows: int) -> None:
+    linear = nn.Linear(64, num_outputs, bias=has_bias)
+    x = torch.randn(rows, 1, 64)
+    torch.testing.assert_close(SplitLinear(linear)(x), linear(x), rtol=1e-5, atol=1e-6)
+    assert SplitLinear(linear).weight is linear.weight
 
 
 def test_int8_keeps_the_scale_of_each_output() -> None:
@@ -34,6 +43,6 @@ def test_int8_keeps_the_scale_of_each_output() -> None:
 
 def test_all_linear_layers_are_replaced_and_nothing_else() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)))
-    lower_precision(model, Int8Linear)
+    replace_linears(model, Int8Linear)
     kinds = [type(module).__name__ for module in model.modules() if not isinstance(module, nn.Sequential)]
     assert kinds == ["Int8Linear", "LayerNorm", "Int8Linear"]

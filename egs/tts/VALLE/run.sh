@@ -111,9 +111,9 @@ if [ "$gpu_given" = true ]; then
     export CUDA_VISIBLE_DEVICES
 fi
 # Threads that wait in a loop keep the loader's processes, and anything else on the machine, from the cores that they
-# wait for: everything takes many times longer.
-: "${OMP_WAIT_POLICY:=PASSIVE}"
-export OMP_WAIT_POLICY
+# wait for: everything takes many times longer. A short while of it saves decoding, of many small steps, much sleep.
+: "${OMP_WAIT_POLICY:=PASSIVE}" "${GOMP_SPINCOUNT:=10000}"
+export OMP_WAIT_POLICY GOMP_SPINCOUNT
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 

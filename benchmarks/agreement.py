@@ -1,0 +1,55 @@
+"""How often weights in bf16 and int8 choose the code that fp32 chooses, on a trained model."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from benchmarks.measure import Row
+from models.valle.experiment import Experiment, read_prepared
+from models.valle.load import load_pair
+from models.valle.valle import VALLE
+from processors.manifest import read_shards
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer
+from utils.checkpoint import find_checkpoints
+from utils.cli import ROOT
+from utils.config import resolve_path
+
+NUM_UTTERANCES = 40
+
+
+def rows(folder: Path) -> list[Row]:
+    """Greedy codes on validation utterances, the true codes before them: as in decoding, but for what would follow."""
+    found = find_checkpoints(folder / "checkpoint")
+    jobs = {precision: f"codes as in fp32, {precision}, {folder.name}" for precision in ("bf16", "int8")}
+    if not found:
+        return [Row(job, note="not measured: needs make demo") for job in jobs.values()]
+    experiment = Experiment(folder)
+    settings = experiment.settings()
+    data = read_prepared(settings, resolve_path(settings.preprocess.processed_dir, ROOT))
+    tokenizer = TextTokenizer(None, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
+    utterances = list(read_shards(data.valid_shards))[:NUM_UTTERANCES]
+    inputs = [
+        (torch.tensor([tokenizer.ids(row.phones)]), torch.from_numpy(row.codes).long().unsqueeze(0))
+        for row in utterances
+    ]
+    expected = choices(load_pair(found[-1], settings), inputs)
+    table = []
+    precisions: tuple[Literal["bf16", "int8"], ...] = ("bf16", "int8")
+    for precision in precisions:
+        model = load_pair(found[-1], settings)
+        model.set_up_inference(precision, torch.device("cpu"))
+        share = 100 * float((choices(model, inputs) == expected).float().mean())
+        table.append(Row(jobs[precision], rate=share, unit="%"))
+    return table
+
+
+@torch.inference_mode()
+def choices(model: VALLE, inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """The likeliest code at every frame."""
+    chosen = []
+    for text, codes in inputs:
+        lens = torch.tensor([text.shape[1]]), torch.tensor([codes.shape[1]])
+        chosen.append(model.eval().ar(text, lens[0], codes[..., 0], lens[1])[0].argmax(-1))
+    return torch.cat(chosen)

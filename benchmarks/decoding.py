@@ -1,0 +1,191 @@
+"""AR and NAR decoding: steps against their linear layers, the cache against none, a batch against one text."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Row, peak_memory, products_per_second, read_bytes_per_second, seconds_of, seconds_once
+from config.schema import ModelSettings
+from models.valle.decoder import Decoder
+from models.valle.valle import VALLE
+from modules.precision import Bf16Linear, Int8Linear, SplitLinear
+from modules.sampling import Sampler
+
+NUM_PHONES, FRAME_RATE_HZ, PROMPT_SECONDS, CLIP_SECONDS = 60, 75, 3, 4
+Precision = Literal["fp32", "bf16", "int8"]
+NUM_PROMPT, NUM_NEW = PROMPT_SECONDS * FRAME_RATE_HZ, CLIP_SECONDS * FRAME_RATE_HZ
+LONG_CONTEXT = 1000
+
+
+def rows(settings: ModelSettings, device: torch.device, full: bool) -> list[Row]:
+    """Everything about decoding."""
+    if device.type == "cuda":
+        return _gpu_rows(settings, device)
+    found = []
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    for precision in precisions:
+        model = build(settings, precision, device)
+        if precision == "fp32":
+            found.append(_cached_row(model, device, every_step=full))
+        found += _step_rows(model, precision, device)
+        if precision == "bf16":
+            found += [_batch_row(model, device), _nar_row(model, device)]
+    missing = (
+        ("AR step, bf16, 1 text, GPU", "at most 0.6 ms"),
+        ("AR and NAR, 1 text, GPU", "at most 0.06 of real time"),
+        ("AR and NAR, 32 texts, GPU", "at least 100 times real time"),
+    )
+    return found + [Row(job, goal=goal, note="not measured") for job, goal in missing]
+
+
+def build(settings: ModelSettings, precision: Precision, device: torch.device) -> VALLE:
+    """A pair of random weights."""
+    torch.manual_seed(0)
+    model = VALLE(settings).requires_grad_(False).eval()
+    model.set_up_inference(precision, device)
+    return model
+
+
+class Texts:
+    """The inputs of a batch: 60 phones and a prompt of 3 s each."""
+
+    def __init__(self, batch: int, device: torch.device, num_prompt: int = NUM_PROMPT) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.text = torch.randint(3, 60, (batch, NUM_PHONES), generator=generator).to(device)
+        self.codes = torch.randint(0, 1000, (batch, num_prompt, 8), generator=generator).to(device)
+        self.text_lens = torch.full((batch,), NUM_PHONES, device=device)
+        self.codes_lens = torch.full((batch,), num_prompt, device=device)
+
+    def decode(self, decoder: Decoder, num_frames: int) -> None:
+        """Exactly so many frames, greedily."""
+        exactly = torch.full_like(self.codes_lens, num_frames)
+        inputs = (self.text, self.text_lens, self.codes[..., 0], self.codes_lens)
+        decoder.generate(*inputs, Sampler(top_k=1), 0, exactly, exactly)
+
+    def fill(self, model: VALLE) -> None:
+        """The NAR's passes for a clip behind the prompt."""
+        assert model.nar is not None
+        codes = nn.functional.pad(self.codes, (0, 0, 0, NUM_NEW))
+        is_prompt = torch.arange(codes.shape[1], device=codes.device)[None] < self.codes.shape[1]
+        is_prompt = is_prompt.expand(len(codes), -1)
+        model.nar.generate(self.text, self.text_lens, codes, self.codes_lens + NUM_NEW, is_prompt)
+
+
+def step_seconds(model: VALLE, texts: Texts, num_frames: int = 25) -> float:
+    """Of one AR step behind the texts' prompts: what more frames take than one."""
+    decoder = Decoder(model.ar)
+    texts.decode(decoder, 2)
+    short = seconds_of(lambda: texts.decode(decoder, 1))
+    return (seconds_of(lambda: texts.decode(decoder, 1 + num_frames)) - short) / num_frames
+
+
+@torch.inference_mode()
+def linear_seconds(model: VALLE, batch: int) -> float:
+    """Of the linear layers that a step of the AR calls, in torch's plain way, and nothing else."""
+    linears = [
+        module for module in model.ar.modules() if isinstance(module, nn.Linear | SplitLinear | Bf16Linear | Int8Linear)
+    ]
+    dtype = torch.bfloat16 if linears[0].weight.dtype != torch.float32 else torch.float32
+    inputs: dict[int, Tensor] = {}
+    for linear in linears:
+        width = int(linear.weight.shape[1])
+        inputs[width] = torch.randn(batch, width, dtype=dtype, device=linear.weight.device)
+
+    def products() -> None:
+        for linear in linears:
+            x, weight = inputs[int(linear.weight.shape[1])], linear.weight
+            if isinstance(linear, Int8Linear):
+                torch._weight_int8pack_mm(x, weight, linear.scale)
+            else:
+                nn.functional.linear(x, weight, linear.bias)
+
+    return seconds_of(products, repeats=15)
+
+
+def _step_rows(model: VALLE, precision: str, device: torch.device) -> list[Row]:
+    num_bytes = sum(
+        value.numel() * value.element_size()
+        for name, value in model.ar.decoder.state_dict().items()
+        if name.endswith("weight") and value.ndim == 2
+    )
+    found = []
+    for context in (NUM_PHONES + NUM_PROMPT, LONG_CONTEXT):
+        texts = Texts(1, device, num_prompt=context - NUM_PHONES)
+        with peak_memory() as peak:
+            seconds = step_seconds(model, texts)
+        floor = linear_seconds(model, 1)
+        read = num_bytes / read_bytes_per_second(device)
+        goal = f"at most 1.25 x its linears ({1000 * floor:.1f} ms; their bytes alone {1000 * read:.1f} ms)"
+        job = f"AR step, {precision}, {context} positions before"
+        ratio = seconds / floor
+        found.append(Row(job, seconds, 1 / seconds, "frame/s", peak.mib, None, ratio, goal, ratio <= 1.25))
+    return found
+
+
+def _cached_row(model: VALLE, device: torch.device, every_step: bool) -> Row:
+    texts, decoder = Texts(1, device), Decoder(model.ar)
+    texts.decode(decoder, 2)
+    with peak_memory() as peak:
+        cached = seconds_once(lambda: texts.decode(decoder, NUM_NEW))
+
+    @torch.inference_mode()
+    def whole(step: int) -> None:
+        codes = torch.zeros(1, NUM_PROMPT + step, dtype=torch.long, device=device)
+        hidden, may_attend, packing = model.ar.sequence(texts.text, texts.text_lens, codes, texts.codes_lens + step)
+        model.ar.predict_layer(packing.last_of(model.ar.decoder(hidden, may_attend))).argmax(-1)
+
+    # The time grows smoothly with the step: some of them tell for all.
+    steps = range(0, NUM_NEW, 1 if every_step else 50)
+    whole(0)
+    uncached = sum(seconds_once(lambda step=step: whole(step)) for step in steps) * NUM_NEW / len(steps)  # type: ignore[misc]
+    job, ratio = f"AR, fp32, {CLIP_SECONDS} s clip, cached", uncached / cached
+    goal = f"at least 25 x without a cache ({uncached:.0f} s)"
+    return Row(job, cached, NUM_NEW / cached, "frame/s", peak.mib, ratio, None, goal, ratio >= 25)
+
+
+def _batch_row(model: VALLE, device: torch.device) -> Row:
+    alone = step_seconds(model, Texts(1, device))
+    with peak_memory() as peak:
+        together = step_seconds(model, Texts(8, device))
+    ratio = 8 * alone / together
+    goal = "at least 4 x the frames of 1 text"
+    floor = together / linear_seconds(model, 8)
+    return Row("AR step, bf16, 8 texts", together, 8 / together, "frame/s", peak.mib, ratio, floor, goal, ratio >= 4)
+
+
+def _nar_row(model: VALLE, device: torch.device, batch: int = 1) -> Row:
+    assert model.nar is not None
+    texts, nar = Texts(batch, device), model.nar
+    with peak_memory() as peak:
+        seconds = seconds_of(lambda: texts.fill(model), repeats=1)
+    length, width, num_layers = NUM_PHONES + NUM_PROMPT + NUM_NEW, nar.decoder.width, len(nar.decoder.layers)
+    # 12 D^2 weights a layer, and L keys and values that each position attends to.
+    products = 2 * length * num_layers * (12 * width**2 + 2 * length * width) * (nar.num_quantizers - 1) * batch
+    ratio = seconds * products_per_second(device, torch.bfloat16) / products
+    goal, job = "at most 1.3 x its products", f"NAR, bf16, 7 passes, {CLIP_SECONDS} s clip"
+    return Row(job, seconds, batch * NUM_NEW / seconds, "frame/s", peak.mib, None, ratio, goal, ratio <= 1.3)
+
+
+def _gpu_rows(settings: ModelSettings, device: torch.device) -> list[Row]:
+    model = build(settings, "bf16", device)
+    with peak_memory() as peak:
+        step = step_seconds(model, Texts(1, device), num_frames=200)
+    floor = linear_seconds(model, 1)
+    goal = "at most 0.6 ms"
+    found = [
+        Row("AR step, bf16, 1 text, GPU", step, 1 / step, "frame/s", peak.mib, None, step / floor, goal, step <= 6e-4)
+    ]
+    for batch, limit, goal in ((1, 0.06, "at most 0.06 of real time"), (32, 0.01, "at least 100 times real time")):
+        texts, decoder = Texts(batch, device), Decoder(model.ar)
+
+        def speak(texts: Texts = texts, decoder: Decoder = decoder) -> None:
+            texts.decode(decoder, NUM_NEW)
+            texts.fill(model)
+
+        with peak_memory() as peak:
+            seconds = seconds_of(speak)
+        factor = seconds / (batch * CLIP_SECONDS)
+        job = f"AR and NAR, bf16, {batch} text{'s' if batch > 1 else ''}, GPU"
+        found.append(Row(job, seconds, 1 / factor, "x real time", peak.mib, None, None, goal, factor <= limit))
+    return [*found, _nar_row(model, device)]

@@ -1,0 +1,95 @@
+"""The benchmark at tiny size: every row is measured, and what it compares is what it says."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import agreement, decoding, training
+from benchmarks.measure import Row, peak_memory, seconds_of, table
+from config.schema import Settings
+from models.valle.decoder import Decoder
+from modules.attention import SelfAttention
+from modules.masks import prefix_lm_mask
+from tests.conftest import ROOT, tiny_model
+from utils.config import load_settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    overrides = ['dataset=["custom"]', "dataset_path.custom=none", "model.decoder_dim=32", "model.nhead=2"]
+    return load_settings(
+        ROOT / "config" / "valle.json", Settings, [*overrides, "model.num_decoder_layers=1"], root=ROOT
+    )
+
+
+def test_every_row_of_decoding_is_measured(settings: Settings) -> None:
+    rows = decoding.rows(settings.model, CPU, full=False)
+    measured = [row for row in rows if row.note != "not measured"]
+    assert len(measured) == 9 and all(row.seconds and row.seconds > 0 and row.met is not None for row in measured)
+    assert all(row.to_plain or row.to_floor for row in measured)
+    assert all(row.job.endswith("GPU") and row.met is None for row in rows if row not in measured)
+
+
+def test_the_plain_attention_computes_the_same() -> None:
+    attention, x = SelfAttention(16, 2, dropout=0.0), torch.randn(2, 6, 16)
+    mask = prefix_lm_mask(torch.tensor([2, 3]), 6)
+    torch.testing.assert_close(training._dense_attention(attention, x, mask), attention(x, mask))
+
+
+def test_the_texts_are_decoded_to_the_length_that_is_counted() -> None:
+    model = decoding.build(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64), "fp32", CPU)
+    texts, seen = decoding.Texts(2, CPU, num_prompt=10), []
+
+    class Counting(Decoder):
+        def generate(self, *arguments):
+            seen.extend(super().generate(*arguments))
+            return seen
+
+    texts.decode(Counting(model.ar), 7)
+    assert [len(row.codes) for row in seen] == [7, 7]
+
+
+def test_without_a_trained_experiment_agreement_says_what_it_needs(tmp_path: Path) -> None:
+    assert all("make demo" in row.note and row.rate is None for row in agreement.rows(tmp_path / "demo_nar"))
+
+
+def test_times_and_memory_are_those_of_the_work() -> None:
+    assert 0.02 <= seconds_of(lambda: time.sleep(0.02)) < 0.2
+    with peak_memory() as peak:
+        torch.ones(32 * 2**20 // 4).sum()
+    assert peak.mib is None or 25 < peak.mib < 200
+
+
+def test_the_table_has_a_line_for_each_row() -> None:
+    rows = [
+        Row("fast", 0.5, 1234.5, "x/s", 10.0, 3.21, 1.234, "at least 3 x", True),
+        Row("absent", note="not measured"),
+    ]
+    lines = table(rows).splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
+        *("fast", "0.5", "1,234 x/s", "10", "3.2 x", "1.23 x", "at least 3 x", "yes")
+    ]
+    assert lines[3].endswith("| not measured |")
+
+
+def test_one_part_alone_writes_its_figures(tmp_path: Path) -> None:
+    """Through make's own command, at tiny size."""
+    tiny = [word for key in ("decoder_dim=32", "nhead=2", "num_decoder_layers=1") for word in ("--set", f"model.{key}")]
+    out = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "bins.bench", "--part", "training", *tiny, "--output", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    padding, loading, speed, on_gpu = figures["training"]
+    assert padding["met"] and 0 < padding["rate"] < 5
+    assert loading["met"] == (loading["rate"] > speed["rate"]) and speed["met"] == (speed["to_plain"] >= 3)
+    assert on_gpu["note"] == "not measured" and figures.keys() == {"machine", "training"}
+    assert "GFLOP/s" in figures["machine"] and "AR training" in done.stdout
