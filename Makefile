@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test faults lint bench clean
 
 install: $(STAMP)
 
@@ -21,6 +21,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+faults: $(STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None) -> int:
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
     # Phones were made in stage 1: training needs no phonemizer.
     tokenizer = TextTokenizer(None, start.table, settings.preprocess.add_blank)
-    train(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer)
-    return 0
+    return train(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer)
 
 
 if __name__ == "__main__":

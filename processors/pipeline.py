@@ -20,6 +20,7 @@ from processors.manifest import SPLITS, SourceUtterance, Split, Utterance, write
 from processors.symbols import SymbolTable
 from processors.text import build_phonemizer
 from utils.config import resolve_path
+from utils.device import memory_advice
 from utils.files import written_aside
 from utils.log import log, progress_bar
 
@@ -125,7 +126,9 @@ class Preparation:
                     while len(loaded) < min(_WINDOW, len(shard.rows) - first):
                         loaded += next(loader)
                     good = [item for item in loaded if item.failure is None]
-                    utterances += encode(good, codec, self.settings.codec_batch_seconds, device)
+                    batch_seconds = self.settings.codec_batch_seconds
+                    with memory_advice(f"lower preprocess.codec_batch_seconds ({batch_seconds:g})"):
+                        utterances += encode(good, codec, batch_seconds, device)
                     failures += [item for item in loaded if item.failure is not None]
                     bar.update(len(loaded))
                 self._write(shard, utterances, failures, codec, fingerprints[id(shard)])

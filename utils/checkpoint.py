@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -113,22 +114,33 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint aside, flush it to the disk, then rename it; returns its path.
 
+    Raises UserError where it cannot be written; those before it are as they were.
+
     `rank_states` holds what each process keeps for itself, such as its random state. Without a `state` nothing can
     resume from it.
     """
     target, aside = folder / name, folder / f".{name}.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(_untied(weights), aside / WEIGHTS)
-    if state is not None:
-        torch.save({**state, "ranks": list(rank_states)}, aside / STATE)
-    (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    for path in [*aside.iterdir(), aside]:
-        flush(path)
-    if target.exists():
-        _remove(target)
-    aside.rename(target)
-    flush(folder)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_file(_untied(weights), aside / WEIGHTS)
+        if state is not None:
+            torch.save({**state, "ranks": list(rank_states)}, aside / STATE)
+        (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        for path in [*aside.iterdir(), aside]:
+            flush(path)
+        if target.exists():
+            _remove(target)
+        aside.rename(target)
+        flush(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # Torch and safetensors hide what the system said: a full disk, a limit or a folder that is read-only.
+        shutil.rmtree(aside, ignore_errors=True)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{target}: the checkpoint could not be written ({reason}); make room or give another log_dir, and go on "
+            "with --resume true from the checkpoint before"
+        ) from error
     return target
 
 
@@ -196,6 +208,13 @@ def rotate(folder: Path, strides: Sequence[int], keep_last: Sequence[int], keep_
     for checkpoint in found:
         if checkpoint.path not in kept:
             _remove(checkpoint.path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed training left half written or half removed; nobody else may be writing there."""
+    for suffix in (".part", ".old"):
+        for path in folder.glob(f".epoch-*{suffix}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside(checkpoints: Sequence[Checkpoint]) -> Path | None:

@@ -1,5 +1,7 @@
 """Which device runs what, and in which precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -28,3 +30,17 @@ def pick_inference_precision(asked: str, device: torch.device) -> Literal["fp32"
         # On a CPU numbers that do not depend on what is decoded beside come before speed.
         return "bf16" if device.type == "cuda" and has_fast_bf16(device) else "fp32"
     return "int8" if asked == "int8" else "bf16" if asked == "bf16" else "fp32"
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Tell a user what to lower where the block runs out of memory, on a GPU or not. Raises UserError then."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(f"out of memory: {advice}") from error
+    except RuntimeError as error:
+        # A CPU's allocator has no error of its own.
+        if "allocate memory" not in str(error):
+            raise
+        raise UserError(f"out of memory: {advice}") from error

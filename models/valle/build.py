@@ -1,5 +1,7 @@
 """Puts a training together from settings, data and a start."""
 
+from contextlib import nullcontext
+
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
@@ -13,8 +15,10 @@ from models.valle.samples import SampleLogger
 from models.valle.synthesizer import Synthesizer
 from models.valle.trainer import Trainer
 from models.valle.valle import VALLE
-from utils.device import has_fast_bf16, pick_device
+from utils.checkpoint import remove_leftovers
+from utils.device import has_fast_bf16, memory_advice, pick_device
 from utils.errors import UserError
+from utils.files import locked
 from utils.log import log, set_up_logging
 
 MAX_PROMPT_SECONDS = 3
@@ -28,10 +32,34 @@ def train(
     train_stage: int,
     codec: Codec,
     tokenizer: Tokenizer,
-) -> None:
-    """Train into the experiment's folder. Raises UserError when codec, data and model do not fit each other."""
+) -> int:
+    """Train into the experiment's folder; returns the exit status.
+
+    Raises UserError when codec, data and model do not fit each other, or another training has the folder.
+    """
     check_data(settings, data, codec)
     accelerator = build_accelerator(settings, experiment, train_stage)
+    with locked(experiment.folder / ".lock") if accelerator.is_main_process else nullcontext() as holder:
+        if holder is not None:
+            raise UserError(f"--name: {experiment.folder} is in use by {holder}; wait for it, or choose another name")
+        with memory_advice(
+            f"lower train.max_tokens ({settings.train.max_tokens}) and train.max_sentences "
+            f"({settings.train.max_sentences}), or set train.activation_checkpointing to true"
+        ):
+            return _train(settings, experiment, data, start, train_stage, codec, tokenizer, accelerator)
+
+
+def _train(
+    settings: Settings,
+    experiment: Experiment,
+    data: PreparedData,
+    start: Start,
+    train_stage: int,
+    codec: Codec,
+    tokenizer: Tokenizer,
+    accelerator: Accelerator,
+) -> int:
+    accelerator.init_trackers("log")
     if accelerator.is_main_process:
         write_experiment(experiment, settings, data, start)
     accelerator.wait_for_everyone()
@@ -55,6 +83,7 @@ def train(
         log.info("resumed from %s", start.resume_from.path)
     if accelerator.is_main_process:
         supersede(start.superseded)
+        remove_leftovers(experiment.checkpoints)
     num_parameters = sum(parameter.numel() for parameter in trainer.parameters)
     log.info(
         "%s: %s with %.1f M parameters in training, %d utterances, %s, %s",
@@ -65,8 +94,9 @@ def train(
         accelerator.device,
         accelerator.mixed_precision.replace("no", "fp32"),
     )
-    trainer.train()
+    status = trainer.train()
     accelerator.end_training()
+    return status
 
 
 def check_data(settings: Settings, data: PreparedData, codec: Codec) -> None:
@@ -81,7 +111,7 @@ def check_data(settings: Settings, data: PreparedData, codec: Codec) -> None:
 
 
 def build_accelerator(settings: Settings, experiment: Experiment, train_stage: int) -> Accelerator:
-    """Processes, precision and tracking as the settings ask."""
+    """Processes, precision and tracking as the settings ask; no tracker is started yet."""
     device = pick_device()
     precision = settings.train.precision
     use_bf16 = has_fast_bf16(device) if precision == "auto" else precision == "bf16"
@@ -97,7 +127,6 @@ def build_accelerator(settings: Settings, experiment: Experiment, train_stage: i
         ],
     )
     set_up_logging(accelerator.is_main_process)
-    accelerator.init_trackers("log")
     return accelerator
 
 

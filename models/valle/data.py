@@ -18,6 +18,7 @@ from config.schema import TrainSettings
 from models.valle.batch import Batch, Collator, Example
 from models.valle.interfaces import Tokenizer
 from processors.manifest import Utterance, read_shards
+from utils.signals import ignore_in_helper
 
 WORD_BOUNDARY = "_"
 
@@ -253,4 +254,5 @@ class TrainData:
             batch_size=None,
             num_workers=self.settings.dataloader.num_worker,
             generator=torch.Generator(),
+            worker_init_fn=ignore_in_helper,
         )

@@ -1,5 +1,6 @@
 """An experiment's folder: what it holds, how a training starts in it, and how inference loads it."""
 
+import filecmp
 import json
 import shutil
 from collections.abc import Sequence
@@ -261,8 +262,9 @@ def write_experiment(experiment: Experiment, settings: Settings, data: PreparedD
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
-    if data.codec is not None:
-        with written_aside(experiment.codec(settings.preprocess.acoustic_token_extractor)) as path:
+    codec = experiment.codec(settings.preprocess.acoustic_token_extractor)
+    if data.codec is not None and not (codec.is_file() and filecmp.cmp(data.codec, codec, shallow=False)):
+        with written_aside(codec) as path:
             shutil.copyfile(data.codec, path)
 
 

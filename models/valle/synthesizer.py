@@ -15,6 +15,7 @@ from models.valle.decoder import Decoder
 from models.valle.interfaces import Codec, Tokenizer
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
+from utils.device import memory_advice
 from utils.errors import UserError
 
 
@@ -115,24 +116,27 @@ class Synthesizer:
         With `continual` the first seconds of a prompt's audio are kept, and the rest of its own text is said after
         them; the request's text is not used. Raises UserError for a text or a prompt with nothing in it.
         """
-        speeches: list[Speech] = []
-        for first in range(0, len(requests), self.settings.max_batch_size):
-            started = time.perf_counter()
-            group = requests[first : first + self.settings.max_batch_size]
-            prompted = self.tokens(group, continual)
-            spoken = self.generate(prompted)
-            whole = [
-                torch.cat([item.codes.cpu(), new.codes]) if continual else new.codes
-                for item, new in zip(prompted, spoken, strict=True)
-            ]
-            audio = self.decode(whole)
-            elapsed = time.perf_counter() - started
-            total = sum(len(row) for row in audio) / self.codec.sample_rate_hz
-            speeches += [
-                Speech(row, new.ended, len(row) / self.codec.sample_rate_hz, elapsed / total)
-                for row, new in zip(audio, spoken, strict=True)
-            ]
+        size, speeches = self.settings.max_batch_size, []
+        for first in range(0, len(requests), size):
+            with memory_advice(f"lower infer.max_batch_size ({size}), or speak shorter texts"):
+                speeches += self._speak_together(requests[first : first + size], continual)
         return speeches
+
+    def _speak_together(self, requests: Sequence[Request], continual: bool) -> list[Speech]:
+        started = time.perf_counter()
+        prompted = self.tokens(requests, continual)
+        spoken = self.generate(prompted)
+        whole = [
+            torch.cat([item.codes.cpu(), new.codes]) if continual else new.codes
+            for item, new in zip(prompted, spoken, strict=True)
+        ]
+        audio = self.decode(whole)
+        elapsed = time.perf_counter() - started
+        total = sum(len(row) for row in audio) / self.codec.sample_rate_hz
+        return [
+            Speech(row, new.ended, len(row) / self.codec.sample_rate_hz, elapsed / total)
+            for row, new in zip(audio, spoken, strict=True)
+        ]
 
     def check(self, request: Request, continual: bool) -> None:
         """Raises UserError when there is nothing to speak, or nothing to go on from."""

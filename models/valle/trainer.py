@@ -24,6 +24,10 @@ from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log, progress_bar
+from utils.signals import Signals
+
+# So many steps in a row that are not finite end a training.
+MAX_SKIPPED = 20
 
 
 @dataclass
@@ -37,7 +41,10 @@ class Progress:
 
 
 class Tally:
-    """Sums of scores, kept on the device: nothing is read back until `means` is called."""
+    """Sums of scores, kept on the device: nothing is read back until `means` is called.
+
+    Scores whose loss is not finite are left out.
+    """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = list(names)
@@ -45,10 +52,12 @@ class Tally:
 
     def add(self, scores: dict[str, Score]) -> None:
         for name, score in scores.items():
+            loss_sum = score.loss_sum.detach().double()
+            is_finite = loss_sum.isfinite()
             row = self.sums[self.names.index(name)]
-            row[0] += score.loss_sum.detach()
-            row[1] += score.num_top10
-            row[2] += score.num_targets
+            row[0] += loss_sum.nan_to_num(0.0, 0.0, 0.0)
+            row[1] += score.num_top10 * is_finite
+            row[2] += score.num_targets * is_finite
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """`<name>/loss` and `<name>/top10` over all processes; `loss` is the sum of the AR's mean and the NAR's."""
@@ -63,6 +72,30 @@ class Tally:
                 total[0], total[1] = total[0] + loss_sum, total[1] + count
         means["loss"] = sum(loss_sum / count for loss_sum, count in totals.values())
         return means
+
+
+class Skipped:
+    """Counts the steps whose gradient was not finite, on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._counts = torch.zeros(2, dtype=torch.long, device=device)
+
+    def note(self, gradient_norm: Tensor) -> Tensor:
+        """1 for a step that is to be skipped, else 0, as a float."""
+        is_skipped = ~gradient_norm.isfinite()
+        self._counts[0] += is_skipped
+        self._counts[1] = (self._counts[1] + 1) * is_skipped
+        return is_skipped.float()
+
+    @property
+    def total(self) -> int:
+        """Of this run."""
+        return int(self._counts[0])
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the last `MAX_SKIPPED` steps were all skipped."""
+        return int(self._counts[1]) >= MAX_SKIPPED
 
 
 def model_of(name: str) -> str:
@@ -97,6 +130,8 @@ class Trainer:
         self.num_utterances = num_utterances
         self.meta = meta
         self.saved: Progress | None = None
+        self.signals = Signals()
+        self.skipped = Skipped(accelerator.device)
         self.progress = Progress()
         self.raw_model = model.to(accelerator.device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -109,13 +144,17 @@ class Trainer:
         )
         self.model = accelerator.prepare(model)
 
-    def train(self) -> None:
-        """Go on from `progress` to the last epoch or step, and leave a checkpoint there."""
+    def train(self) -> int:
+        """Go on from `progress` to the last epoch or step, and leave a checkpoint there.
+
+        Returns the exit status: 0, or that of the signal that ended training early, after its step and a checkpoint.
+        Raises UserError when one step after another was not finite.
+        """
         settings, progress = self.settings, self.progress
         if self._is_over():
             log.info("nothing left to train: raise train.max_epoch or train.max_steps to go on")
         tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
-        with self._progress_bar() as bar:
+        with Signals() as self.signals, self._progress_bar() as bar:
             while not self._is_over():
                 batches = self.data.batches(progress.epoch, progress.batches_done)
                 while group := list(islice(batches, settings.gradient_accumulation_step)):
@@ -129,11 +168,12 @@ class Trainer:
                         means = tally.means(self.accelerator)
                         means |= {"learning_rate": rate, "gradient_norm": float(gradient_norm)}
                         means["tokens_per_second"] = num_tokens / (time.perf_counter() - started)
+                        means["skipped_steps"] = float(self.skipped.total)
                         self._log("train", means)
                         progress.loss = means["loss"]
                         bar.set_postfix(step=progress.step, epoch=progress.epoch, loss=f"{progress.loss:.3f}")
                         tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
-                    if settings.save_checkpoint_steps and progress.step % settings.save_checkpoint_steps == 0:
+                    if self._is_save_due():
                         self.save(ends_epoch=False)
                     if progress.step % settings.valid_interval == 0:
                         self.validate()
@@ -147,6 +187,14 @@ class Trainer:
                         self.save(ends_epoch=True)
         if progress.batches_done:
             self.save(ends_epoch=False)
+        if self.skipped.too_many:
+            raise UserError(
+                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite, and training stopped after "
+                "saving; lower train.base_lr, or resume from an earlier checkpoint"
+            )
+        if self.signals.stop_signal:
+            log.info("stopped at step %d by a signal; go on with --resume true", progress.step)
+        return self.signals.exit_status
 
     def _optimize(self, group: Sequence[Batch], rate: float, tally: Tally) -> Tensor:
         """One optimizer step on a group of batches; returns the gradient norm before clipping.
@@ -163,6 +211,8 @@ class Trainer:
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             tally.add(scores)
         gradient_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm)
+        # The fused optimizer passes over such a step by itself, and no device has to be asked.
+        self.optimizer.found_inf = self.skipped.note(gradient_norm)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.step()
@@ -248,8 +298,31 @@ class Trainer:
                 "trained on %d processes before, now on %d: the position is kept to within a batch", num_before, num_now
             )
 
+    def _is_save_due(self) -> bool:
+        """Every so many steps, and when a signal asks for it."""
+        interval = self.settings.save_checkpoint_steps
+        is_asked = self._any_process(self.signals.save_is_asked)
+        if is_asked:
+            self.signals.save_is_asked = False
+        return is_asked or bool(interval and self.progress.step % interval == 0)
+
+    def _has_diverged(self) -> bool:
+        """Asked at log points on a GPU, as asking waits for it."""
+        is_asked = self.accelerator.device.type == "cpu" or self.progress.step % self.settings.log_interval == 0
+        return is_asked and self.skipped.too_many
+
+    def _any_process(self, value: bool) -> bool:
+        """Whether it is true on any process; asked at log points, where there are several."""
+        if self.accelerator.num_processes == 1:
+            return value
+        if self.progress.step % self.settings.log_interval:
+            return False
+        return bool(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum"))
+
     def _is_over(self) -> bool:
         settings, progress = self.settings, self.progress
+        if self._has_diverged() or self._any_process(bool(self.signals.stop_signal)):
+            return True
         return progress.epoch >= settings.max_epoch or bool(settings.max_steps and progress.step >= settings.max_steps)
 
     def _new_tally(self) -> Tally:

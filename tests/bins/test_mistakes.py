@@ -11,6 +11,7 @@ import bins.inference
 import bins.preprocess
 import bins.train
 from tests.recipe import Program, Recipe, listing, prompt
+from utils.files import locked
 
 Told = Callable[..., str]
 
@@ -239,6 +240,20 @@ def test_a_wrong_key_in_the_config_is_told_with_the_file(told: Told, trained: Re
 )
 def test_run_sh_tells_a_wrong_flag_in_one_line(trained: Recipe, flags: tuple[str, ...], words: str) -> None:
     assert_one_line(trained.run(*flags, status=2).stderr, "run.sh: ", words)
+
+
+def test_a_folder_in_use_is_told(trained: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = trained.copied("ar", "ar_in_use")
+    before = listing(copy)
+    with locked(copy / ".lock"):
+        capsys.readouterr()
+        flags = ("--config", str(trained.config), "--name", "ar_in_use", "--model_train_stage", "1", "--resume", "true")
+        assert trained.call(bins.train, *flags) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(r"error: --name: .*ar_in_use is in use by process \d+ on .*; wait for it, or choose", line)
+    assert {name: time for name, time in listing(copy).items() if name != ".lock"} == {
+        name: time for name, time in before.items() if name != ".lock"
+    }
 
 
 def test_run_sh_tells_a_missing_file_in_one_line(trained: Recipe) -> None:

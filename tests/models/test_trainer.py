@@ -1,6 +1,8 @@
 """The loop: schedules, accumulation, clipping, what padding weighs, and that validation repeats itself."""
 
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ from models.valle.batch import Collator, Example
 from models.valle.data import TrainData
 from models.valle.schedule import learning_rate
 from models.valle.trainer import Tally, Trainer
-from models.valle.valle import VALLE
+from models.valle.valle import VALLE, Score
 from processors.manifest import list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
-from utils.checkpoint import find_checkpoints
+from utils.checkpoint import find_checkpoints, load_weights
+from utils.errors import UserError
+from utils.signals import Signals
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
 COLLATOR = Collator(num_quantizers=4, prefix_mode=1, max_prompt_frames=75, for_nar=True)
@@ -77,7 +81,7 @@ def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> No
     for groups in ([examples], [examples[:1], examples[1:3], examples[3:]]):
         trainer = make_trainer(stage)
         # Adam's first step has the gradient's sign alone, and would make rounding look large.
-        trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0)
+        trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0, fused=True)
         batches = [collator(group, None) for group in groups]
         trainer._optimize(batches, 1.0, trainer._new_tally())
         results.append(weights(trainer))
@@ -88,7 +92,7 @@ def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> No
 def test_gradients_are_clipped_before_the_step(make_trainer) -> None:
     """With plain gradient descent the step's length is the clipped norm times the rate."""
     trainer = make_trainer(gradient_clip_norm=0.01)
-    trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0)
+    trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0, fused=True)
     before = [parameter.detach().clone() for parameter in trainer.parameters]
     batch = next(trainer.data.batches(0))
     norm = trainer._optimize([batch], 0.5, trainer._new_tally())
@@ -165,3 +169,92 @@ def test_an_epoch_ends_with_a_checkpoint_and_rotation_keeps_the_newest(make_trai
     assert [name[:10] for name in names if name.startswith(("epoch-0003", "epoch-0004"))][-1] == "epoch-0004"
     assert 3 <= len(names) <= 4
     assert not list((trainer.folder / "checkpoint").glob(".*"))
+
+
+def poison(trainer: Trainer, first: int, last: int) -> None:
+    """Make the gradients of these backward passes, counted from 1, infinite."""
+    passes = 0
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        return gradient * math.inf if first <= passes <= last else gradient
+
+    trainer.raw_model.ar.predict_layer.weight.register_hook(hook)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(make_trainer) -> None:
+    trainer = make_trainer(max_steps=None, max_epoch=100)
+    poison(trainer, 2, 3)
+    [first, *rest] = list(trainer.data.batches(0))[:4]
+    tally = trainer._new_tally()
+    trainer._optimize([first], 1e-3, tally)
+    before, moments = weights(trainer), [state["exp_avg"].clone() for state in trainer.optimizer.state.values()]
+    for batch in rest[:2]:
+        trainer._optimize([batch], 1e-3, tally)
+        assert distance(weights(trainer), before) == 0
+    assert trainer.skipped.total == 2 and not trainer.skipped.too_many
+    for state, moment in zip(trainer.optimizer.state.values(), moments, strict=True):
+        assert torch.equal(state["exp_avg"], moment) and int(state["step"]) == 1
+    trainer._optimize([rest[2]], 1e-3, tally)
+    assert distance(weights(trainer), before) > 0 and trainer.skipped.total == 2
+
+
+def test_a_loss_that_is_not_finite_does_not_count_in_the_mean(make_trainer) -> None:
+    good, bad = (Score(torch.tensor(loss), torch.tensor(3), 10) for loss in (20.0, math.nan))
+    tally = Tally(["ar"], torch.device("cpu"))
+    for score in (good, bad, good):
+        tally.add({"ar": score})
+    assert tally.means(Accelerator(cpu=True)) == {"ar/loss": 2.0, "ar/top10": 0.3, "loss": 2.0}
+
+
+def test_twenty_in_a_row_end_the_training_after_saving(make_trainer) -> None:
+    trainer = make_trainer(max_steps=200, max_epoch=1000, save_checkpoint_stride=[1000])
+    poison(trainer, 6, 1000)
+    with pytest.raises(UserError, match=r"20 steps in a row.*train\.base_lr"):
+        trainer.train()
+    assert trainer.progress.step == 25
+    [saved] = find_checkpoints(trainer.folder / "checkpoint")
+    assert saved.step == 25
+    assert all(value.isfinite().all() for value in load_weights(saved).values())
+
+
+def send(trainer: Trainer, number: signal.Signals, step: int) -> None:
+    """Send this process a signal in the middle of a step, counted from 1."""
+
+    def hook(gradient: torch.Tensor) -> None:
+        if trainer.progress.step == step - 1:
+            os.kill(os.getpid(), number)
+
+    trainer.raw_model.ar.predict_layer.weight.register_hook(hook)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_stop_lets_the_step_end_and_saves(make_trainer, number: signal.Signals, status: int) -> None:
+    whole = make_trainer(name="whole", max_steps=5)
+    assert whole.train() == 0
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    first = make_trainer(name="parts", max_steps=5)
+    send(first, number, step=2)
+    assert first.train() == status and first.progress.step == 2
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    [saved] = find_checkpoints(first.folder / "checkpoint")
+    second = make_trainer(name="parts", max_steps=5)
+    second.resume(saved)
+    assert second.train() == 0
+    assert distance(weights(second), weights(whole)) == 0
+
+
+def test_a_signal_to_save_saves_and_goes_on(make_trainer) -> None:
+    trainer = make_trainer(max_steps=4)
+    send(trainer, signal.SIGUSR1, step=2)
+    assert trainer.train() == 0 and trainer.progress.step == 4
+    assert [found.step for found in find_checkpoints(trainer.folder / "checkpoint")] == [2, 4]
+
+
+def test_a_second_interrupt_is_one(make_trainer) -> None:
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.exit_status == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,270 @@
+"""Fault injection: stages killed at random moments and run again must end as if nothing had happened.
+
+`python -m tests.faults` (make faults) is the long version, with a table of what was tried and what was lost.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bins.inference
+import bins.preprocess
+import bins.train
+from processors.manifest import SPLITS, list_shards, read_shards
+from tests.tiny_runs import Program, call, infer, prepare, sets, train, write_config, write_custom
+from utils.checkpoint import find_checkpoints, load_state, load_weights
+from utils.cli import run
+
+TRAINING: dict[str, Any] = {
+    "train.max_steps": 12,
+    "train.max_epoch": 1000,
+    "train.save_checkpoint_steps": 2,
+    "train.valid_interval": 4,
+    "train.max_sentences": 2,
+    "train.gradient_accumulation_step": 2,
+    "train.join_probability": 0.5,
+    "train.tracker": ["tensorboard"],
+    "infer.max_seconds_per_phone": 0.04,
+}
+
+
+@dataclass
+class Tally:
+    """What was tried, how often, and what was lost."""
+
+    job: str
+    tried: int = 0
+    lost: list[str] = field(default_factory=list)
+
+
+def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = None) -> int:
+    """Start a program in a child of this process, which has imported everything already; returns its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        sink = os.open(os.environ.get("FAULTS_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(sink, stream)
+        # Not those of whoever captures this process's.
+        sys.stdout = sys.stderr = os.fdopen(sink, "w")
+        if limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+        run(lambda _: call(program, *flags))
+    except SystemExit as end:
+        sys.stderr.flush()
+        os._exit(int(end.code or 0))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(99)
+    os._exit(98)
+
+
+def ended(child: int) -> int:
+    """The exit status of a child; minus the signal where one ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed(child: int, seconds: float) -> int:
+    """Kill a child, and what it started, after so many seconds: 1, or 0 where it had ended, as it should, by then."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return 0
+        time.sleep(0.002)
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(child, signal.SIGKILL)  # It has no group of its own yet.
+    status = ended(child)
+    assert status in (0, -signal.SIGKILL)
+    return int(status != 0)
+
+
+class Faults:
+    """A corpus, a config, what an undisturbed run of each stage makes of them, and disturbed runs beside it."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder, self.rng = folder, random.Random(seed)
+        self.corpus = write_custom(folder / "corpus", 24)
+        self.config = write_config(folder / "exp_config.json", self.corpus, folder)
+        started = time.monotonic()
+        prepare(self.config, {})
+        self.features = features(folder / "data")
+        self.seconds = {"features": time.monotonic() - started}
+        lines = [f"find green apples|early birds|{path}" for path in sorted((self.corpus / "wavs").iterdir())[:6]]
+        (folder / "list.txt").write_text("\n".join(lines))
+
+    def kill_features(self, num_kills: int) -> Tally:
+        """Stage 1, killed and run again, against what it makes undisturbed."""
+        tally, turn = Tally("stage 1 killed and run again"), 0
+        while tally.tried < num_kills:
+            turn += 1
+            place = self.folder / f"features_{turn}"
+            flags = ["--config", str(self.config), *sets({"preprocess.processed_dir": str(place)})]
+            for _ in range(min(4, num_kills - tally.tried)):
+                tally.tried += killed(in_child(bins.preprocess, flags), self._moment("features"))
+            if ended(in_child(bins.preprocess, flags)) != 0:
+                tally.lost.append(f"{place}: did not end")
+            elif features(place) != self.features:
+                tally.lost.append(f"{place}: differs")
+            shutil.rmtree(place)
+        return tally
+
+    def kill_training(self, stage: int, num_kills: int, changes: dict[str, Any], label: str) -> Tally:
+        """Stage 2, killed and resumed until it ends, against an undisturbed run: weights and optimizer bit by bit."""
+        tally, changes = Tally(f"stage 2, {label}, killed and resumed"), {**TRAINING, **changes}
+        name, turn = f"{label.replace(' ', '_')}", 0
+        own = ["--ar_model_ckpt_dir", str(self.folder / "ckpts" / "ar_whole")] if stage == 2 else []
+        if stage == 2 and not (self.folder / "ckpts" / "ar_whole").exists():
+            train(self.config, "ar_whole", 1, TRAINING)
+        started = time.monotonic()
+        if not (self.folder / "ckpts" / f"{name}_whole").exists():
+            train(self.config, f"{name}_whole", stage, changes, *own)
+        self.seconds[name] = time.monotonic() - started
+        expected = trained(self.folder / "ckpts" / f"{name}_whole")
+        while tally.tried < num_kills:
+            turn += 1
+            place = self.folder / "ckpts" / f"{name}_{turn}"
+            for _ in range(min(3, num_kills - tally.tried)):
+                flags = self._training(place, stage, changes, own)
+                tally.tried += killed(in_child(bins.train, flags), self._moment(name))
+            is_over = (steps := [found.step for found in find_checkpoints(place / "checkpoint")]) and steps[-1] == 12
+            if not is_over and (status := ended(in_child(bins.train, self._training(place, stage, changes, own)))) != 0:
+                tally.lost.append(f"{place}: ended with {status}")
+            elif trained(place) != expected:
+                tally.lost.append(f"{place}: differs")
+            elif list((place / "checkpoint").glob(".*")) and not is_over:
+                tally.lost.append(f"{place}: leftovers in checkpoint/")
+            shutil.rmtree(place)
+        return tally
+
+    def kill_inference(self, num_kills: int) -> Tally:
+        """Stage 3, killed and run again, against what it says undisturbed."""
+        tally, turn = Tally("stage 3 killed and run again"), 0
+        pair = self.folder / "ckpts" / "pair"
+        if not pair.exists():
+            train(self.config, "pair", 0, {})
+        flags = ["--infer_mode", "batch", "--test_list_file", str(self.folder / "list.txt")]
+        small = {"infer.max_batch_size": 2}
+        started = time.monotonic()
+        infer(pair, self.folder / "said", small, *flags)
+        self.seconds["speech"] = time.monotonic() - started
+        expected = said(self.folder / "said")
+        while tally.tried < num_kills:
+            turn += 1
+            place = self.folder / f"said_{turn}"
+            own = ["--infer_expt_dir", str(pair), "--infer_output_dir", str(place), *flags, *sets(small)]
+            for _ in range(min(3, num_kills - tally.tried)):
+                tally.tried += killed(in_child(bins.inference, own), self._moment("speech"))
+            if ended(in_child(bins.inference, own)) != 0 or said(place) != expected:
+                tally.lost.append(f"{place}: differs")
+            shutil.rmtree(place)
+        return tally
+
+    def fill_disk(self, limits: Sequence[int]) -> Tally:
+        """Training under a limit on the size of files: one clear line, and what was there is whole and goes on."""
+        tally = Tally("stage 2 with no room for a checkpoint")
+        for limit in limits:
+            tally.tried += 1
+            place = self.folder / "ckpts" / f"full_{limit}"
+            changes = {**TRAINING, "train.tracker": []}
+            train(self.config, place.name, 1, {**changes, "train.max_steps": 2})
+            before = trained(place)
+            log = self.folder / f"log_{limit}"
+            os.environ["FAULTS_LOG"] = str(log)
+            status = ended(in_child(bins.train, self._training(place, 1, changes, []), limit))
+            del os.environ["FAULTS_LOG"]
+            told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+            if status != 1 or len(told) != 1 or "Traceback" in log.read_text():
+                tally.lost.append(f"{place}: status {status}, said {told}")
+            if trained(place) != before or list((place / "checkpoint").glob(".*")):
+                tally.lost.append(f"{place}: what was there is not as it was")
+            if ended(in_child(bins.train, self._training(place, 1, changes, []))) != 0:
+                tally.lost.append(f"{place}: could not go on")
+        return tally
+
+    def _training(self, place: Path, stage: int, changes: dict[str, Any], own: Sequence[str]) -> list[str]:
+        resume = ["--resume", "true"] if find_checkpoints(place / "checkpoint") else []
+        stage_flags = ["--config", str(self.config), "--name", place.name, "--model_train_stage", str(stage)]
+        return [*stage_flags, *own, *resume, *sets(changes)]
+
+    def _moment(self, name: str) -> float:
+        """Somewhere in the time that the whole takes, now and then after it."""
+        return self.rng.uniform(0, 1.1 * self.seconds[name])
+
+
+def features(folder: Path) -> list[Any]:
+    """What stage 1 wrote, but for reports: they tell nothing of the content."""
+    seen: list[Any] = [
+        (split, row.id, row.phones, row.text, row.speaker, row.codes.tobytes())
+        for split in SPLITS
+        for row in read_shards(list_shards(folder / "custom" / split))
+    ]
+    files = ("symbols.dict", "failures.jsonl", "stats.json", "splits.tsv")
+    return seen + [(folder / "custom" / name).read_text() for name in files]
+
+
+def trained(experiment: Path) -> tuple[int, dict[str, bytes], dict[str, bytes]]:
+    """The newest checkpoint: its step, weights and moments."""
+    last = find_checkpoints(experiment / "checkpoint")[-1]
+    moments = load_state(last)["optimizer"]["state"]
+    tensors = ((f"{index}.{name}", value) for index, state in moments.items() for name, value in state.items())
+    weights = {name: value.numpy().tobytes() for name, value in load_weights(last).items()}
+    return last.step, weights, {name: value.numpy().tobytes() for name, value in tensors}
+
+
+def said(folder: Path) -> list[tuple[str, str, bytes]]:
+    """What stage 3 wrote, but for times."""
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return [(row["name"], row["ended"], (folder / row["audio"]).read_bytes()) for row in rows]
+
+
+def tried(faults: Faults, scale: int) -> list[Callable[[], Tally]]:
+    """Everything that is tried; `scale` 1 is the short version."""
+    helpers = {"train.dataloader.num_worker": 1}
+    return [
+        lambda: faults.kill_features(4 * scale),
+        lambda: faults.kill_training(1, 3 * scale, {}, "AR"),
+        lambda: faults.kill_training(2, 3 * scale, {"model.prefix_mode": 2}, "NAR"),
+        lambda: faults.kill_training(2, scale, {"model.prefix_mode": 4}, "NAR mode 4"),
+        lambda: faults.kill_training(1, 2 * scale, helpers, "AR with a loader process"),
+        lambda: faults.kill_inference(2 * scale),
+        lambda: faults.fill_disk([4096, 100_000, 200_000] if scale == 1 else range(1, 300_001, 20_000)),
+    ]
+
+
+def main(scale: int) -> int:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        tallies = []
+        for attempt in tried(Faults(Path(folder)), scale):
+            tallies.append(attempt())
+            last = tallies[-1]
+            print(f"{last.job:55s} tried {last.tried:4d}   lost {len(last.lost):4d}", flush=True)
+            for loss in last.lost:
+                print(f"   {loss}")
+    num_lost = sum(len(tally.lost) for tally in tallies)
+    print(f"{'in all':55s} tried {sum(tally.tried for tally in tallies):4d}   lost {num_lost:4d}")
+    return 1 if num_lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 14))
