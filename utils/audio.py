@@ -14,6 +14,7 @@ from utils.files import written_aside
 
 def read_duration_seconds(path: Path) -> float:
     """What the header says. Raises UserError when the file cannot be read as audio."""
+    _check_file(path)
     try:
         return soundfile.info(str(path)).duration
     except (soundfile.SoundFileError, OSError, TypeError) as error:
@@ -27,6 +28,7 @@ def read_audio(
 
     Raises UserError when the file is missing, not audio, empty, or holds numbers that are not finite.
     """
+    _check_file(path)
     try:
         with soundfile.SoundFile(str(path)) as file:
             rate = file.samplerate
@@ -58,7 +60,16 @@ def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
     return Resample(from_hz, to_hz)
 
 
+def _check_file(path: Path) -> None:
+    """A pipe or a device would never come to its end."""
+    try:
+        if path.is_file():
+            return
+        reason = "not a file" if path.exists() else "no such audio file"
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = f"no audio file can be called that ({error})"
+    raise UserError(f"{path}: {reason}")
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
-    if not path.exists():
-        return UserError(f"{path}: no such audio file")
     return UserError(f"{path}: cannot be read as audio ({str(error).splitlines()[-1]})")
