@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None) -> int:
     # Heavy libraries are imported once the flags are known to be right.
     from config.schema import Settings
     from models.valle.experiment import Experiment
-    from models.valle.jobs import Job, read_test_list, run_jobs
+    from models.valle.jobs import Job, output_name, read_test_list, run_jobs
     from models.valle.load import load_synthesizer
     from processors.codecs import build_codec
     from processors.symbols import SymbolTable
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None) -> int:
         jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt"))
     else:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
-        jobs = [Job(f"single/{prompt.stem}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
+        jobs = [Job(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
 
     device = pick_device()
     preprocess = settings.preprocess

@@ -252,10 +252,19 @@ def tried(faults: Faults, scale: int) -> list[Callable[[], Tally]]:
 
 
 def main(scale: int) -> int:
+    # They import this module for what they have in common with it.
+    from tests.fuzz import fuzz_configs, fuzz_lists
+    from tests.hostile import hostile_corpus
+
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         tallies = []
-        for attempt in tried(Faults(Path(folder)), scale):
+        inputs = [
+            lambda: hostile_corpus(Path(folder) / "hostile"),
+            lambda: fuzz_configs(20 * scale),
+            lambda: fuzz_lists(20 * scale),
+        ]
+        for attempt in [*tried(Faults(Path(folder)), scale), *inputs]:
             tallies.append(attempt())
             last = tallies[-1]
             print(f"{last.job:55s} tried {last.tried:4d}   lost {len(last.lost):4d}", flush=True)

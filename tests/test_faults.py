@@ -2,12 +2,18 @@
 
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults import Faults, tried
+from tests.faults import Faults, Tally, tried
+from tests.fuzz import fuzz_configs, fuzz_lists
+from tests.hostile import GOOD, hostile_corpus
+from utils.audio import read_audio
+from utils.errors import UserError
 from utils.files import locked
 
 NUM_ATTEMPTS = 7
@@ -24,6 +30,37 @@ def test_nothing_is_lost(faults: Faults, attempt: int) -> None:
     assert len(attempts) == NUM_ATTEMPTS
     tally = attempts[attempt]()
     assert tally.tried > 0 and tally.lost == []
+
+
+def test_bad_files_texts_and_names_have_their_fate(tmp_path: Path) -> None:
+    tally = hostile_corpus(tmp_path)
+    assert tally.tried >= 60 and tally.lost == []
+
+
+@pytest.mark.parametrize("fuzz", [fuzz_configs, fuzz_lists])
+def test_whatever_a_file_holds_is_read_or_told(fuzz: Callable[[int], Tally]) -> None:
+    tally = fuzz(60)
+    assert tally.tried >= 50 and tally.lost == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    """Root reads everything: a child that is someone else does not."""
+    audio = tmp_path / "locked.wav"
+    GOOD(audio)
+    audio.chmod(0)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o755)
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        try:
+            read_audio(audio, 24000)
+        except UserError as error:
+            os._exit(0 if "locked.wav" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_folder_is_trained_in_once_at_a_time_and_free_after_a_crash(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ _SLOT_ROUNDING = 256
 
 @dataclass(frozen=True)
 class Generated:
-    """One row's new codes of codebook 0 (T,), and whether it ended by itself ("eos") or at its cap ("cap")."""
+    """One row's new codes of codebook 0 (T,), and how it ended.
+
+    "eos": by itself; "floor": by itself, as soon as it was allowed to; "cap": it was cut off.
+    """
 
     codes: Tensor
     ended: str
@@ -67,10 +70,11 @@ class Decoder:
             if step + 1 == limit or ((step + 1) % num_unasked == 0 and bool(is_done.all())):
                 break
             logits = steps(codes.masked_fill(is_done, 0))
-        new = history[:, window:].cpu()
+        new, at_floor = history[:, window:].cpu(), lens == min_frames
+        ends = zip(lens.tolist(), hit_cap.tolist(), at_floor.tolist(), strict=True)
         return [
-            Generated(new[row, :length], "cap" if at_cap else "eos")
-            for row, (length, at_cap) in enumerate(zip(lens.tolist(), hit_cap.tolist(), strict=True))
+            Generated(new[row, :length], "cap" if is_cap else "floor" if is_floor else "eos")
+            for row, (length, is_cap, is_floor) in enumerate(ends)
         ]
 
     def _begin(

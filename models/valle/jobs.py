@@ -15,6 +15,8 @@ from utils.log import log, progress_bar
 
 RESULTS = "results.jsonl"
 _FIELDS = "text|text_prompt|audio_prompt"
+# File systems take 255; a line's number and what is put behind come to it.
+_MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,12 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job | Ba
         prompt_audio = find(audio)
     except UserError as error:
         return BadLine(f"batch/{number}", f"line {number}: {error}")
-    return Job(f"batch/{number}_{prompt_audio.stem}", text, prompt_text, prompt_audio)
+    return Job(f"batch/{number}_{output_name(prompt_audio)}", text, prompt_text, prompt_audio)
+
+
+def output_name(prompt_audio: Path) -> str:
+    """The prompt's name, which outputs are called after, cut to what a file system takes."""
+    return prompt_audio.stem.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _is_file(path: str, find: Callable[[str], Path]) -> bool:
@@ -160,6 +167,7 @@ def _row(job: Job, request: Request, speech: Speech) -> dict[str, Any]:
         "seconds": round(speech.seconds, 3),
         "real_time_factor": round(speech.real_time_factor, 4),
         "ended": speech.ended,
+        "retried": speech.is_retried,
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config.schema import InferSettings
 from models.valle.batch import pad
-from models.valle.decoder import Decoder
+from models.valle.decoder import Decoder, Generated
 from models.valle.interfaces import Codec, Tokenizer
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
@@ -71,18 +71,20 @@ class FramesPerId:
 
 @dataclass(frozen=True)
 class Spoken:
-    """Codes (T, Q) behind the prompt, or (T, 1) where there is no NAR, and how their generation ended."""
+    """Codes (T, Q) behind the prompt, or (T, 1) where there is no NAR, how they ended, and if that was a second try."""
 
     codes: Tensor
     ended: str
+    is_retried: bool
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Audio (N,), how the generation ended ("eos" or "cap"), and what it cost."""
+    """Audio (N,), how the generation ended ("eos", "floor" or "cap"), if it was tried twice, and what it cost."""
 
     audio: Tensor
     ended: str
+    is_retried: bool
     seconds: float
     real_time_factor: float
 
@@ -134,7 +136,7 @@ class Synthesizer:
         elapsed = time.perf_counter() - started
         total = sum(len(row) for row in audio) / self.codec.sample_rate_hz
         return [
-            Speech(row, new.ended, len(row) / self.codec.sample_rate_hz, elapsed / total)
+            Speech(row, new.ended, new.is_retried, len(row) / self.codec.sample_rate_hz, elapsed / total)
             for row, new in zip(audio, spoken, strict=True)
         ]
 
@@ -163,23 +165,23 @@ class Synthesizer:
 
     @torch.inference_mode()
     def generate(self, prompted: Sequence[Prompted]) -> list[Spoken]:
-        """Codes for each row, all decoded together."""
-        device = self.device
-        min_frames, max_frames = torch.tensor([self.frame_limits(item) for item in prompted], device=device).T
-        text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
-        prompt, prompt_lens = self._padded([item.codes for item in prompted])
-        generated = self.decoder.generate(
-            text,
-            text_lens,
-            prompt[..., 0],
-            prompt_lens,
-            self._sampler,
-            self.settings.seed,
-            min_frames,
-            max_frames,
-        )
+        """Codes for each row, all decoded together.
+
+        What is cut off at its cap, or ends as soon as it may, is drawn once more with the next seed, and kept as it
+        was where that fails too. Greedy decoding would say the same again.
+        """
+        generated = self._first_codebook(prompted, self.settings.seed)
+        failed = [index for index, row in enumerate(generated) if row.ended != "eos"]
+        is_retried = bool(failed) and self._sampler.num_draws > 0
+        if is_retried:
+            again = self._first_codebook([prompted[index] for index in failed], self.settings.seed + 1)
+            for index, row in zip(failed, again, strict=True):
+                generated[index] = row if row.ended == "eos" else generated[index]
+        retried = [is_retried and index in failed for index in range(len(prompted))]
         if self.model.nar is None:
-            return [Spoken(row.codes.unsqueeze(1), row.ended) for row in generated]
+            return [
+                Spoken(row.codes.unsqueeze(1), row.ended, again) for row, again in zip(generated, retried, strict=True)
+            ]
         rows = []
         for item, row in zip(prompted, generated, strict=True):
             new = item.codes.new_zeros(len(row.codes), item.codes.shape[1])
@@ -187,14 +189,22 @@ class Synthesizer:
             rows.append(torch.cat([item.codes, new]))
         codes, codes_lens = self._padded(rows)
         text, text_lens = self._padded([torch.tensor(item.nar_ids) for item in prompted])
-        is_prompt = torch.arange(codes.shape[1], device=device) < prompt_lens.unsqueeze(1)
+        prompt_lens = torch.tensor([len(item.codes) for item in prompted], device=self.device)
+        is_prompt = torch.arange(codes.shape[1], device=self.device) < prompt_lens.unsqueeze(1)
         filled = self.model.nar.generate(
             text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != 0
         ).cpu()
         return [
-            Spoken(filled[index, len(item.codes) : len(item.codes) + len(row.codes)], row.ended)
+            Spoken(filled[index, len(item.codes) : len(item.codes) + len(row.codes)], row.ended, retried[index])
             for index, (item, row) in enumerate(zip(prompted, generated, strict=True))
         ]
+
+    def _first_codebook(self, prompted: Sequence[Prompted], seed: int) -> list[Generated]:
+        min_frames, max_frames = torch.tensor([self.frame_limits(item) for item in prompted], device=self.device).T
+        text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
+        prompt, prompt_lens = self._padded([item.codes[:, 0] for item in prompted])
+        inputs = (text, text_lens, prompt, prompt_lens)
+        return self.decoder.generate(*inputs, self._sampler, seed, min_frames, max_frames)
 
     @property
     def _sampler(self) -> Sampler:

@@ -115,3 +115,57 @@ def test_a_batch_says_what_each_line_alone_would_say(trained: Recipe, tmp_path: 
             for name in (f"batch/{number}_{audio.stem}.wav", f"single/{audio.stem}.wav")
         )
         np.testing.assert_array_equal(together, alone)
+
+
+def test_every_line_has_its_fate(trained: Recipe, tmp_path: Path) -> None:
+    """Prompts and texts of all sorts in one list: audio for what can be said, the reason for what cannot."""
+    voice, said = prompt(trained.corpus, "101")
+    speech, rate_hz = soundfile.read(voice)
+    short, long = speech[: rate_hz // 10], np.tile(speech, 20)[: 60 * rate_hz]
+    at_48k = np.repeat(speech, 2)
+    prompts = {
+        "short": (short, rate_hz),
+        "long": (long, rate_hz),
+        "silent": (0 * speech, rate_hz),
+        "clipped": (np.sign(speech), rate_hz),
+        "at_48k": (at_48k, 48000),
+        "stereo": (np.stack([speech, speech], axis=1), rate_hz),
+        "n" * 245: (speech, rate_hz),
+    }
+    for name, (samples, rate) in prompts.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate)
+    (tmp_path / "text.wav").write_text("This is no audio.")
+    texts = ("a", "12345", "😀 hello", "Привет", "naïve", "hello " * 150)
+    good = [f"Hello there.|{said}|{tmp_path / name}.wav" for name in prompts] + [
+        f"{text}|{said}|{voice}" for text in texts
+    ]
+    bad = {
+        f"|{said}|{voice}": "nothing that can be spoken",
+        f"?!|{said}|{voice}": "nothing that can be spoken",
+        f"Hello.||{voice}": "nothing that can be spoken",
+        f"Hello.|{voice}": "2 fields",
+        f"a|b|c|{voice}": "4 fields",
+        f"Hello.|{said}|{tmp_path / 'missing.wav'}": "no such file",
+        f"Hello.|{said}|{tmp_path / 'text.wav'}": "cannot be read as audio",
+        f"Hello.|{said}|{tmp_path}": "not a file",
+    }
+    lines = ["# a comment", *good, "", "   ", *bad]
+    (tmp_path / "list.txt").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    flags = (
+        "--infer_mode",
+        "batch",
+        "--test_list_file",
+        str(tmp_path / "list.txt"),
+        "--set",
+        "infer.max_batch_size=20",
+    )
+    where = ("--infer_expt_dir", str(trained.experiment("nar")), "--infer_output_dir", str(tmp_path / "out"))
+    assert trained.call(bins.inference, *where, *flags) == 1
+    found = rows(tmp_path / "out")
+    assert len(found) == len(good) + len(bad)
+    for row in found[: len(good)]:
+        audio, _ = soundfile.read(tmp_path / "out" / row["audio"])
+        assert len(audio) and np.isfinite(audio).all() and row["ended"] in ("eos", "cap", "floor")
+    for row, reason in zip(found[len(good) :], bad.values(), strict=True):
+        assert reason in row["error"], row
+    assert len(list((tmp_path / "out").rglob("*.wav"))) == len(good)

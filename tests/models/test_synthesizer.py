@@ -78,6 +78,29 @@ def test_the_seed_decides(codec, requests) -> None:
     assert not torch.equal(codes(1)[:, 0], codes(2)[:, 0])
 
 
+def test_what_does_not_end_by_itself_is_sampled_once_more(codec, requests) -> None:
+    def speaker(seed: int, **infer) -> Synthesizer:
+        synthesizer = build(codec, **{"top_k": 0, "seed": seed, "min_seconds_per_phone": 0, **infer})
+        with torch.no_grad():
+            # As likely as all others together once in about ten frames.
+            synthesizer.model.ar.predict_layer.weight[synthesizer.model.ar.eos_id].fill_(0.4)
+        return synthesizer
+
+    prompted = speaker(0).tokens(requests, continual=False)
+    kinds = set()
+    for seed in range(12):
+        first, second = (speaker(one)._first_codebook(prompted, one) for one in (seed, seed + 1))
+        spoken = speaker(seed).generate(prompted)
+        for row, again, found in zip(first, second, spoken, strict=True):
+            assert found.is_retried == (row.ended != "eos")
+            kept = again if row.ended != "eos" and again.ended == "eos" else row
+            assert torch.equal(found.codes[:, 0], kept.codes) and found.ended == kept.ended
+            kinds.add((row.ended, found.ended))
+    assert {("eos", "eos"), ("cap", "eos"), ("cap", "cap")} <= kinds
+    greedy = speaker(0, top_k=1, max_seconds_per_phone=1e-6).generate(prompted)
+    assert all(row.ended in ("cap", "floor") and not row.is_retried for row in greedy)
+
+
 def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
     synthesizer = build(codec, continual_prompt_seconds=0.4)
     [prompted] = synthesizer.tokens(requests[:1], continual=True)

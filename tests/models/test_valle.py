@@ -156,7 +156,7 @@ def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
         if model.ar.decoder.norm is not None:
             model.ar.decoder.norm.bias.fill_(5.0)
     ended = generate(4, 30)
-    assert (len(ended.codes), ended.ended) == (4, "eos")
+    assert (len(ended.codes), ended.ended) == (4, "floor")
 
 
 def test_sampled_batch_equals_each_alone(model, rows) -> None:
