@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from utils.errors import UserError
+
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
@@ -67,15 +69,20 @@ def list_shards(folder: Path) -> list[Path]:
 
 
 def read_shards(cuts_paths: Sequence[Path]) -> Iterator[Utterance]:
-    """The utterances of these shards, one after another."""
+    """The utterances of these shards, one after another. Raises UserError for a shard that is damaged."""
+    for cuts_path in cuts_paths:
+        codes_path = cuts_path.with_name(cuts_path.name.replace("cuts.", "codes.").replace(".jsonl.gz", ".tar"))
+        try:
+            yield from _read_shard(cuts_path, codes_path)
+        except Exception as error:  # Of many types: gzip's, tar's, JSON's, lhotse's.
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{cuts_path} or {codes_path.name}: damaged ({reason}); run stage 1 again") from error
+
+
+def _read_shard(cuts_path: Path, codes_path: Path) -> Iterator[Utterance]:
     from lhotse import CutSet
 
-    if not cuts_paths:
-        return
-    codes_paths = [
-        path.with_name(path.name.replace("cuts.", "codes.").replace(".jsonl.gz", ".tar")) for path in cuts_paths
-    ]
-    for cut in CutSet.from_shar(fields={"cuts": list(cuts_paths), "codes": codes_paths}):
+    for cut in CutSet.from_shar(fields={"cuts": [cuts_path], "codes": [codes_path]}):
         [supervision] = cut.supervisions
         yield Utterance(
             id=cut.id,

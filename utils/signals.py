@@ -1,6 +1,7 @@
 """Signals that a batch scheduler or a user sends to a training."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 
@@ -41,6 +42,15 @@ class Signals:
 
 
 def ignore_in_helper(_: int) -> None:
-    """For a loader's processes: schedulers and terminals send signals to all, and the training process answers."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    """For a loader's processes: terminals and schedulers send signals to all, and the training process answers.
+
+    SIGTERM still ends them: it is how a process is got rid of that hangs.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+def expect_helpers_to_end() -> None:
+    """Undo that torch raises an error, in the midst of anything, when a loader's process ends: its queue tells too."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

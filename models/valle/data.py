@@ -18,7 +18,8 @@ from config.schema import TrainSettings
 from models.valle.batch import Batch, Collator, Example
 from models.valle.interfaces import Tokenizer
 from processors.manifest import Utterance, read_shards
-from utils.signals import ignore_in_helper
+from utils.errors import UserError
+from utils.signals import expect_helpers_to_end, ignore_in_helper
 
 WORD_BOUNDARY = "_"
 
@@ -172,11 +173,11 @@ class TrainData:
         What a batch holds depends on the seed, the epoch and its place alone: not on the number of loader
         processes, nor on whether training was interrupted. Every process gets equally many.
         """
-        return iter(self._loader(partial(self._train_groups, epoch, num_done)))
+        return self._loader(partial(self._train_groups, epoch, num_done))
 
     def valid_batches(self) -> Iterator[Batch]:
         """The same batches each time, with nothing drawn."""
-        return iter(self._loader(self._valid_groups))
+        return self._loader(self._valid_groups)
 
     def valid_examples(self, num: int) -> list[Example]:
         """The first validation examples, to speak as samples."""
@@ -245,14 +246,22 @@ class TrainData:
         bins = {lengths[int(share * bucket)] for bucket in range(1, self.settings.num_buckets)}
         return sorted(float(bound) for bound in bins)
 
-    def _loader(self, groups: Callable[[], Iterator[tuple[str | None, list[Example]]]]) -> DataLoader:
+    def _loader(self, groups: Callable[[], Iterator[tuple[str | None, list[Example]]]]) -> Iterator[Batch]:
         if self.settings.use_dynamic_batchsize:
             _ = self._length_bins  # Measured once, here, not in each loader process of each epoch.
         # A generator of its own: the loader must not draw from the random state that dropout uses.
-        return DataLoader(
+        loader = DataLoader(
             _Batches(groups, self.collator),
             batch_size=None,
             num_workers=self.settings.dataloader.num_worker,
             generator=torch.Generator(),
             worker_init_fn=ignore_in_helper,
         )
+        batches = iter(loader)
+        if self.settings.dataloader.num_worker:
+            expect_helpers_to_end()
+        try:
+            yield from batches
+        except UserError as error:
+            # From a loader's process it comes with that process's traceback before it.
+            raise UserError(str(error).splitlines()[-1].removeprefix("utils.errors.UserError: ")) from error

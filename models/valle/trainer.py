@@ -1,8 +1,8 @@
 """The one training loop, for the AR model, the NAR model, or both."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,10 @@ class Progress:
     epoch: int = 0
     batches_done: int = 0
     loss: float = 0.0
+
+
+class HelperEndedError(Exception):
+    """A process of the loader ended before its work did."""
 
 
 class Tally:
@@ -154,10 +158,10 @@ class Trainer:
         if self._is_over():
             log.info("nothing left to train: raise train.max_epoch or train.max_steps to go on")
         tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
-        with Signals() as self.signals, self._progress_bar() as bar:
+        with Signals() as self.signals, self._unless_stopped(), self._progress_bar() as bar:
             while not self._is_over():
                 batches = self.data.batches(progress.epoch, progress.batches_done)
-                while group := list(islice(batches, settings.gradient_accumulation_step)):
+                while group := self._next_group(batches):
                     rate = learning_rate(settings, progress.step, progress.epoch)
                     gradient_norm = self._optimize(group, rate, tally)
                     progress.step += 1
@@ -195,6 +199,15 @@ class Trainer:
         if self.signals.stop_signal:
             log.info("stopped at step %d by a signal; go on with --resume true", progress.step)
         return self.signals.exit_status
+
+    def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of a step; none at the end of an epoch."""
+        try:
+            return list(islice(batches, self.settings.gradient_accumulation_step))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise HelperEndedError from error
 
     def _optimize(self, group: Sequence[Batch], rate: float, tally: Tally) -> Tensor:
         """One optimizer step on a group of batches; returns the gradient norm before clipping.
@@ -297,6 +310,18 @@ class Trainer:
             log.info(
                 "trained on %d processes before, now on %d: the position is kept to within a batch", num_before, num_now
             )
+
+    @contextmanager
+    def _unless_stopped(self) -> Iterator[None]:
+        """A signal that ended the loader's processes as well has ended the steps: what follows them is still due."""
+        try:
+            yield
+        except HelperEndedError as error:
+            if not self.signals.stop_signal:
+                raise UserError(
+                    "a loader process ended, for want of memory perhaps; lower train.dataloader.num_worker or "
+                    "train.shuffle_buffer, and go on with --resume true"
+                ) from error
 
     def _is_save_due(self) -> bool:
         """Every so many steps, and when a signal asks for it."""

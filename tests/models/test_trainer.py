@@ -1,6 +1,7 @@
 """The loop: schedules, accumulation, clipping, what padding weighs, and that validation repeats itself."""
 
 import math
+import multiprocessing
 import os
 import signal
 
@@ -243,6 +244,28 @@ def test_a_signal_to_stop_lets_the_step_end_and_saves(make_trainer, number: sign
     second.resume(saved)
     assert second.train() == 0
     assert distance(weights(second), weights(whole)) == 0
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_loader_processes_that_end_do_so_between_steps(make_trainer, is_stopped: bool) -> None:
+    """As where a scheduler sends SIGTERM to every process of a job."""
+    trainer = make_trainer(max_steps=50, max_epoch=100, dataloader={"num_worker": 1}, batch_size=1, max_sentences=1)
+
+    def hook(gradient: torch.Tensor) -> None:
+        if trainer.progress.step == 2:
+            for helper in multiprocessing.active_children():
+                helper.terminate()
+            if is_stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.raw_model.ar.predict_layer.weight.register_hook(hook)
+    if is_stopped:
+        assert trainer.train() == 143
+        [saved] = find_checkpoints(trainer.folder / "checkpoint")
+        assert saved.step == trainer.progress.step == 3
+    else:
+        with pytest.raises(UserError, match=r"a loader process ended.*train\.dataloader\.num_worker"):
+            trainer.train()
 
 
 def test_a_signal_to_save_saves_and_goes_on(make_trainer) -> None:

@@ -1,0 +1,78 @@
+"""Shards from strangers: nothing in them runs, and nothing is written for them."""
+
+import io
+import tarfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.valle.batch import Collator
+from models.valle.data import TrainData
+from processors.manifest import list_shards, read_shards, write_shard
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer
+from tests.conftest import made_up_utterances, tiny_train
+from utils.errors import UserError
+
+
+class Attack:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "The code ran.")
+
+
+def replace_members(tar: Path, change) -> None:
+    """Write a tar anew with each member's name and content as `change` gives them."""
+    with tarfile.open(tar) as source:
+        members = [(member.name, source.extractfile(member).read()) for member in source.getmembers()]
+    with tarfile.open(tar, "w") as target:
+        for name, content in (change(*member) for member in members):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            target.addfile(info, io.BytesIO(content))
+
+
+def test_an_array_of_pickled_objects_is_not_unpickled(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train", 0, made_up_utterances(2), 25)
+    ran = tmp_path / "ran"
+    stream = io.BytesIO()
+    np.save(stream, np.array([Attack(ran)], dtype=object), allow_pickle=True)
+    [tar] = (tmp_path / "train").glob("*.tar")
+    replace_members(tar, lambda name, content: (name, stream.getvalue() if name.endswith(".npy") else content))
+    with pytest.raises(UserError, match=r"cuts\.000000\.jsonl\.gz or codes\.000000\.tar: damaged"):
+        list(read_shards(list_shards(tmp_path / "train")))
+    assert not ran.exists()
+    stream.seek(0)
+    np.load(stream, allow_pickle=True)
+    assert ran.exists()
+
+
+def test_members_with_paths_are_not_written_anywhere(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a" / "train", 0, made_up_utterances(2), 25)
+    [tar] = (tmp_path / "a" / "train").glob("*.tar")
+    replace_members(tar, lambda name, content: (f"../../{name}", content))
+    before = sorted(tmp_path.rglob("*"))
+    with suppress(UserError):
+        list(read_shards(list_shards(tmp_path / "a" / "train")))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("num_worker", [0, 1])
+@pytest.mark.parametrize("suffix", [".tar", ".gz"])
+def test_a_damaged_shard_is_one_line_in_training_too(tmp_path: Path, suffix: str, num_worker: int) -> None:
+    write_shard(tmp_path / "train", 0, made_up_utterances(20), 25)
+    [path] = (tmp_path / "train").glob(f"*{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    settings = tiny_train(use_dynamic_batchsize=False, dataloader={"num_worker": num_worker})
+    tokenizer = TextTokenizer(None, SymbolTable.from_phones("abcdefgh_"), add_blank=False)
+    shards = list_shards(tmp_path / "train")
+    data = TrainData(shards, shards, tokenizer, Collator(4, 1, 75, for_nar=False), settings)
+    with pytest.raises(UserError, match=r"damaged.*run stage 1 again") as told:
+        list(data.batches(0))
+    assert "\n" not in str(told.value) and str(told.value).startswith(str(tmp_path))
