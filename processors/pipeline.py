@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -200,7 +201,11 @@ class Preparation:
         return stats
 
     def _remove_leftovers(self) -> None:
-        """Take away shards of a corpus that was larger, or cut differently, when stage 1 ran before."""
+        """Take away what a killed run left half written, and shards of a corpus that was larger or cut differently."""
+        for part in [*self.folder.glob(".*.part*"), *self.folder.glob("*/.*.part*")]:
+            part.unlink()
+        for folder in self.folder.glob("*/.shard-*"):
+            shutil.rmtree(folder, ignore_errors=True)
         wanted = {shard.report_path for shard in self.shards}
         for report in (self.folder / "reports").glob("*.json"):
             if report not in wanted:

@@ -86,7 +86,7 @@ def killed(child: int, seconds: float) -> int:
     while time.monotonic() < deadline:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
-            assert os.waitstatus_to_exitcode(status) == 0
+            assert os.waitstatus_to_exitcode(status) == 0, f"ended with {status} by itself"
             return 0
         time.sleep(0.002)
     try:
@@ -94,7 +94,7 @@ def killed(child: int, seconds: float) -> int:
     except ProcessLookupError:
         os.kill(child, signal.SIGKILL)  # It has no group of its own yet.
     status = ended(child)
-    assert status in (0, -signal.SIGKILL)
+    assert status in (0, -signal.SIGKILL), f"ended with {status} by itself"
     return int(status != 0)
 
 
@@ -125,6 +125,8 @@ class Faults:
                 tally.lost.append(f"{place}: did not end")
             elif features(place) != self.features:
                 tally.lost.append(f"{place}: differs")
+            elif leftovers := [path.name for path in (place / "custom").rglob(".*")]:
+                tally.lost.append(f"{place}: leftovers {leftovers}")
             shutil.rmtree(place)
         return tally
 
