@@ -30,8 +30,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# In the surroundings that run.sh makes.
 bench: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=10000 $(BIN)/python -m bins.bench
+	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=10000 MALLOC_MMAP_THRESHOLD_=1073741824 \
+		MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m bins.bench
 
 clean:
 	rm -rf .venv *.egg-info

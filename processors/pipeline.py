@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,7 @@ class Preparation:
             Chunks(chunks, self.settings, self.table),
             batch_size=None,
             num_workers=num_workers,
+            multiprocessing_context=_helpers() if num_workers else None,
             prefetch_factor=_WINDOW // _CHUNK if num_workers else None,
         )
         loader = iter(reader)
@@ -213,6 +216,13 @@ class Preparation:
                 for stale in self.folder.glob(f"{split}/*.{index}.*"):
                     stale.unlink()
                 report.unlink()
+
+
+def _helpers() -> BaseContext:
+    """Processes that share no memory with this one: shared, what the codec writes anew would be copied first."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([Chunks.__module__])
+    return context
 
 
 def _is_done(shard: Shard, fingerprint: str) -> bool:

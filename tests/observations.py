@@ -7,6 +7,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,13 @@ def training_layers(world: World, changes: Changes) -> tuple[bool, int]:
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         model.ar.decoder(torch.zeros(1, 2, settings.model.decoder_dim, requires_grad=True), None)
     return is_compiled, len(kept)
+
+
+def reads_beside(world: World, changes: Changes) -> bool:
+    """Whether stage 1 had processes started, from the server that shares no memory with this one."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    features(world, changes)
+    return forkserver._forkserver._forkserver_pid is not None  # type: ignore[attr-defined]
 
 
 def has_helpers(run: Callable[[World, Changes], Any]) -> Callable[[World, Changes], bool]:

@@ -114,6 +114,11 @@ fi
 # wait for: everything takes many times longer. A short while of it saves decoding, of many small steps, much sleep.
 : "${OMP_WAIT_POLICY:=PASSIVE}" "${GOMP_SPINCOUNT:=10000}"
 export OMP_WAIT_POLICY GOMP_SPINCOUNT
+# The codec keeps the memory of large tensors for the next ones: given back and asked for anew, it takes as long again.
+if [ "$stage" != 2 ]; then
+    : "${MALLOC_MMAP_THRESHOLD_:=1073741824}" "${MALLOC_TRIM_THRESHOLD_:=4294967296}"
+    export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
+fi
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 
