@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 import bins.inference
 import bins.preprocess
@@ -56,6 +58,8 @@ def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = N
     if child:
         return child
     try:
+        # One that the parent may have held when it forked would never come free.
+        tqdm.set_lock(threading.RLock())
         os.setsid()
         sink = os.open(os.environ.get("FAULTS_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
@@ -75,9 +79,17 @@ def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = N
     os._exit(98)
 
 
-def ended(child: int) -> int:
-    """The exit status of a child; minus the signal where one ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def ended(child: int, patience_seconds: float = 120) -> int:
+    """The exit status of a child; minus the signal where one ended it, as is done to one that hangs."""
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -signal.SIGALRM
 
 
 def killed(child: int, seconds: float) -> int:

@@ -2,10 +2,13 @@
 
 import logging
 import sys
+import threading
 
 from tqdm import tqdm
 
 log = logging.getLogger("vallet")
+# A bar is one process's own. Tqdm's lock is shared with those that are forked, and stays locked where one is killed.
+tqdm.set_lock(threading.RLock())
 
 
 def progress_bar(
