@@ -9,13 +9,17 @@ import random
 import resource
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +56,12 @@ class Tally:
     lost: list[str] = field(default_factory=list)
 
 
-def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = None) -> int:
-    """Start a program in a child of this process, which has imported everything already; returns its id."""
+def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = None, num_processes: int = 1) -> int:
+    """Start a program in a child of this process, which has imported everything already; returns its id.
+
+    With several processes, the child starts them, as a launcher does, and ends with the first that fails.
+    """
+    port = _free_port()
     child = os.fork()
     if child:
         return child
@@ -68,6 +76,8 @@ def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = N
         sys.stdout = sys.stderr = os.fdopen(sink, "w")
         if limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+        if num_processes > 1:
+            _launch(num_processes, port)
         run(lambda _: call(program, *flags))
     except SystemExit as end:
         sys.stderr.flush()
@@ -77,6 +87,37 @@ def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = N
         sys.stderr.flush()
         os._exit(99)
     os._exit(98)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _launch(num_processes: int, port: int) -> None:
+    """Return in each of so many forks of this process, which itself waits for them and ends as they do.
+
+    It passes SIGTERM on to the last of them alone.
+    """
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
+    ranks = []
+    for rank in range(num_processes):
+        process = os.fork()
+        if not process:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            return
+        ranks.append(process)
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(ranks[-1], number))
+    status = 0
+    for _ in ranks:
+        status = os.waitstatus_to_exitcode(os.wait()[1])
+        if status:
+            break
+    for process in ranks if status else ():
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    os._exit(abs(status))
 
 
 def ended(child: int, patience_seconds: float = 120) -> int:
@@ -142,8 +183,11 @@ class Faults:
             shutil.rmtree(place)
         return tally
 
-    def kill_training(self, stage: int, num_kills: int, changes: dict[str, Any], label: str) -> Tally:
+    def kill_training(
+        self, stage: int, num_kills: int, changes: dict[str, Any], label: str, num_processes: int = 1
+    ) -> Tally:
         """Stage 2, killed and resumed until it ends, against an undisturbed run: weights and optimizer bit by bit."""
+        start = partial(in_child, bins.train, num_processes=num_processes)
         tally, changes = Tally(f"stage 2, {label}, killed and resumed"), {**TRAINING, **changes}
         name, turn = f"{label.replace(' ', '_')}", 0
         own = ["--ar_model_ckpt_dir", str(self.folder / "ckpts" / "ar_whole")] if stage == 2 else []
@@ -151,7 +195,8 @@ class Faults:
             train(self.config, "ar_whole", 1, TRAINING)
         started = time.monotonic()
         if not (self.folder / "ckpts" / f"{name}_whole").exists():
-            train(self.config, f"{name}_whole", stage, changes, *own)
+            whole = self._training(self.folder / "ckpts" / f"{name}_whole", stage, changes, own)
+            assert ended(start(whole)) == 0
         self.seconds[name] = time.monotonic() - started
         expected = trained(self.folder / "ckpts" / f"{name}_whole")
         while tally.tried < num_kills:
@@ -159,9 +204,9 @@ class Faults:
             place = self.folder / "ckpts" / f"{name}_{turn}"
             for _ in range(min(3, num_kills - tally.tried)):
                 flags = self._training(place, stage, changes, own)
-                tally.tried += killed(in_child(bins.train, flags), self._moment(name))
+                tally.tried += killed(start(flags), self._moment(name))
             is_over = (steps := [found.step for found in find_checkpoints(place / "checkpoint")]) and steps[-1] == 12
-            if not is_over and (status := ended(in_child(bins.train, self._training(place, stage, changes, own)))) != 0:
+            if not is_over and (status := ended(start(self._training(place, stage, changes, own)))) != 0:
                 tally.lost.append(f"{place}: ended with {status}")
             elif trained(place) != expected:
                 tally.lost.append(f"{place}: differs")
@@ -193,27 +238,43 @@ class Faults:
             shutil.rmtree(place)
         return tally
 
-    def fill_disk(self, limits: Sequence[int]) -> Tally:
-        """Training under a limit on the size of files: one clear line, and what was there is whole and goes on."""
-        tally = Tally("stage 2 with no room for a checkpoint")
+    def limit_files(self, limits: Sequence[int]) -> Tally:
+        """Training under a limit on the size of files."""
+        tally = Tally("stage 2 with a limit on the size of files")
         for limit in limits:
-            tally.tried += 1
-            place = self.folder / "ckpts" / f"full_{limit}"
-            changes = {**TRAINING, "train.tracker": []}
-            train(self.config, place.name, 1, {**changes, "train.max_steps": 2})
-            before = trained(place)
-            log = self.folder / f"log_{limit}"
-            os.environ["FAULTS_LOG"] = str(log)
-            status = ended(in_child(bins.train, self._training(place, 1, changes, []), limit))
-            del os.environ["FAULTS_LOG"]
-            told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-            if status != 1 or len(told) != 1 or "Traceback" in log.read_text():
-                tally.lost.append(f"{place}: status {status}, said {told}")
-            if trained(place) != before or list((place / "checkpoint").glob(".*")):
-                tally.lost.append(f"{place}: what was there is not as it was")
-            if ended(in_child(bins.train, self._training(place, 1, changes, []))) != 0:
-                tally.lost.append(f"{place}: could not go on")
+            self._without_room(tally, self.folder / "ckpts" / f"limit_{limit}", nullcontext(), limit)
         return tally
+
+    def fill_disk(self, rooms: Sequence[int]) -> Tally:
+        """Training on a disk that has so many bytes left, and on one that is read-only. Only root can make one."""
+        tally, disk = Tally("stage 2 on a full or read-only disk"), self.folder / "disk"
+        with mounted(disk):
+            for room in rooms:
+                place = disk / f"room_{room}"
+                self._without_room(tally, place, remounted(disk, lambda room=room: f"size={used(disk) + room}"))
+                shutil.rmtree(place)
+            self._without_room(tally, disk / "read_only", remounted(disk, lambda: "ro"))
+        return tally
+
+    def _without_room(
+        self, tally: Tally, place: Path, trouble: AbstractContextManager[None], limit_bytes: int | None = None
+    ) -> None:
+        """Training in trouble tells of it in one line, and what was there is whole and goes on when it is over."""
+        tally.tried += 1
+        changes = {**TRAINING, "train.tracker": [], "log_dir": str(place.parent)}
+        train(self.config, place.name, 1, {**changes, "train.max_steps": 2})
+        before, log = trained(place), self.folder / f"{place.name}.log"
+        os.environ["FAULTS_LOG"] = str(log)
+        with trouble:
+            status = ended(in_child(bins.train, self._training(place, 1, changes, []), limit_bytes))
+        del os.environ["FAULTS_LOG"]
+        told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+        if status != 1 or len(told) != 1 or "Traceback" in log.read_text():
+            tally.lost.append(f"{place}: status {status}, said {told}")
+        if trained(place) != before or list((place / "checkpoint").glob(".*")):
+            tally.lost.append(f"{place}: what was there is not as it was")
+        if ended(in_child(bins.train, self._training(place, 1, changes, []))) != 0:
+            tally.lost.append(f"{place}: could not go on")
 
     def _training(self, place: Path, stage: int, changes: dict[str, Any], own: Sequence[str]) -> list[str]:
         resume = ["--resume", "true"] if find_checkpoints(place / "checkpoint") else []
@@ -223,6 +284,43 @@ class Faults:
     def _moment(self, name: str) -> float:
         """Somewhere in the time that the whole takes, now and then after it."""
         return self.rng.uniform(0, 1.1 * self.seconds[name])
+
+
+def can_mount(folder: Path) -> bool:
+    """Whether this system lets us mount a disk."""
+    try:
+        with mounted(folder / "probe"):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """A disk of its own, in memory."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def remounted(folder: Path, option: Callable[[], str]) -> Iterator[None]:
+    """That disk with another option for the block."""
+    subprocess.run(["mount", "-o", f"remount,{option()}", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw,size=16m", str(folder)], check=True)
+
+
+def used(disk: Path) -> int:
+    """How many bytes a disk holds."""
+    numbers = os.statvfs(disk)
+    return (numbers.f_blocks - numbers.f_bfree) * numbers.f_frsize
 
 
 def features(folder: Path) -> list[Any]:
@@ -259,9 +357,12 @@ def tried(faults: Faults, scale: int) -> list[Callable[[], Tally]]:
         lambda: faults.kill_training(1, 3 * scale, {}, "AR"),
         lambda: faults.kill_training(2, 3 * scale, {"model.prefix_mode": 2}, "NAR"),
         lambda: faults.kill_training(2, scale, {"model.prefix_mode": 4}, "NAR mode 4"),
+        lambda: faults.kill_training(2, scale, {"model.prefix_mode": 1}, "NAR mode 1"),
         lambda: faults.kill_training(1, 2 * scale, helpers, "AR with a loader process"),
+        lambda: faults.kill_training(1, scale, helpers, "AR on two processes", num_processes=2),
+        lambda: faults.kill_training(2, scale, {}, "NAR on two processes", num_processes=2),
         lambda: faults.kill_inference(2 * scale),
-        lambda: faults.fill_disk([4096, 100_000, 200_000] if scale == 1 else range(1, 300_001, 20_000)),
+        lambda: faults.limit_files([4096, 100_000, 200_000] if scale == 1 else range(1, 300_001, 20_000)),
     ]
 
 
@@ -272,13 +373,14 @@ def main(scale: int) -> int:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        tallies = []
+        faults, tallies = Faults(Path(folder)), []
         inputs = [
+            *([lambda: faults.fill_disk(range(1, 300_001, 20_000))] if can_mount(Path(folder)) else []),
             lambda: hostile_corpus(Path(folder) / "hostile"),
             lambda: fuzz_configs(20 * scale),
             lambda: fuzz_lists(20 * scale),
         ]
-        for attempt in [*tried(Faults(Path(folder)), scale), *inputs]:
+        for attempt in [*tried(faults, scale), *inputs]:
             tallies.append(attempt())
             last = tallies[-1]
             print(f"{last.job:55s} tried {last.tried:4d}   lost {len(last.lost):4d}", flush=True)

@@ -148,7 +148,7 @@ def name_cases() -> Iterator[Case]:
         "$HOME",
         "*",
     )
-    for name in (*names, "n" * 240):
+    for name in (*names, "n" * 246):
         yield Case(name, GOOD, "hello")
     yield Case("back\\slash", GOOD, "hello", stored="back_slash")
     yield Case("new\nline", GOOD, "hello", stored="new_line")

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import Faults, Tally, tried
+import bins.train
+from tests.faults import TRAINING, Faults, Tally, can_mount, ended, in_child, tried
 from tests.fuzz import fuzz_configs, fuzz_lists
 from tests.hostile import GOOD, hostile_corpus
+from tests.tiny_runs import sets
 from utils.audio import read_audio
+from utils.checkpoint import find_checkpoints, load_state
 from utils.errors import UserError
 from utils.files import locked
 
-NUM_ATTEMPTS = 7
+NUM_ATTEMPTS = 10
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,31 @@ def test_nothing_is_lost(faults: Faults, attempt: int) -> None:
 def test_bad_files_texts_and_names_have_their_fate(tmp_path: Path) -> None:
     tally = hostile_corpus(tmp_path)
     assert tally.tried >= 60 and tally.lost == []
+
+
+def test_a_full_and_a_read_only_disk_are_told_and_cost_nothing(faults: Faults) -> None:
+    if not can_mount(faults.folder):
+        pytest.skip("only root can make a disk that is full")
+    tally = faults.fill_disk([1, 100_000])
+    assert tally.tried == 3 and tally.lost == []
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_a_signal_to_any_process_stops_all_of_them_after_the_same_step(faults: Faults, everyone: bool) -> None:
+    """`everyone` hears it, loader processes too, or one process of the training alone."""
+    name = f"stopped_{everyone}"
+    checkpoints = faults.folder / "ckpts" / name / "checkpoint"
+    changes = {**TRAINING, "train.max_steps": 5000, "train.dataloader.num_worker": 1, "train.log_interval": 1000}
+    flags = ["--config", str(faults.config), "--name", name, "--model_train_stage", "1", *sets(changes)]
+    child = in_child(bins.train, flags, num_processes=2)
+    while not find_checkpoints(checkpoints):
+        time.sleep(0.01)
+    (os.killpg if everyone else os.kill)(child, signal.SIGTERM)
+    assert ended(child) == 128 + signal.SIGTERM
+    last = find_checkpoints(checkpoints)[-1]
+    state = load_state(last)
+    assert 2 <= last.step == state["progress"]["step"] < 5000
+    assert state["num_processes"] == len(state["ranks"]) == 2
 
 
 @pytest.mark.parametrize("fuzz", [fuzz_configs, fuzz_lists])

@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.files import flush
 
 WEIGHTS, STATE, META = "model.safetensors", "training_state.pt", "meta.json"
+_META_KEYS = {"train_stage", "codec", "ends_epoch"}
 _NAME = re.compile(r"epoch-(\d+)_step-(\d+)_loss-(-?\d+\.\d+|nan|inf)")
 _REFERENCE_NAME = re.compile(r"(final_)?epoch-(\d+)(?:_step-(\d+))?(?:_loss-(-?\d+\.\d+))?.*")
 _REFERENCE_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
@@ -62,7 +63,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
-        if match and (path / WEIGHTS).is_file() and _has_meta(path):
+        if match and (path / WEIGHTS).is_file() and _read_meta(path).keys() >= _META_KEYS:
             found.append(Checkpoint(path, int(match[1]), int(match[2]), float(match[3])))
     if not found:
         return _find_reference_checkpoints(folder)
@@ -189,7 +190,7 @@ def load_meta(checkpoint: Checkpoint) -> dict[str, Any]:
     """What `save_checkpoint` was told; the reference recipe's tell neither their stage nor their codec."""
     if checkpoint.is_reference:
         return {"train_stage": None, "codec": None}
-    return json.loads((checkpoint.path / META).read_text(encoding="utf-8"))
+    return _read_meta(checkpoint.path)
 
 
 def rotate(folder: Path, strides: Sequence[int], keep_last: Sequence[int], keep_last_steps: int) -> None:
@@ -231,11 +232,13 @@ def set_aside(checkpoints: Sequence[Checkpoint]) -> Path | None:
     return checkpoints[0].path.parent / "superseded" if checkpoints else None
 
 
-def _has_meta(path: Path) -> bool:
+def _read_meta(path: Path) -> dict[str, Any]:
+    """Nothing where the file is missing or damaged."""
     try:
-        return isinstance(json.loads((path / META).read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError):
-        return False
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+# What a loader's process has left after SIGTERM.
+_GRACE_SECONDS = 20
+
 
 class Signals:
     """Within its block SIGTERM and SIGINT ask to stop, and SIGUSR1 to save and go on; nothing is torn from its work.
@@ -16,11 +19,6 @@ class Signals:
     def __init__(self) -> None:
         self.stop_signal = 0
         self.save_is_asked = False
-
-    @property
-    def exit_status(self) -> int:
-        """The status that shells give to a process that the signal ended; 0 where none came."""
-        return 128 + self.stop_signal if self.stop_signal else 0
 
     def __enter__(self) -> "Signals":
         self._former = [(number, signal.signal(number, self._note)) for number in self._ASKED]
@@ -41,13 +39,19 @@ class Signals:
             self.stop_signal = number
 
 
+def exit_status(number: int) -> int:
+    """The status that shells give to a process that the signal ended; 0 where none came."""
+    return 128 + number if number else 0
+
+
 def ignore_in_helper(_: int) -> None:
     """For a loader's processes: terminals and schedulers send signals to all, and the training process answers.
 
-    SIGTERM still ends them: it is how a process is got rid of that hangs.
+    SIGTERM still ends them, as it is how a process is got rid of that hangs, but only once a step had time to end.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
 def expect_helpers_to_end() -> None:

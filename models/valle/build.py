@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from config.schema import Settings
 from models.valle.batch import Collator
@@ -40,6 +40,9 @@ def train(
     check_data(settings, data, codec)
     accelerator = build_accelerator(settings, experiment, train_stage)
     with locked(experiment.folder / ".lock") if accelerator.is_main_process else nullcontext() as holder:
+        [holder] = broadcast_object_list([holder])
+        if holder is not None and not accelerator.is_main_process:
+            raise SystemExit(1)  # The main process tells.
         if holder is not None:
             raise UserError(f"--name: {experiment.folder} is in use by {holder}; wait for it, or choose another name")
         with memory_advice(

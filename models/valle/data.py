@@ -1,6 +1,7 @@
 """From shards to batches: shuffling, pairing by speaker, length buckets, and a position that can be resumed."""
 
 import random
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -234,6 +235,8 @@ class TrainData:
             rng=random.Random(seed),
             bucket_rng=random.Random(seed),
         )
+        # An utterance longer than max_tokens is a batch of its own, as it should be.
+        warnings.filterwarnings("ignore", message="We have exceeded the max_duration constraint")
         for batch in bucketer:
             yield list(batch)
 

@@ -24,7 +24,7 @@ from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log, progress_bar
-from utils.signals import Signals
+from utils.signals import Signals, exit_status
 
 # So many steps in a row that are not finite end a training.
 MAX_SKIPPED = 20
@@ -134,7 +134,9 @@ class Trainer:
         self.num_utterances = num_utterances
         self.meta = meta
         self.saved: Progress | None = None
-        self.signals = Signals()
+        self.signals, self.stop_signal, self.save_is_asked = Signals(), 0, False
+        # Between the processors, whatever computes: no step waits for a GPU.
+        self.messages = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self.skipped = Skipped(accelerator.device)
         self.progress = Progress()
         self.raw_model = model.to(accelerator.device)
@@ -166,6 +168,7 @@ class Trainer:
                     gradient_norm = self._optimize(group, rate, tally)
                     progress.step += 1
                     progress.batches_done += len(group)
+                    self._share_signals()
                     num_tokens += sum(batch.num_tokens for batch in group) * self.accelerator.num_processes
                     bar.update(self._bar_units(group))
                     if progress.step % settings.log_interval == 0:
@@ -196,9 +199,9 @@ class Trainer:
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite, and training stopped after "
                 "saving; lower train.base_lr, or resume from an earlier checkpoint"
             )
-        if self.signals.stop_signal:
+        if self.stop_signal:
             log.info("stopped at step %d by a signal; go on with --resume true", progress.step)
-        return self.signals.exit_status
+        return exit_status(self.stop_signal)
 
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
         """The batches of a step; none at the end of an epoch."""
@@ -317,7 +320,8 @@ class Trainer:
         try:
             yield
         except HelperEndedError as error:
-            if not self.signals.stop_signal:
+            self.stop_signal = self.signals.stop_signal
+            if not self.stop_signal or self.accelerator.num_processes > 1:
                 raise UserError(
                     "a loader process ended, for want of memory perhaps; lower train.dataloader.num_worker or "
                     "train.shuffle_buffer, and go on with --resume true"
@@ -326,27 +330,24 @@ class Trainer:
     def _is_save_due(self) -> bool:
         """Every so many steps, and when a signal asks for it."""
         interval = self.settings.save_checkpoint_steps
-        is_asked = self._any_process(self.signals.save_is_asked)
-        if is_asked:
-            self.signals.save_is_asked = False
-        return is_asked or bool(interval and self.progress.step % interval == 0)
+        return self.save_is_asked or bool(interval and self.progress.step % interval == 0)
 
     def _has_diverged(self) -> bool:
         """Asked at log points on a GPU, as asking waits for it."""
         is_asked = self.accelerator.device.type == "cpu" or self.progress.step % self.settings.log_interval == 0
         return is_asked and self.skipped.too_many
 
-    def _any_process(self, value: bool) -> bool:
-        """Whether it is true on any process; asked at log points, where there are several."""
-        if self.accelerator.num_processes == 1:
-            return value
-        if self.progress.step % self.settings.log_interval:
-            return False
-        return bool(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum"))
+    def _share_signals(self) -> None:
+        """Make what any process was sent by the end of a step known to all of them: they stop and save together."""
+        sent = torch.tensor([self.signals.stop_signal, self.signals.save_is_asked], dtype=torch.long)
+        if self.messages is not None:
+            torch.distributed.all_reduce(sent, torch.distributed.ReduceOp.MAX, self.messages)
+        self.signals.save_is_asked = False
+        self.stop_signal, self.save_is_asked = int(sent[0]), bool(sent[1])
 
     def _is_over(self) -> bool:
         settings, progress = self.settings, self.progress
-        if self._has_diverged() or self._any_process(bool(self.signals.stop_signal)):
+        if self._has_diverged() or self.stop_signal:
             return True
         return progress.epoch >= settings.max_epoch or bool(settings.max_steps and progress.step >= settings.max_steps)
 

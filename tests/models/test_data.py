@@ -69,6 +69,12 @@ def test_each_utterance_once_an_epoch_in_bounded_batches(shards, dynamic: bool) 
         assert [batch.num_utterances for batch in batches] == [7] * 7 + [1]
 
 
+def test_an_utterance_that_is_longer_than_a_batch_may_be_is_a_batch_of_its_own(shards) -> None:
+    batches = list(data(shards, tiny_train(max_tokens=15)).batches(epoch=0))
+    assert [batch.num_utterances for batch in batches] == [1] * 50
+    assert min(batch.longest for batch in batches) > 15
+
+
 def test_bucketed_batches_hold_less_padding(shards) -> None:
     def padding(dynamic: bool) -> float:
         settings = tiny_train(use_dynamic_batchsize=dynamic, batch_size=6, max_sentences=6, max_tokens=300)

@@ -20,7 +20,7 @@ from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
 from utils.checkpoint import find_checkpoints, load_weights
 from utils.errors import UserError
-from utils.signals import Signals
+from utils.signals import Signals, exit_status
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
 COLLATOR = Collator(num_quantizers=4, prefix_mode=1, max_prompt_frames=75, for_nar=True)
@@ -254,7 +254,7 @@ def test_loader_processes_that_end_do_so_between_steps(make_trainer, is_stopped:
     def hook(gradient: torch.Tensor) -> None:
         if trainer.progress.step == 2:
             for helper in multiprocessing.active_children():
-                helper.terminate()
+                helper.kill()
             if is_stopped:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -278,6 +278,6 @@ def test_a_signal_to_save_saves_and_goes_on(make_trainer) -> None:
 def test_a_second_interrupt_is_one(make_trainer) -> None:
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert signals.exit_status == 130
+        assert exit_status(signals.stop_signal) == 130
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
