@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.cli import ROOT, Parser, find_path, run
+from utils.cli import Parser, find_path, run
 
 DESCRIPTION = "Stage 3: speak texts in the voices of prompts, with a trained experiment."
 
@@ -47,16 +47,8 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
-    from config.schema import Settings
-    from models.valle.experiment import Experiment
+    from bins.voice import build_voice
     from models.valle.jobs import Job, output_name, read_test_list, run_jobs
-    from models.valle.load import load_synthesizer
-    from processors.codecs import build_codec
-    from processors.symbols import SymbolTable
-    from processors.text import TextTokenizer, build_phonemizer
-    from utils.checkpoint import resolve_checkpoint
-    from utils.config import load_settings
-    from utils.device import pick_device
     from utils.log import set_up_logging
 
     set_up_logging()
@@ -65,12 +57,8 @@ def main(arguments: Sequence[str] | None) -> int:
         for name in ("top_k", "top_p", "temperature", "seed")
         if getattr(flags, name) is not None
     ]
-    source = resolve_checkpoint(find_path(flags.infer_expt_dir, "--infer_expt_dir"), "--infer_expt_dir")
-    experiment = Experiment.of(source)
-    settings = experiment.settings([*flags.set, *overrides])
-    if flags.config is not None:
-        given = load_settings(find_path(flags.config, "--config"), Settings, [*flags.set, *overrides], root=ROOT)
-        settings = settings.model_copy(update={"infer": given.infer})
+    folder = find_path(flags.infer_expt_dir, "--infer_expt_dir")
+    config = find_path(flags.config, "--config") if flags.config is not None else None
     if flags.infer_mode == "batch":
         test_list = find_path(str(flags.test_list_file), "--test_list_file")
         jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt"))
@@ -78,15 +66,7 @@ def main(arguments: Sequence[str] | None) -> int:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
         jobs = [Job(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
 
-    device = pick_device()
-    preprocess = settings.preprocess
-    codec = build_codec(preprocess, experiment.codec(preprocess.acoustic_token_extractor), ROOT, device)
-    tokenizer = TextTokenizer(
-        build_phonemizer(preprocess.phone_extractor, preprocess.language),
-        SymbolTable.load(experiment.symbols),
-        preprocess.add_blank,
-    )
-    synthesizer = load_synthesizer(source, settings, codec, tokenizer, device)
+    synthesizer, experiment = build_voice(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
     return 1 if run_jobs(synthesizer, jobs, output_dir, flags.continual, flags.copysyn) else 0
 
