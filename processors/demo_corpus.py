@@ -209,7 +209,7 @@ def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    num_test, num_dev = max(4, math.ceil(minutes / 13.5)), math.ceil(minutes / 20)
+    num_test, num_dev = min(6, max(4, math.ceil(minutes / 13.5))), min(4, math.ceil(minutes / 20))
     num_rounds = {"train-clean-100": 3, "dev-clean": num_dev, "test-clean": num_test}
     planned = [split for split, num in num_rounds.items() for _ in range(num)]
     total_seconds = minutes * 60

@@ -24,11 +24,13 @@ from utils.log import progress_bar
 
 NUM_CODEBOOKS = 8
 CODEBOOK_SIZE = 1024
-FORMAT = "vallet-mel-rvq-1"
+FORMAT = "vallet-mel-rvq-2"
 MAX_MEL_HOP_SECONDS = 1 / 50
 MAX_PHASE_HOP_SECONDS = 1 / 75
 MIN_WINDOW_SECONDS = 0.04
-MIN_MEL = 1e-5
+# Added to magnitudes before the logarithm: what lies below is not heard beside speech, and codebooks that tell apart
+# how silent a silence is have less left for speech.
+MEL_FLOOR = 2e-3
 MOMENTUM = 0.99
 INVERSION_UPDATES = 10
 # A codebook with nearly as many entries as frames would leave no residual for the next.
@@ -39,7 +41,7 @@ CHUNK_FRAMES = 1024
 
 
 class MelAnalysis:
-    """Log-mel frames of a waveform, natural logarithm of magnitudes, and a waveform from such frames.
+    """Log-mel frames of a waveform, natural logarithm of magnitudes above a floor, and a waveform from such frames.
 
     Frame i is centred on samples [i, i + 1) * `hop_samples`, with zeros around the waveform, so that N samples give
     N / `hop_samples` frames.
@@ -62,14 +64,17 @@ class MelAnalysis:
 
     def log_mel(self, audio: torch.Tensor) -> torch.Tensor:
         """(..., N) audio, N a multiple of `hop_samples`, to (..., N / hop_samples, num_mels)."""
+        return (self._mel(audio) + MEL_FLOOR).log()
+
+    def _mel(self, audio: torch.Tensor) -> torch.Tensor:
+        """(..., N) audio, N a multiple of `hop_samples`, to (..., N / hop_samples, num_mels) magnitudes."""
         left = (self.n_fft - self.hop_samples) // 2
         audio = F.pad(audio, (left, self.n_fft - self.hop_samples - left))
-        magnitude = torch.fft.rfft(audio.unfold(-1, self.n_fft, self.hop_samples) * self.window).abs()
-        return (magnitude @ self.filters).clamp(min=MIN_MEL).log()
+        return torch.fft.rfft(audio.unfold(-1, self.n_fft, self.hop_samples) * self.window).abs() @ self.filters
 
     def waveform(self, log_mel: torch.Tensor, iterations: int) -> torch.Tensor:
         """(M, num_mels) to (M * hop_samples,), by `iterations` of fast Griffin-Lim from zero phase."""
-        mel = log_mel.exp()
+        mel = (log_mel.exp() - MEL_FLOOR).clamp(min=0)
         magnitude = self._magnitude(mel)
         if self.phase_steps > 1:
             magnitude = F.interpolate(magnitude.T[None], scale_factor=float(self.phase_steps), mode="linear")[0].T
@@ -88,7 +93,7 @@ class MelAnalysis:
             spectrum, previous = phase * norm.mul_(magnitude), rebuilt
         audio = self._overlap_add(torch.fft.irfft(spectrum, self.n_fft), hop) / envelope
         audio = audio[left : left + num_samples]
-        return audio * (mel.norm() / self.log_mel(audio).exp().norm())
+        return audio * (mel.norm() / self._mel(audio).norm().clamp(min=1e-6))
 
     def _magnitude(self, mel: torch.Tensor) -> torch.Tensor:
         """(M, num_mels) to the (M, n_fft / 2 + 1) that gives them best among the non-negative, nearly."""
