@@ -1,5 +1,6 @@
 """AR decoding: the text and the prompt once, then one position a step from cached keys and values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,11 +45,12 @@ class Decoder:
         seed: int,
         min_frames: Tensor,
         max_frames: Tensor,
+        on_frames: Callable[[int], None] | None = None,
     ) -> list[Generated]:
         """Continue each row's prompt (B, P) until the end of speech wins or is drawn, or `max_frames` (B,).
 
         A row's codes do not depend on its neighbours. The end of speech cannot come before `min_frames` (B,), at
-        least 1.
+        least 1. `on_frames` hears how many frames there are after each step.
         """
         device, batch, eos_id = text.device, text.shape[0], self.ar.eos_id
         limit, window = int(max_frames.max()), sampler.repetition_window
@@ -69,6 +71,8 @@ class Decoder:
             is_done, hit_cap = is_done | at_cap, hit_cap | at_cap
             if step + 1 == limit or ((step + 1) % num_unasked == 0 and bool(is_done.all())):
                 break
+            if on_frames is not None:
+                on_frames(step + 1)
             logits = steps(codes.masked_fill(is_done, 0))
         new, at_floor = history[:, window:].cpu(), lens == min_frames
         ends = zip(lens.tolist(), hit_cap.tolist(), at_floor.tolist(), strict=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.valle.synthesizer import Request, Speech, Synthesizer
+from models.valle.synthesizer import OnFrames, Request, Speech, Synthesizer
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
 from utils.files import written_aside
@@ -133,7 +133,7 @@ def _run_group(
             ready.append((job, request))
         except UserError as error:
             rows.append({"name": job.name, "error": str(error)})
-    speeches = _speak(synthesizer, [request for _, request in ready], continual)
+    speeches = speak_each(synthesizer, [request for _, request in ready], continual)
     for (job, request), speech in zip(ready, speeches, strict=True):
         if isinstance(speech, UserError):
             rows.append({"name": job.name, "error": str(speech)})
@@ -147,14 +147,16 @@ def _run_group(
     return rows
 
 
-def _speak(synthesizer: Synthesizer, requests: Sequence[Request], continual: bool) -> list[Speech | UserError]:
+def speak_each(
+    synthesizer: Synthesizer, requests: Sequence[Request], continual: bool = False, on_frames: OnFrames | None = None
+) -> list[Speech | UserError]:
     """Speech for each request; one that cannot be spoken does not take the others with it."""
     try:
-        return list(synthesizer.speak(requests, continual))
+        return list(synthesizer.speak(requests, continual, on_frames))
     except UserError as error:
         if len(requests) == 1:
             return [error]
-        return [result for request in requests for result in _speak(synthesizer, [request], continual)]
+        return [result for request in requests for result in speak_each(synthesizer, [request], continual, on_frames)]
 
 
 def _row(job: Job, request: Request, speech: Speech) -> dict[str, Any]:

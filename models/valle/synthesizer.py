@@ -1,8 +1,9 @@
 """From a text and a prompt to speech: AR, NAR and codec, for several texts together."""
 
+import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,9 @@ from models.valle.valle import VALLE
 from modules.sampling import Sampler
 from utils.device import memory_advice
 from utils.errors import UserError
+
+OnFrames = Callable[[int], None]
+"""Hears how many frames are decoded so far; a second try begins anew."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,15 @@ class Synthesizer:
             settings.min_seconds_per_phone, settings.max_seconds_per_phone, codec.frame_rate_hz
         )
 
-    def speak(self, requests: Sequence[Request], continual: bool = False) -> list[Speech]:
+    def with_settings(self, **changes: float) -> "Synthesizer":
+        """The same model with other settings of sampling. The two share buffers: only one may speak at a time."""
+        other = copy.copy(self)
+        other.settings = self.settings.model_copy(update=changes)
+        return other
+
+    def speak(
+        self, requests: Sequence[Request], continual: bool = False, on_frames: OnFrames | None = None
+    ) -> list[Speech]:
         """Speech for each request, at most `max_batch_size` at a time.
 
         With `continual` the first seconds of a prompt's audio are kept, and the rest of its own text is said after
@@ -121,13 +133,13 @@ class Synthesizer:
         size, speeches = self.settings.max_batch_size, []
         for first in range(0, len(requests), size):
             with memory_advice(f"lower infer.max_batch_size ({size}), or speak shorter texts"):
-                speeches += self._speak_together(requests[first : first + size], continual)
+                speeches += self._speak_together(requests[first : first + size], continual, on_frames)
         return speeches
 
-    def _speak_together(self, requests: Sequence[Request], continual: bool) -> list[Speech]:
+    def _speak_together(self, requests: Sequence[Request], continual: bool, on_frames: OnFrames | None) -> list[Speech]:
         started = time.perf_counter()
         prompted = self.tokens(requests, continual)
-        spoken = self.generate(prompted)
+        spoken = self.generate(prompted, on_frames)
         whole = [
             torch.cat([item.codes.cpu(), new.codes]) if continual else new.codes
             for item, new in zip(prompted, spoken, strict=True)
@@ -164,17 +176,17 @@ class Synthesizer:
         return [row[:length].cpu() for row, length in zip(audio, lens.tolist(), strict=True)]
 
     @torch.inference_mode()
-    def generate(self, prompted: Sequence[Prompted]) -> list[Spoken]:
+    def generate(self, prompted: Sequence[Prompted], on_frames: OnFrames | None = None) -> list[Spoken]:
         """Codes for each row, all decoded together.
 
         What is cut off at its cap, or ends as soon as it may, is drawn once more with the next seed, and kept as it
         was where that fails too. Greedy decoding would say the same again.
         """
-        generated = self._first_codebook(prompted, self.settings.seed)
+        generated = self._first_codebook(prompted, self.settings.seed, on_frames)
         failed = [index for index, row in enumerate(generated) if row.ended != "eos"]
         is_retried = bool(failed) and self._sampler.num_draws > 0
         if is_retried:
-            again = self._first_codebook([prompted[index] for index in failed], self.settings.seed + 1)
+            again = self._first_codebook([prompted[index] for index in failed], self.settings.seed + 1, on_frames)
             for index, row in zip(failed, again, strict=True):
                 generated[index] = row if row.ended == "eos" else generated[index]
         retried = [is_retried and index in failed for index in range(len(prompted))]
@@ -199,12 +211,14 @@ class Synthesizer:
             for index, (item, row) in enumerate(zip(prompted, generated, strict=True))
         ]
 
-    def _first_codebook(self, prompted: Sequence[Prompted], seed: int) -> list[Generated]:
+    def _first_codebook(
+        self, prompted: Sequence[Prompted], seed: int, on_frames: OnFrames | None = None
+    ) -> list[Generated]:
         min_frames, max_frames = torch.tensor([self.frame_limits(item) for item in prompted], device=self.device).T
         text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
         prompt, prompt_lens = self._padded([item.codes[:, 0] for item in prompted])
         inputs = (text, text_lens, prompt, prompt_lens)
-        return self.decoder.generate(*inputs, self._sampler, seed, min_frames, max_frames)
+        return self.decoder.generate(*inputs, self._sampler, seed, min_frames, max_frames, on_frames)
 
     @property
     def _sampler(self) -> Sampler:

@@ -78,6 +78,23 @@ def test_the_seed_decides(codec, requests) -> None:
     assert not torch.equal(codes(1)[:, 0], codes(2)[:, 0])
 
 
+def test_other_settings_and_who_listens_change_nothing_else(codec, requests) -> None:
+    first = build(codec, top_k=0, min_seconds_per_phone=0.1)
+    second = first.with_settings(seed=5, temperature=0.7)
+    wanted = build(codec, top_k=0, min_seconds_per_phone=0.1, seed=5, temperature=0.7)
+    [speech], [alike] = second.speak(requests[:1], on_frames=lambda _: None), wanted.speak(requests[:1])
+    assert torch.equal(speech.audio, alike.audio)
+    assert first.settings.seed == 0
+
+
+def test_frames_are_heard_as_they_are_decoded(codec, requests) -> None:
+    heard: list[int] = []
+    synthesizer = build(codec, min_seconds_per_phone=0.1)
+    [spoken] = synthesizer.generate(synthesizer.tokens(requests[:1], continual=False), heard.append)
+    # The frame that ends it, at the cap, is told by the result.
+    assert heard == [*range(1, len(spoken.codes))]
+
+
 def test_what_does_not_end_by_itself_is_sampled_once_more(codec, requests) -> None:
     def speaker(seed: int, **infer) -> Synthesizer:
         synthesizer = build(codec, **{"top_k": 0, "seed": seed, "min_seconds_per_phone": 0, **infer})
