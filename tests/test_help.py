@@ -11,31 +11,33 @@ import pytest
 import bins.inference
 import bins.preprocess
 import bins.train
+import bins.webui
 from tests.conftest import ROOT
 from tests.recipe import Program
 
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 OWN_FLAGS = {"--stage", "-s", "--gpu"}
 FLAG = re.compile(r"(?<![\w-])--?[a-z]\w*")
-PROGRAMS: dict[int, Program] = {1: bins.preprocess, 2: bins.train, 3: bins.inference}
+PROGRAMS: dict[int, Program] = {1: bins.preprocess, 2: bins.train, 3: bins.inference, 5: bins.webui}
 
 
 @pytest.fixture(scope="module")
-def sections() -> list[str]:
-    """The help's text for all stages, then that of each."""
+def sections() -> dict[int, str]:
+    """The help's text for all stages (0), then that of each."""
     text = subprocess.run(["sh", str(RUN_SH), "--help"], capture_output=True, text=True, check=True).stdout
-    return re.split(r"^Stage \d,", text, flags=re.MULTILINE)
+    common, *parts = re.split(r"^Stage (\d),", text, flags=re.MULTILINE)
+    return {0: common} | {int(stage): part for stage, part in zip(parts[::2], parts[1::2], strict=True)}
 
 
 @pytest.mark.parametrize("stage", PROGRAMS)
 def test_the_help_has_the_flags_of_each_program(
-    sections: list[str], stage: int, capsys: pytest.CaptureFixture[str]
+    sections: dict[int, str], stage: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         PROGRAMS[stage].main(["--help"])
     assert ended.value.code == 0
     known = set(FLAG.findall(capsys.readouterr().out))
-    assert len(sections) == 1 + len(PROGRAMS)
+    assert sections.keys() == {0, *PROGRAMS}
     told = {flag for section in (sections[0], sections[stage]) for flag in FLAG.findall(section)}
     assert told - OWN_FLAGS == known
     assert told >= OWN_FLAGS

@@ -10,6 +10,7 @@ import pytest
 import bins.inference
 import bins.preprocess
 import bins.train
+import bins.webui
 from tests.recipe import Program, Recipe, listing, prompt
 from utils.files import locked
 
@@ -40,6 +41,7 @@ FLAGS: dict[str, tuple[Program, tuple[str, ...], str]] = {
     "text in batch mode": (bins.inference, (*BATCH, "--infer_text", "x"), "--infer_text is for --infer_mode single"),
     "list in single mode": (bins.inference, (*SINGLE, "x", "--test_list_file", "x"), "--test_list_file is for"),
     "no list": (bins.inference, BATCH, "--test_list_file: needed with --infer_mode batch"),
+    "no such port": (bins.webui, ("--port", "70000"), "--port: takes 1 to 65535, not 70000"),
     "text to go on with": (bins.inference, (*SINGLE, "x", "--continual"), "--infer_text: --continual says the prompt"),
 }
 
@@ -150,6 +152,14 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
     ),
     "no test list": (bins.inference, (*BATCH, "--test_list_file", "gone.txt"), "--test_list_file: no such file"),
     "an empty list": (bins.inference, (*BATCH, "--test_list_file", "/dev/null"), "/dev/null: no lines; each is text"),
+    "no pair to show": (bins.webui, ("--log_dir", "{tmp}"), "--log_dir: no experiment with an AR and a NAR model in"),
+    "no pair below the config's": (
+        bins.webui,
+        ("--set", "log_dir={tmp}", "--set", "infer.top_k=1"),
+        "--log_dir: no experiment with an AR and a NAR model in",
+    ),
+    "an AR alone to show": (bins.webui, ("--infer_expt_dir", "{ar}"), "holds an AR model alone"),
+    "no folder of experiments": (bins.webui, ("--log_dir", "gone"), "--log_dir: no such file or folder: gone"),
     "top_p above 1": (bins.inference, (*SINGLE, "{audio}", "--top_p", "1.5"), "infer.top_p must be a number, above 0"),
 }
 
@@ -232,7 +242,7 @@ def test_a_wrong_key_in_the_config_is_told_with_the_file(told: Told, trained: Re
     ("flags", "words"),
     [
         ((), "--stage is needed"),
-        (("--stage", "4"), "--stage takes 1, 2 or 3, not 4"),
+        (("--stage", "9"), "--stage takes 1, 2, 3 or 5, not 9"),
         (("--name", "x", "--stage"), "--stage needs a value"),
         (("--stage=2", "--gpu"), "--gpu needs a value"),
         (("--stage", "2", "--nmae", "x", "--name", "y", "--model_train_stage", "1"), "did you mean --name"),

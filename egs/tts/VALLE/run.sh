@@ -1,5 +1,6 @@
 #!/bin/sh
-# The recipe: features (1), training (2), speech (3). --help explains the flags; each stage's program checks them.
+# The recipe: features (1), training (2), speech (3), web page (5). --help explains the flags; each stage's program
+# checks them.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -7,10 +8,11 @@ root=$(CDPATH='' cd -- "$here/../../.." && pwd)
 
 usage() {
     cat <<'HELP'
-usage: sh egs/tts/VALLE/run.sh --stage 1|2|3 [flags]
+usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|5 [flags]
 
-  --stage 1|2|3, -s         1: features, 2: training, 3: inference
-  --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stage 3: take its infer section
+  --stage 1|2|3|5, -s       1: features, 2: training, 3: inference, 5: web page
+  --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stage 3: take its infer section;
+                            in stage 5: list the experiments of its log_dir
   --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; without CUDA: the CPU
   --set KEY=VALUE           override a setting, such as train.batch_size=8; may be repeated
   --help, -h                this text
@@ -42,6 +44,12 @@ Stage 3, inference:
   --seed N                  the same seed says it the same way
   --continual               keep the first seconds of the prompt and say the rest of its own text
   --copysyn                 also write the prompt through the codec and back
+
+Stage 5, web page:
+  --infer_expt_dir DIR      experiment of the NAR model that is chosen first
+  --log_dir DIR             parent of the experiments to choose from (default: log_dir of the config)
+  --host ADDRESS            where to listen (default 127.0.0.1: this machine alone; 0.0.0.0: the network)
+  --port N                  default 7860
 HELP
 }
 
@@ -89,8 +97,9 @@ case $stage in
 1) program=preprocess ;;
 2) program=train ;;
 3) program=inference ;;
+5) program=webui ;;
 '') fail "--stage is needed" ;;
-*) fail "--stage takes 1, 2 or 3, not $stage" ;;
+*) fail "--stage takes 1, 2, 3 or 5, not $stage" ;;
 esac
 
 # The active environment, if the project is installed there (a bare conda base is not meant), else the one of make.

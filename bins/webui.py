@@ -1,0 +1,52 @@
+"""Stage 5: a web page that speaks."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from utils.cli import ROOT, Parser, find_path, run
+from utils.errors import UserError
+
+DESCRIPTION = "Stage 5: a web page that speaks texts in the voices of prompts, with trained experiments."
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    parser = Parser(DESCRIPTION)
+    parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE", help="its log_dir")
+    parser.add_argument("--infer_expt_dir", metavar="DIR", help="the experiment that is chosen first")
+    parser.add_argument("--log_dir", metavar="DIR", help="parent of the experiments; default: the config's")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: every one")
+    parser.add_argument("--port", type=int, default=7860)
+    flags = parser.parse(arguments)
+    if not 1 <= flags.port <= 65535:
+        parser.error(f"--port: takes 1 to 65535, not {flags.port}")
+    if find_spec("gradio") is None:
+        raise UserError("stage 5 needs gradio; install it with pip install -e '.[web]', or all with make install")
+
+    # Heavy libraries are imported once the flags are known to be right.
+    from bins.voice import build_voice
+    from config.schema import Settings
+    from utils.config import load_settings, resolve_path
+    from utils.log import set_up_logging
+    from web.server import serve
+    from web.speaker import Speaker
+    from web.voices import Voices
+
+    set_up_logging()
+    if flags.log_dir is not None:
+        log_dir = find_path(flags.log_dir, "--log_dir")
+    else:
+        # What speaks needs no corpus: its path may be a placeholder still.
+        no_corpus = ('dataset=["custom"]', "dataset_path.custom=.")
+        config = find_path(flags.config, "--config")
+        log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
+    first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
+    speaker = Speaker(lambda checkpoint: build_voice(checkpoint.path, "--infer_expt_dir", flags.set)[0])
+    voices = Voices(log_dir, first)
+    # Whoever opens the page does not wait for it.
+    speaker.load(voices.first_checkpoint())
+    serve(speaker, voices, lambda experiment: experiment.settings(flags.set).infer, flags.host, flags.port)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

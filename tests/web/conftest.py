@@ -1,0 +1,65 @@
+"""A trained pair beside an AR alone, and what the page builds of them."""
+
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bins.voice import build_voice
+from models.valle.synthesizer import Synthesizer
+from tests.tiny_runs import prepare, train, write_config, write_custom
+from utils.checkpoint import Checkpoint, resolve_checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Experiments `ar`, of an AR alone, and `nar`, below `log_dir`, and the corpus that they know."""
+
+    folder: Path
+
+    @property
+    def log_dir(self) -> Path:
+        return self.folder / "ckpts"
+
+    @property
+    def nar(self) -> Path:
+        return self.log_dir / "nar"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return resolve_checkpoint(self.nar, "")
+
+    def prompt(self, index: int = 0) -> tuple[Path, str]:
+        """An utterance's audio, 0.8 to 1.6 s, and its text."""
+        text = (self.folder / "corpus" / "metadata.csv").read_text().splitlines()[index].split("|")[2]
+        return self.folder / "corpus" / "wavs" / f"u{index:02d}.wav", text
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("web")
+    config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", 14), folder)
+    prepare(config, {})
+    train(config, "ar", 1, {})
+    train(config, "nar", 2, {}, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
+    return Trained(folder)
+
+
+@pytest.fixture
+def own(trained: Trained, tmp_path: Path) -> Trained:
+    """A copy for a test to change."""
+    return Trained(Path(shutil.copytree(trained.folder, tmp_path / "own")))
+
+
+@pytest.fixture(scope="session")
+def voice(trained: Trained) -> Synthesizer:
+    """What stage 3 speaks with."""
+    return build_voice(trained.nar, "")[0]
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]

@@ -1,0 +1,200 @@
+"""The page's server as a Python program uses it, and what its events say."""
+
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import soundfile
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from bins.voice import build_voice
+from config.schema import InferSettings
+from models.valle.synthesizer import Request, Synthesizer
+from tests.conftest import tiny_infer
+from tests.web.conftest import Trained, free_port
+from utils.audio import read_audio, write_audio
+from utils.log import log
+from web.page import Page, build_page, sampling_fields
+from web.speaker import Sampling, Speaker
+from web.voices import Voices
+
+TEXT = "Early birds often find small green apples."
+SAMPLING = Sampling(top_k=20, top_p=0.9, temperature=0.8, seed=7)
+
+
+@pytest.fixture(scope="module")
+def copy(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """With a second experiment, for a test to remove."""
+    own = Trained(Path(shutil.copytree(trained.folder, tmp_path_factory.mktemp("page") / "own")))
+    shutil.copytree(own.nar, own.log_dir / "removed")
+    return own
+
+
+@pytest.fixture(scope="module")
+def page(copy: Trained, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    speaker = Speaker(lambda checkpoint: build_voice(checkpoint.path, "")[0])
+    folder = tmp_path_factory.mktemp("gradio")
+    return Page(speaker, Voices(copy.log_dir, copy.nar), lambda experiment: experiment.settings().infer, folder)
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[set[str]]:
+    """Every address that this process connects to."""
+    reached: set[str] = set()
+    connect = socket.socket.connect
+
+    def noted(self: socket.socket, address: Any) -> None:
+        reached.add(str(address[0]))
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket.socket, "connect", noted)
+        yield reached
+
+
+@pytest.fixture(scope="module")
+def client(page: Page, addresses: set[str]) -> Iterator[Client]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("GRADIO_TEMP_DIR", str(page.folder))
+        blocks = build_page(page)
+        page.speaker.start()
+        _, url, _ = blocks.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, ssr_mode=False)
+        yield Client(url, verbose=False, analytics_enabled=False)
+        blocks.close(verbose=False)
+        page.speaker.close()
+
+
+@pytest.fixture
+def fields(trained: Trained) -> dict[str, Any]:
+    audio, prompt_text = trained.prompt()
+    return {
+        "text": TEXT,
+        "prompt_audio": handle_file(str(audio)),
+        "prompt_text": prompt_text,
+        "experiment": "nar",
+        **asdict(SAMPLING),
+    }
+
+
+def test_the_page_says_what_stage_3_says(
+    client: Client, fields: dict[str, Any], trained: Trained, voice: Synthesizer, tmp_path: Path
+) -> None:
+    audio, picture, line = client.predict(**fields, api_name="/speak")
+    prompt_audio, prompt_text = trained.prompt()
+    request = Request(TEXT, prompt_text, read_audio(prompt_audio, 24000))
+    [speech] = voice.with_settings(**asdict(SAMPLING)).speak([request])
+    write_audio(tmp_path / "wanted.wav", speech.audio, 24000)
+    assert Path(audio).read_bytes() == (tmp_path / "wanted.wav").read_bytes()
+    assert re.fullmatch(r"nar_\d{6}\.wav", Path(audio).name)
+    assert np.asarray(Image.open(picture)).std() > 20
+    assert line.startswith(f"{speech.seconds:.2f} s; it ") and line.endswith("; seed 7")
+    again, _, _ = client.predict(**fields, api_name="/speak")
+    other, _, _ = client.predict(**{**fields, "seed": 8}, api_name="/speak")
+    assert Path(again).read_bytes() == Path(audio).read_bytes() != Path(other).read_bytes()
+
+
+def test_what_is_left_out_is_as_the_experiment_has_it(client: Client, fields: dict[str, Any]) -> None:
+    given = {name: fields[name] for name in ("text", "prompt_audio", "prompt_text")}
+    _, _, line = client.predict(**given, api_name="/speak")
+    assert line.endswith("; seed 0")
+
+
+def test_requests_of_several_users_are_spoken_together(
+    client: Client, page: Page, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    speak, is_free = Synthesizer.speak, threading.Event()
+
+    def noted(self: Synthesizer, requests: list[Request], *others: Any) -> list:
+        is_free.wait(30)
+        sizes.append(len(requests))
+        return speak(self, requests, *others)
+
+    monkeypatch.setattr(Synthesizer, "speak", noted)
+    jobs = [client.submit(**{**fields, "text": f"{TEXT} {number}"}, api_name="/speak") for number in "abcd"]
+    while len(page.speaker._waiting) < 3:
+        threading.Event().wait(0.05)
+    is_free.set()
+    results = [job.result(60) for job in jobs]
+    assert sizes == [1, 3]
+    assert len({Path(audio).read_bytes() for audio, _, _ in results}) == 4
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "no text": ({"text": "  "}, "The text is empty; write it first"),
+    "a long text": ({"text": "a " * 501 + "b"}, "The text has 1003 characters; at most 1000 are taken"),
+    "nothing to say": ({"text": "?!"}, "The text '?!' has nothing that can be spoken"),
+    "markup": ({"text": "<>"}, "The text '&lt;&gt;' has nothing that can be spoken"),
+    "no prompt": ({"prompt_audio": None}, "There is no prompt; upload or record"),
+    "no prompt text": ({"prompt_text": ""}, "The prompt's text is empty"),
+    "a prompt text of marks": ({"prompt_text": "..."}, "The prompt's text '...' has nothing"),
+    "no experiment": ({"experiment": None}, "There is no experiment"),
+    "no seed": ({"seed": None}, "top-k, top-p, temperature and seed each need a number"),
+    "top_k below": ({"top_k": -1}, "-1 is less than minimum value 0"),
+    "top_p above": ({"top_p": 1.1}, "1.1 is greater than maximum value 1"),
+    "temperature of 0": ({"temperature": 0}, "0 is less than minimum value 0.1"),
+    "another experiment": ({"experiment": "ar"}, "ar is not in the list of choices"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told(client: Client, fields: dict[str, Any], mistake: str) -> None:
+    changes, words = MISTAKES[mistake]
+    with pytest.raises(AppError, match=f"(?i){re.escape(words)}"):
+        client.predict(**{**fields, **changes}, api_name="/speak")
+
+
+def test_a_bad_prompt_is_told(
+    client: Client, fields: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "note.wav").write_text("This is not audio.")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(24000), 24000)
+    for name, words in (("note.wav", "^Note.wav: cannot be read as audio"), ("silent.wav", "^The prompt is silent")):
+        with pytest.raises(AppError, match=words):
+            client.predict(**{**fields, "prompt_audio": handle_file(str(tmp_path / name))}, api_name="/speak")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_experiment_that_is_gone_is_told(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:
+    assert page.list_experiments("removed")["value"] == "removed"
+    shutil.rmtree(copy.log_dir / "removed")
+    with pytest.raises(AppError, match="The experiment removed is no longer there; reload the page"):
+        client.predict(**{**fields, "experiment": "removed"}, api_name="/speak")
+    update = page.list_experiments("removed")
+    assert (update["choices"], update["value"]) == (["nar"], "nar")
+    with pytest.raises(gr.Error, match="The experiment removed is no longer there"):
+        page.list_sampling("removed")
+    assert [field["value"] for field in page.list_sampling("nar")] == [0, 1, 1, 0]
+
+
+def test_what_no_one_expects_is_one_line_and_in_the_log(
+    client: Client, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr("web.page.draw_speech", lambda *_: 1 / 0)
+    with pytest.raises(AppError, match=r"^Something went wrong on the server; its log says what$"):
+        client.predict(**fields, api_name="/speak")
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_nothing_was_asked_of_other_machines(client: Client, addresses: set[str]) -> None:
+    assert addresses <= {"127.0.0.1", "localhost"} and addresses
+
+
+def test_sampling_follows_the_experiment_and_the_schema() -> None:
+    odd = tiny_infer(top_k=2000, top_p=0.01, temperature=3.0, seed=2**40)
+    for infer in (tiny_infer(), odd):
+        for name, field in zip(asdict(SAMPLING), sampling_fields(infer), strict=True):
+            assert field["minimum"] <= field["value"] == getattr(infer, name) <= field["maximum"]
+            for value in (field["minimum"], field["maximum"]):
+                assert getattr(InferSettings(**{**infer.model_dump(), name: value}), name) == value

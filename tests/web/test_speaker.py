@@ -1,0 +1,157 @@
+"""Who waits together is spoken together, and gets what it would alone."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from models.valle.jobs import speak_each
+from models.valle.synthesizer import Request, Synthesizer
+from tests.web.conftest import Trained
+from utils.audio import read_audio
+from utils.errors import UserError
+from web.speaker import Job, Sampling, Speaker
+
+DRAWN = Sampling(top_k=0, top_p=0.9, temperature=0.8, seed=3)
+TEXTS = ("Early birds find apples.", "Tall trees near quiet rivers often find birds.", "Small.")
+WAIT_SECONDS = 60
+
+
+class Recorder:
+    """Builds the same voice each time; notes what is built, and which texts are spoken together."""
+
+    def __init__(self, voice: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.voice = voice
+        self.built: list[Path] = []
+        self.groups: list[list[str]] = []
+        self.failure: Exception | None = None
+        monkeypatch.setattr("web.speaker.speak_each", self._speak_each)
+
+    def build(self, checkpoint) -> Synthesizer:
+        self.built.append(checkpoint.path)
+        return self.voice
+
+    def _speak_each(self, synthesizer, requests, **others):
+        self.groups.append([request.text for request in requests])
+        if self.failure is not None:
+            raise self.failure
+        return speak_each(synthesizer, requests, **others)
+
+
+@pytest.fixture
+def recorder(voice: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    return Recorder(voice, monkeypatch)
+
+
+@pytest.fixture
+def speaker(recorder: Recorder) -> Iterator[Speaker]:
+    """Not started: what is submitted waits together until it is."""
+    speaker = Speaker(recorder.build)
+    yield speaker
+    speaker.close()
+
+
+def job(trained: Trained, text: str, sampling: Sampling = DRAWN, index: int = 0, **changes) -> Job:
+    audio, prompt_text = trained.prompt(index)
+    values = {"text": text, "prompt_text": prompt_text, "prompt_audio": audio, **changes}
+    return Job(trained.checkpoint, sampling, **values)
+
+
+def alone(voice: Synthesizer, one: Job) -> torch.Tensor:
+    audio = read_audio(one.prompt_audio, voice.codec.sample_rate_hz)
+    [speech] = voice.with_settings(**asdict(one.sampling)).speak([Request(one.text, one.prompt_text, audio)])
+    return speech.audio
+
+
+def test_those_that_wait_are_spoken_together_as_each_alone(trained, voice, recorder, speaker) -> None:
+    other = replace(DRAWN, seed=4)
+    jobs = [job(trained, text, index=index) for index, text in enumerate(TEXTS)]
+    jobs.insert(1, job(trained, TEXTS[0], other))
+    for one in jobs:
+        speaker.submit(one)
+    speaker.start()
+    spoken = [one.done.result(WAIT_SECONDS) for one in jobs]
+    assert recorder.groups == [list(TEXTS), [TEXTS[0]]]
+    assert recorder.built == [trained.checkpoint.path]
+    for one, result in zip(jobs, spoken, strict=True):
+        assert torch.equal(result.speech.audio, alone(voice, one))
+        assert one.doing == "speaking" and one.num_seconds > 0
+    assert not torch.equal(spoken[0].speech.audio, spoken[1].speech.audio)
+
+
+def test_no_more_are_taken_together_than_the_settings_allow(trained, voice, recorder, speaker) -> None:
+    recorder.voice = voice.with_settings(max_batch_size=2)
+    jobs = [job(trained, text) for text in TEXTS]
+    for one in jobs:
+        speaker.submit(one)
+    speaker.start()
+    for one in jobs:
+        one.done.result(WAIT_SECONDS)
+    assert recorder.groups == [list(TEXTS[:2]), [TEXTS[2]]]
+
+
+def test_one_that_cannot_be_spoken_takes_no_other_with_it(trained, voice, recorder, speaker, tmp_path) -> None:
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(24000), 24000)
+    good = [job(trained, TEXTS[0]), job(trained, TEXTS[1], index=1)]
+    bad = [job(trained, "?!"), job(trained, TEXTS[2], prompt_audio=silent), job(trained, TEXTS[0], prompt_text="...")]
+    for one in (bad[0], good[0], bad[1], good[1], bad[2]):
+        speaker.submit(one)
+    speaker.start()
+    for one, words in zip(bad, ("'\\?!' has nothing", "the prompt is silent", "prompt's text '...' has"), strict=True):
+        with pytest.raises(UserError, match=words):
+            one.done.result(WAIT_SECONDS)
+    for one in good:
+        assert torch.equal(one.done.result(WAIT_SECONDS).speech.audio, alone(voice, one))
+    assert recorder.groups == [list(TEXTS[:2])]
+
+
+def test_after_a_failure_the_next_are_spoken(trained, recorder, speaker) -> None:
+    recorder.failure = RuntimeError("of another kind")
+    first = job(trained, TEXTS[0])
+    speaker.submit(first)
+    speaker.start()
+    with pytest.raises(RuntimeError, match="of another kind"):
+        first.done.result(WAIT_SECONDS)
+    recorder.failure = None
+    second = job(trained, TEXTS[0])
+    speaker.submit(second)
+    assert second.done.result(WAIT_SECONDS).speech.seconds > 0
+
+
+def test_a_voice_that_cannot_be_loaded_is_told_to_all_who_asked_for_it(trained) -> None:
+    def build(checkpoint) -> Synthesizer:
+        raise UserError("damaged")
+
+    speaker = Speaker(build)
+    jobs = [job(trained, text) for text in TEXTS]
+    for one in jobs:
+        speaker.submit(one)
+    speaker.start()
+    for one in jobs:
+        with pytest.raises(UserError, match="damaged"):
+            one.done.result(WAIT_SECONDS)
+    speaker.close()
+
+
+def test_a_newer_checkpoint_takes_the_place_of_the_older(trained, recorder, speaker) -> None:
+    newer = replace(trained.checkpoint, path=trained.checkpoint.path.with_name("newer"))
+    for checkpoint in (trained.checkpoint, trained.checkpoint, newer, newer):
+        assert speaker.load(checkpoint) is recorder.voice
+    assert recorder.built == [trained.checkpoint.path, newer.path]
+    assert len(speaker._loaded) == 1
+    speaker.start()
+
+
+def test_those_that_wait_are_told_when_the_server_closes(trained, recorder) -> None:
+    speaker = Speaker(recorder.build)
+    waiting = job(trained, TEXTS[0])
+    speaker.submit(waiting)
+    speaker._is_closed = True
+    speaker.start()
+    with pytest.raises(UserError, match="closing"):
+        waiting.done.result(WAIT_SECONDS)

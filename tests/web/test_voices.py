@@ -1,0 +1,45 @@
+"""Which experiments the page offers."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.web.conftest import Trained
+from utils.errors import UserError
+from web.voices import Voices
+
+
+def test_only_those_with_both_models_are_offered(trained: Trained) -> None:
+    assert trained.log_dir.joinpath("ar", "args.json").is_file()
+    assert Voices(trained.log_dir).find() == {"nar": trained.checkpoint}
+
+
+def test_the_first_comes_first_and_may_lie_elsewhere(trained: Trained, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(trained.nar, tmp_path / "other"))
+    for first in (elsewhere, next((elsewhere / "checkpoint").glob("epoch-*"))):
+        voices = Voices(trained.log_dir, first)
+        assert list(voices.find()) == ["other", "nar"]
+        assert voices.first_checkpoint().path.is_relative_to(elsewhere)
+    assert list(Voices(trained.log_dir, trained.nar).find()) == ["nar"]
+    shutil.rmtree(elsewhere)
+    assert list(voices.find()) == ["nar"]
+
+
+@pytest.mark.parametrize("name", ["args.json", "symbols.dict"])
+def test_a_damaged_one_is_left_out_and_logged(
+    own: Trained, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("vallet"), "propagate", True)
+    (own.nar / name).write_text("{")
+    assert Voices(own.log_dir).find() == {}
+    assert f"{own.nar} is left out: " in caplog.text
+
+
+def test_nothing_to_offer_is_told(trained: Trained, tmp_path: Path) -> None:
+    for log_dir in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(UserError, match="--log_dir: no experiment with an AR and a NAR model in"):
+            Voices(log_dir).first_checkpoint()
+    with pytest.raises(UserError, match="--infer_expt_dir: no whole checkpoint"):
+        Voices(trained.log_dir, tmp_path).first_checkpoint()

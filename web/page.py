@@ -1,0 +1,232 @@
+"""The web page: its fields, and what its button does."""
+
+import html
+import textwrap
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+import gradio as gr
+from PIL.Image import Image
+
+from config.schema import InferSettings
+from models.valle.experiment import Experiment
+from utils.audio import write_audio
+from utils.checkpoint import Checkpoint
+from utils.errors import UserError
+from utils.log import log
+from web.pictures import draw_speech
+from web.prompts import MAX_CHARACTERS, MAX_SECONDS, MIN_SECONDS, check_prompt, check_text
+from web.speaker import Job, Sampling, Speaker, Spoken
+from web.voices import Voices
+
+# So many wait for the speaker, which takes together those that fit; more wait for a place among them.
+_MAX_WAITING = 32
+_MAX_QUEUED = 256
+_MAX_HISTORY = 10
+_MAX_SHOWN = 80
+_UPDATE_SECONDS = 0.2
+_ENDINGS = {
+    "eos": "it ended by itself",
+    "floor": "it ended as soon as it may: try another seed or top-k",
+    "cap": "it was cut off at the longest it may be: try another seed or top-k",
+}
+_INTRODUCTION = (
+    "# Vallet\nSays a text in the voice of a prompt: a recording, of about three seconds, whose text is known."
+)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One text that this browser session has heard."""
+
+    time: str
+    text: str
+    audio: Path
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page's events do; `settings` reads the infer section of an experiment.
+
+    Speech is written below `folder`, which is gradio's own: it removes what is old.
+    """
+
+    speaker: Speaker
+    voices: Voices
+    settings: Callable[[Experiment], InferSettings]
+    folder: Path
+
+    def speak(
+        self,
+        text: str,
+        prompt_audio: str | None,
+        prompt_text: str,
+        experiment: str | None,
+        top_k: int | None,
+        top_p: float | None,
+        temperature: float | None,
+        seed: int | None,
+        history: Sequence[Remembered],
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for it among the defaults)
+    ) -> tuple[Path, Image, str, list[Remembered]]:
+        """The speech's file, its picture, a line about it, and the history with it in front."""
+        try:
+            text, prompt_text = check_text(text, "the text"), check_text(prompt_text, "the prompt's text")
+            prompt = check_prompt(prompt_audio)
+            if top_k is None or top_p is None or temperature is None or seed is None:
+                raise UserError("top-k, top-p, temperature and seed each need a number")
+            sampling = Sampling(int(top_k), float(top_p), float(temperature), int(seed))
+            job = Job(self._checkpoint(experiment), sampling, text, prompt_text, prompt)
+            self.speaker.submit(job)
+            while not wait([job.done], timeout=_UPDATE_SECONDS).done:
+                progress(min(0.95, job.num_seconds / job.guessed_seconds), desc=_doing(job))
+            spoken = job.done.result()
+            audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
+            write_audio(audio, spoken.speech.audio, spoken.sample_rate_hz)
+            picture = draw_speech(spoken.speech.audio, spoken.sample_rate_hz)
+        except UserError as error:
+            raise _told(str(error)) from None
+        except Exception:
+            log.exception("a text could not be spoken")
+            raise _told("something went wrong on the server; its log says what") from None
+        remembered = Remembered(f"{datetime.now():%H:%M:%S}", text, audio)
+        return audio, picture, _line(spoken, sampling), [remembered, *history][:_MAX_HISTORY]
+
+    def _checkpoint(self, name: str | None) -> Checkpoint:
+        if not name:
+            raise UserError("there is no experiment; train one, then reload the page and choose it")
+        checkpoint = self.voices.find().get(name)
+        if checkpoint is None:
+            raise UserError(f"the experiment {name} is no longer there; reload the page and choose another")
+        return checkpoint
+
+    def list_experiments(self, chosen: str | None) -> dict:
+        """The choices of the dropdown as they are now; what is chosen stays while it is there."""
+        names = list(self.voices.find())
+        return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
+
+    def list_sampling(self, experiment: str | None) -> list[dict]:
+        """The fields of sampling, with what the experiment's own settings say."""
+        try:
+            infer = self.settings(Experiment.of(self._checkpoint(experiment)))
+        except UserError as error:
+            raise _told(str(error)) from None
+        return [gr.update(**field) for field in sampling_fields(infer)]
+
+
+def sampling_fields(infer: InferSettings) -> list[dict]:
+    """Value and limits of each field of `Sampling`: sane ones, which take in the experiment's own value."""
+    return [
+        {"value": infer.top_k, "minimum": 0, "maximum": max(1024, infer.top_k)},
+        {"value": infer.top_p, "minimum": min(0.05, infer.top_p), "maximum": 1},
+        {
+            "value": infer.temperature,
+            "minimum": min(0.1, infer.temperature),
+            "maximum": max(2, infer.temperature),
+        },
+        {"value": infer.seed, "minimum": 0, "maximum": max(2**32 - 1, infer.seed)},
+    ]
+
+
+def build_page(page: Page) -> gr.Blocks:
+    """The page; nothing in it is fetched from elsewhere, and nothing is told to others."""
+    found = page.voices.find()
+    names = list(found)
+    first = page.settings(Experiment.of(found[names[0]]))
+    with gr.Blocks(title="Vallet", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+        gr.Markdown(_INTRODUCTION)
+        with gr.Row():
+            with gr.Column(min_width=300):
+                text = gr.Textbox(label="Text to say", lines=3, max_lines=8, max_length=MAX_CHARACTERS, elem_id="text")
+                prompt_audio = gr.Audio(
+                    label=f"Prompt, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    buttons=[],
+                    elem_id="prompt",
+                )
+                prompt_text = gr.Textbox(
+                    label="What the prompt says", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt_text"
+                )
+                experiment = gr.Dropdown(names, value=names[0], label="Experiment", elem_id="experiment")
+                with gr.Accordion("Sampling", open=False, elem_id="sampling"):
+                    sampling = _build_sampling(first)
+                button = gr.Button("Speak", variant="primary", elem_id="speak")
+            with gr.Column(min_width=300):
+                speech = gr.Audio(
+                    label="Speech", type="filepath", interactive=False, buttons=["download"], elem_id="speech"
+                )
+                line = gr.Markdown(label="How it went", elem_id="line")
+                picture = gr.Image(
+                    label="Waveform and spectrogram",
+                    interactive=False,
+                    format="png",
+                    show_label=False,
+                    buttons=["fullscreen"],
+                    elem_id="picture",
+                )
+                history = gr.State([])
+                gr.render(inputs=[history], show_progress="hidden")(_show_history)
+        fields = [text, prompt_audio, prompt_text, experiment, *sampling]
+        button.click(
+            page.speak,
+            inputs=[*fields, history],
+            outputs=[speech, picture, line, history],
+            show_progress_on=[speech],
+            concurrency_limit=_MAX_WAITING,
+            api_name="speak",
+        )
+        experiment.change(page.list_sampling, experiment, sampling, show_progress="hidden", api_visibility="private")
+        blocks.load(page.list_experiments, experiment, experiment, show_progress="hidden", api_visibility="private")
+    return blocks.queue(max_size=_MAX_QUEUED)
+
+
+def _build_sampling(infer: InferSettings) -> list[gr.Component]:
+    top_k, top_p, temperature, seed = sampling_fields(infer)
+    return [
+        gr.Number(label="Top-k", info="Among the k likeliest codes; 0: all, 1: the likeliest", precision=0, **top_k),
+        gr.Slider(label="Top-p", info="Among the likeliest codes of this mass", step=0.01, **top_p),
+        gr.Slider(label="Temperature", info="Below 1 safer, above 1 more varied", step=0.01, **temperature),
+        gr.Number(label="Seed", info="The same seed says it the same way", precision=0, **seed),
+    ]
+
+
+def _show_history(history: Sequence[Remembered]) -> None:
+    if history:
+        gr.Markdown("### History")
+    for entry in history:
+        if not entry.audio.is_file():
+            continue
+        gr.Audio(
+            entry.audio,
+            label=f"{entry.time} {textwrap.shorten(entry.text, _MAX_SHOWN, placeholder=' ...')}",
+            interactive=False,
+            buttons=["download"],
+            elem_classes="remembered",
+        )
+
+
+def _doing(job: Job) -> str:
+    return f"{job.num_seconds:.1f} s spoken" if job.num_seconds else job.doing
+
+
+def _line(spoken: Spoken, sampling: Sampling) -> str:
+    speech = spoken.speech
+    again = ", at the second try" if speech.is_retried else ""
+    return (
+        f"{speech.seconds:.2f} s; {_ENDINGS[speech.ended]}{again}; real-time factor {speech.real_time_factor:.2f}; "
+        f"seed {sampling.seed}"
+    )
+
+
+def _told(message: str) -> gr.Error:
+    """A message that stays until it is closed; the page takes it as HTML."""
+    return gr.Error(
+        html.escape(message[0].upper() + message[1:], quote=False),
+        duration=None,
+        print_exception=False,
+    )

@@ -1,0 +1,65 @@
+"""The server that shows the page until it is stopped."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import gradio as gr
+
+from config.schema import InferSettings
+from models.valle.experiment import Experiment
+from utils.errors import UserError
+from utils.log import log
+from web.page import Page, build_page
+from web.speaker import Speaker
+from web.voices import Voices
+
+_MAX_UPLOAD = "64mb"
+# Enough for every request that waits, and for what the page asks beside.
+_MAX_THREADS = 64
+
+
+def serve(
+    speaker: Speaker, voices: Voices, settings: Callable[[Experiment], InferSettings], host: str, port: int
+) -> None:
+    """Show the page until the process is interrupted. Raises UserError when nothing can listen there."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Voices that are uploaded and speech that is made are gone with the server.
+    with tempfile.TemporaryDirectory(prefix="vallet-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        blocks = build_page(Page(speaker, voices, settings, Path(folder)))
+        try:
+            _, url, _ = blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                ssr_mode=False,
+                quiet=True,
+                prevent_thread_lock=True,
+                max_threads=_MAX_THREADS,
+                max_file_size=_MAX_UPLOAD,
+                footer_links=["api"],
+                # The fonts of the machine: nothing is fetched from elsewhere.
+                theme=gr.themes.Default(
+                    primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+                ),
+            )
+        except OSError as error:
+            raise UserError(
+                f"--host, --port: {host}:{port} is in use or not this machine's; choose another port, such as "
+                f"--port {port % 65535 + 1}"
+            ) from error
+        speaker.start()
+        log.info("the page is at %s until Ctrl-C", url)
+        try:
+            threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

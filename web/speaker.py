@@ -1,0 +1,152 @@
+"""One thread that speaks for all who wait: requests that fit together are decoded together."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from models.valle.jobs import speak_each
+from models.valle.synthesizer import Request, Speech, Synthesizer
+from utils.checkpoint import Checkpoint, experiment_of
+from utils.errors import UserError
+from web.prompts import read_prompt
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of the infer section that a request has for itself."""
+
+    top_k: int
+    top_p: float
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Speech, and the rate of its samples."""
+
+    speech: Speech
+    sample_rate_hz: int
+
+
+@dataclass(eq=False)
+class Job:
+    """One text to say, and how far it is: `num_seconds` of it are decoded, of a length that is guessed."""
+
+    checkpoint: Checkpoint
+    sampling: Sampling
+    text: str
+    prompt_text: str
+    prompt_audio: Path
+    doing: Literal["waiting", "loading the model", "speaking"] = "waiting"
+    num_seconds: float = 0.0
+    guessed_seconds: float = math.inf
+    done: "Future[Spoken]" = field(default_factory=Future)
+
+    def goes_with(self, other: "Job") -> bool:
+        """Whether the two can be decoded together."""
+        return (self.checkpoint, self.sampling) == (other.checkpoint, other.sampling)
+
+
+class Speaker:
+    """Loads an experiment when it is first asked for, and keeps it until a newer checkpoint is asked for."""
+
+    def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
+        self._build = build
+        self._loaded: dict[Path, tuple[Checkpoint, Synthesizer]] = {}
+        self._waiting: list[Job] = []
+        self._changed = threading.Condition()
+        self._is_closed = False
+        # As a daemon: what is not spoken when the program ends is not waited for.
+        self._thread = threading.Thread(target=self._run, name="speaker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Put a job behind those that wait; `job.done` gets its speech, or UserError."""
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread once what it speaks now is spoken; those that wait are told."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def load(self, checkpoint: Checkpoint) -> Synthesizer:
+        """Raises UserError when the experiment cannot speak."""
+        folder = experiment_of(checkpoint)
+        if self._loaded.get(folder, (None,))[0] != checkpoint:
+            # The older one goes before the newer one comes: there may be no room for both.
+            self._loaded.pop(folder, None)
+            self._loaded[folder] = (checkpoint, self._build(checkpoint))
+        return self._loaded[folder][1]
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if self._is_closed:
+                    _fail(self._waiting, UserError("the server is closing"))
+                    return
+                first = self._waiting[0]
+            # Whatever goes wrong, those who asked are told, and the next ones are spoken.
+            first.doing = "loading the model"
+            try:
+                voice = self.load(first.checkpoint)
+            except Exception as error:
+                _fail(self._take(first), error)
+                continue
+            group = self._take(first, voice.settings.max_batch_size)
+            try:
+                _speak_group(voice, group)
+            except Exception as error:
+                _fail(group, error)
+
+    def _take(self, first: Job, most: int | None = None) -> list[Job]:
+        """The first job and those that wait and go with it, at most `most` together, out of the queue."""
+        with self._changed:
+            group = [job for job in self._waiting if job.goes_with(first)][:most]
+            self._waiting = [job for job in self._waiting if job not in group]
+        return group
+
+
+def _fail(group: Sequence[Job], error: Exception) -> None:
+    for job in group:
+        if not job.done.done():
+            job.done.set_exception(error)
+
+
+def _speak_group(voice: Synthesizer, group: Sequence[Job]) -> None:
+    """Speak jobs of one voice and one sampling together; one that cannot be spoken does not take others with it."""
+    ready: list[tuple[Job, Request]] = []
+    for job in group:
+        job.doing = "speaking"
+        try:
+            audio = read_prompt(job.prompt_audio, voice.codec.sample_rate_hz)
+            request = Request(job.text, job.prompt_text, audio)
+            voice.check(request, continual=False)
+            # As fast as the prompt was said.
+            job.guessed_seconds = len(audio) / voice.codec.sample_rate_hz * len(job.text) / len(job.prompt_text)
+            ready.append((job, request))
+        except UserError as error:
+            job.done.set_exception(error)
+
+    def hear(num_frames: int) -> None:
+        for job, _ in ready:
+            job.num_seconds = num_frames / voice.codec.frame_rate_hz
+
+    sampled = voice.with_settings(**asdict(group[0].sampling))
+    speeches = speak_each(sampled, [request for _, request in ready], on_frames=hear)
+    for (job, _), speech in zip(ready, speeches, strict=True):
+        if isinstance(speech, UserError):
+            job.done.set_exception(speech)
+        else:
+            job.done.set_result(Spoken(speech, voice.codec.sample_rate_hz))

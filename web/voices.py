@@ -1,0 +1,68 @@
+"""Which experiments can speak: those with an AR and a NAR model."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from models.valle.experiment import Experiment
+from processors.symbols import SymbolTable
+from utils.checkpoint import (
+    Checkpoint,
+    experiment_of,
+    find_checkpoints,
+    load_meta,
+    load_weights,
+    resolve_checkpoint,
+)
+from utils.errors import UserError
+from utils.log import log
+
+
+@dataclass(frozen=True)
+class Voices:
+    """The experiments below `log_dir`, and `first`, which may lie elsewhere and may be one checkpoint."""
+
+    log_dir: Path
+    first: Path | None = None
+
+    def find(self) -> dict[str, Checkpoint]:
+        """What speaks for each experiment, by name, with `first` before the others; read from the disk anew."""
+        found: dict[str, Checkpoint] = {}
+        if self.first is not None:
+            # Where it was removed the others are still there.
+            with suppress(UserError):
+                checkpoint = resolve_checkpoint(self.first, "--infer_expt_dir")
+                found[experiment_of(checkpoint).name] = checkpoint
+        for folder in sorted(self.log_dir.iterdir()) if self.log_dir.is_dir() else ():
+            checkpoints = find_checkpoints(folder / "checkpoint")
+            if checkpoints and can_speak(checkpoints[-1]):
+                found.setdefault(folder.name, checkpoints[-1])
+        return found
+
+    def first_checkpoint(self) -> Checkpoint:
+        """What is chosen before anyone chooses. Raises UserError when nothing can speak."""
+        if self.first is not None:
+            return resolve_checkpoint(self.first, "--infer_expt_dir")
+        for checkpoint in self.find().values():
+            return checkpoint
+        raise UserError(
+            f"--log_dir: no experiment with an AR and a NAR model in {self.log_dir}; train one (--stage 2), or name "
+            "one with --infer_expt_dir"
+        )
+
+
+@lru_cache(maxsize=1024)
+def can_speak(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has both models, and its experiment what goes with them; a damaged one is logged."""
+    experiment = Experiment.of(checkpoint)
+    try:
+        experiment.settings()
+        SymbolTable.load(experiment.symbols)
+        if not checkpoint.is_reference:
+            # Stage 2 saves the AR model with the NAR.
+            return load_meta(checkpoint)["train_stage"] in (0, 2)
+        return any(name.startswith("nar_") for name in load_weights(checkpoint))
+    except UserError as error:
+        log.warning("%s is left out: %s", experiment.folder, error)
+        return False
