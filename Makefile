@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test faults lint bench clean
+.PHONY: install demo test test-web faults lint bench clean
 
 install: $(STAMP)
 
@@ -21,6 +21,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+# The page in Debian's chromium, without a screen.
+test-web: $(STAMP)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		{ echo "a browser is needed: apt-get install chromium chromium-driver"; exit 1; }
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m browser tests/web
 
 faults: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.faults

@@ -1,0 +1,247 @@
+"""The page in Debian's chromium, as a user meets it: `make test-web`."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.conftest import ROOT
+from tests.web.conftest import Trained, free_port
+
+pytestmark = pytest.mark.browser
+
+TEXT = "Early birds often find small green apples."
+WAIT_SECONDS = 60
+WIDE, NARROW = 1400, 420
+# Long enough for several looks at the progress, as a tiny model is fast; greedy speech is not tried a second time.
+SLOW = [
+    part
+    for key, value in (("min_seconds_per_phone", 1), ("max_seconds_per_phone", 1.1), ("top_k", 1))
+    for part in ("--set", f"infer.{key}={value}")
+]
+# The player keeps its audio element in a shadow tree.
+FIND_AUDIO = """
+const inside = [...document.querySelectorAll(arguments[0] + ' *')].filter(one => one.shadowRoot);
+const audio = inside.map(one => one.shadowRoot.querySelector('audio')).find(one => one && one.duration > 0);
+"""
+MEASURE_AUDIO = f"""
+{FIND_AUDIO}
+const done = arguments[1];
+if (!audio) return done(null);
+fetch(audio.src).then(reply => reply.arrayBuffer()).then(bytes => new AudioContext().decodeAudioData(bytes)).then(
+    sound => {{
+        const samples = sound.getChannelData(0);
+        const power = samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length;
+        done({{duration: audio.duration, seconds: sound.duration, rms: Math.sqrt(power)}});
+    }});
+"""
+NOTE_PROGRESS = """
+window.noted = [];
+new MutationObserver(() => {
+    const found = document.querySelector('#speech').innerText.match(/[\\d.]+ s spoken - [\\d.]+%/);
+    if (found && window.noted.at(-1) !== found[0]) window.noted.push(found[0]);
+}).observe(document.querySelector('#speech'), {subtree: true, childList: true, characterData: true});
+"""
+
+
+class Browser:
+    """A window on the page, and what is done in it."""
+
+    def __init__(self, driver: webdriver.Chrome, url: str) -> None:
+        self.driver, self.url = driver, url
+        driver.set_window_size(WIDE, 1000)
+        driver.get(url)
+        self.wait(lambda: self.find("#speak").is_displayed())
+
+    def find(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, is_there: Callable[[], Any]) -> Any:
+        """What `is_there` gives once that is true."""
+        until = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                if found := is_there():
+                    return found
+            except (NoSuchElementException, StaleElementReferenceException):
+                pass
+            assert time.monotonic() < until, f"waited in vain; the page says:\n{self.find('body').text}"
+            time.sleep(0.05)
+
+    def write(self, field: str, text: str) -> None:
+        self.find(f"{field} textarea").clear()
+        self.find(f"{field} textarea").send_keys(text)
+
+    def upload(self, path: Path) -> None:
+        self.find("#prompt input[type=file]").send_keys(str(path))
+        self.wait(lambda: self.run(f"{FIND_AUDIO} return Boolean(audio)", "#prompt"))
+
+    def speak(self) -> None:
+        self.find("#speak").click()
+
+    def heard(self, player: str = "#speech") -> dict[str, float]:
+        """Duration and loudness of what a player holds."""
+        self.wait(lambda: self.run(f"{FIND_AUDIO} return Boolean(audio)", player))
+        return self.driver.execute_async_script(MEASURE_AUDIO, player)
+
+    def take_picture(self, path: Path, width: int) -> None:
+        """The whole page at a width, on which nothing may stick out."""
+        self.driver.set_window_size(width, 1000)
+        time.sleep(0.5)
+        height = self.run("return document.documentElement.scrollHeight")
+        self.driver.set_window_size(width, height + 200)
+        time.sleep(0.5)
+        self.driver.save_screenshot(path)
+        assert self.run("return [window.innerWidth, document.documentElement.scrollWidth]") == [width, width]
+
+    def requests(self) -> set[str]:
+        """Where the page has asked for anything, since the last call."""
+        messages = [json.loads(row["message"])["message"] for row in self.driver.get_log("performance")]
+        sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+        return {params["request"]["url"] for params in sent}
+
+
+@pytest.fixture(scope="module")
+def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The page's address, and the file with what the server says."""
+    port, said = free_port(), tmp_path_factory.mktemp("server") / "log"
+    script = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
+    flags = ["--stage", "5", "--log_dir", str(trained.log_dir), "--port", str(port), *SLOW]
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    with said.open("w") as log:
+        process = subprocess.Popen(["sh", str(script), *flags], env=environment, stderr=log)
+    try:
+        until = time.monotonic() + WAIT_SECONDS
+        while "the page is at" not in said.read_text():
+            assert process.poll() is None and time.monotonic() < until, said.read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/", said
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[webdriver.Chrome]:
+    """Chromium without a screen, with a microphone that beeps, and with no way to any other machine."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert chromium and chromedriver, "install them: apt-get install chromium chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-dev-shm-usage",
+        "use-fake-device-for-media-stream",
+        "use-fake-ui-for-media-stream",
+        "autoplay-policy=no-user-gesture-required",
+        "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    driver.set_script_timeout(WAIT_SECONDS)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(driver: webdriver.Chrome, server: tuple[str, Path]) -> Iterator[Browser]:
+    url, said = server
+    browser = Browser(driver, url)
+    yield browser
+    asked = browser.requests()
+    assert [address for address in asked if not address.startswith((url, "data:", f"blob:{url}"))] == []
+    severe = [row["message"] for row in driver.get_log("browser") if row["level"] == "SEVERE"]
+    # The player says so of a file that is no audio.
+    assert [message for message in severe if "Waveform load error" not in message] == []
+    assert "Traceback" not in said.read_text()
+
+
+def test_a_text_is_spoken(
+    browser: Browser, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio, prompt_text = trained.prompt()
+    browser.write("#text", TEXT)
+    browser.upload(audio)
+    browser.write("#prompt_text", prompt_text)
+    browser.run(NOTE_PROGRESS)
+    browser.speak()
+    line = browser.wait(lambda: browser.find("#line").text)
+    seconds = float(line.split(" s; it ")[0])
+    heard = browser.heard()
+    assert heard["duration"] == pytest.approx(seconds, abs=0.1) and heard["seconds"] == pytest.approx(seconds, abs=0.1)
+    assert heard["rms"] > 0.001
+    noted = [float(text.split(" s spoken - ")[0]) for text in browser.run("return window.noted")]
+    assert len(set(noted)) >= 2 and noted == sorted(noted) and 0 < noted[0] < noted[-1] <= seconds
+
+    browser.find("#speech button[aria-label=Play]").click()
+    browser.wait(lambda: browser.run(f"{FIND_AUDIO} return audio.currentTime > 0", "#speech"))
+    browser.find("#speech button[aria-label=Pause]").click()
+    assert browser.run(
+        "const one = document.querySelector('#picture img'); return one.naturalWidth > 500 && one.complete"
+    )
+    assert re.search(rf"\d\d:\d\d:\d\d {TEXT}", browser.find(".remembered").text)
+    assert browser.heard(".remembered")["rms"] == pytest.approx(heard["rms"], rel=1e-3)
+    download = browser.find("#speech a[download]")
+    assert re.fullmatch(r"nar_\d{6}\.wav", download.get_attribute("download"))
+    assert download.get_attribute("href").startswith(browser.url)
+
+    # A second text stands before the first one in the history.
+    browser.write("#text", "Tall trees.")
+    browser.speak()
+    browser.wait(lambda: len(browser.driver.find_elements(By.CSS_SELECTOR, ".remembered")) == 2)
+    assert "Tall trees." in browser.find(".remembered").text
+    browser.find("#sampling button").click()
+    for name, width in (("wide", WIDE), ("narrow", NARROW)):
+        browser.take_picture(tmp_path / f"{name}.png", width)
+    with capsys.disabled():
+        print(f"\nscreenshots: {tmp_path}")
+
+
+def test_a_mistake_is_a_message(browser: Browser, trained: Trained, tmp_path: Path) -> None:
+    note = tmp_path / "note.wav"
+    note.write_text("This is not audio.")
+    browser.speak()
+    message = browser.wait(lambda: browser.find("[data-testid=toast-body]").text)
+    assert "The text is empty; write it first" in message
+    browser.write("#text", TEXT)
+    browser.write("#prompt_text", "A dog.")
+    browser.speak()
+    browser.wait(lambda: "There is no prompt; upload or record" in browser.find("body").text)
+    browser.find("#prompt input[type=file]").send_keys(str(note))
+    browser.wait(lambda: browser.find("#prompt button[aria-label=Clear]").is_displayed())
+    browser.speak()
+    browser.wait(lambda: "Note.wav: cannot be read as audio" in browser.find("body").text)
+    assert "Traceback" not in browser.driver.page_source
+
+
+def test_a_recording_is_a_prompt(browser: Browser) -> None:
+    browser.write("#text", "Tall trees.")
+    browser.write("#prompt_text", "A beep.")
+    browser.find("#prompt button[aria-label='Record audio']").click()
+    browser.wait(lambda: browser.find("#prompt .record-button").is_displayed())
+    browser.find("#prompt .record-button").click()
+    time.sleep(2)
+    browser.find("#prompt .stop-button").click()
+    browser.wait(lambda: browser.run(f"{FIND_AUDIO} return Boolean(audio)", "#prompt"))
+    browser.speak()
+    assert " s; it " in browser.wait(lambda: browser.find("#line").text)
+    assert browser.heard()["rms"] > 0.001
