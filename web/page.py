@@ -101,7 +101,7 @@ class Page:
             raise UserError("there is no experiment; train one, then reload the page and choose it")
         checkpoint = self.voices.find().get(name)
         if checkpoint is None:
-            raise UserError(f"the experiment {name} is no longer there; reload the page and choose another")
+            raise UserError(f"there is no experiment {name}; reload the page and choose another")
         return checkpoint
 
     def list_experiments(self, chosen: str | None) -> dict:
@@ -152,7 +152,10 @@ def build_page(page: Page) -> gr.Blocks:
                 prompt_text = gr.Textbox(
                     label="What the prompt says", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt_text"
                 )
-                experiment = gr.Dropdown(names, value=names[0], label="Experiment", elem_id="experiment")
+                # Those that are trained while the server runs are taken as well: the events look for themselves.
+                experiment = gr.Dropdown(
+                    names, value=names[0], label="Experiment", allow_custom_value=True, elem_id="experiment"
+                )
                 with gr.Accordion("Sampling", open=False, elem_id="sampling"):
                     sampling = _build_sampling(first)
                 button = gr.Button("Speak", variant="primary", elem_id="speak")
@@ -216,9 +219,9 @@ def _doing(job: Job) -> str:
 
 def _line(spoken: Spoken, sampling: Sampling) -> str:
     speech = spoken.speech
-    again = ", at the second try" if speech.is_retried else ""
+    again = "at the second try " if speech.is_retried else ""
     return (
-        f"{speech.seconds:.2f} s; {_ENDINGS[speech.ended]}{again}; real-time factor {speech.real_time_factor:.2f}; "
+        f"{speech.seconds:.2f} s; {again}{_ENDINGS[speech.ended]}; real-time factor {speech.real_time_factor:.2f}; "
         f"seed {sampling.seed}"
     )
 

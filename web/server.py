@@ -21,6 +21,8 @@ from web.voices import Voices
 _MAX_UPLOAD = "64mb"
 # Enough for every request that waits, and for what the page asks beside.
 _MAX_THREADS = 64
+# A long label stands beside the button of its player, not below it.
+_CSS = ".remembered > label { max-width: calc(100% - 3rem); }"
 
 
 def serve(
@@ -44,6 +46,7 @@ def serve(
                 max_file_size=_MAX_UPLOAD,
                 footer_links=["api"],
                 # The fonts of the machine: nothing is fetched from elsewhere.
+                css=_CSS,
                 theme=gr.themes.Default(
                     primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
                 ),
@@ -59,6 +62,7 @@ def serve(
             threading.Event().wait()
         finally:
             blocks.close(verbose=False)
+            speaker.close()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -14,6 +14,8 @@ from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
 from web.prompts import read_prompt
 
+_CLOSING = "the server is closing"
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -61,7 +63,6 @@ class Speaker:
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
         self._is_closed = False
-        # As a daemon: what is not spoken when the program ends is not waited for.
         self._thread = threading.Thread(target=self._run, name="speaker", daemon=True)
 
     def start(self) -> None:
@@ -74,7 +75,7 @@ class Speaker:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread once what it speaks now is spoken; those that wait are told."""
+        """End the thread, which stops speaking at the next frame; those that wait are told."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -94,7 +95,7 @@ class Speaker:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 if self._is_closed:
-                    _fail(self._waiting, UserError("the server is closing"))
+                    _fail(self._waiting, UserError(_CLOSING))
                     return
                 first = self._waiting[0]
             # Whatever goes wrong, those who asked are told, and the next ones are spoken.
@@ -106,7 +107,7 @@ class Speaker:
                 continue
             group = self._take(first, voice.settings.max_batch_size)
             try:
-                _speak_group(voice, group)
+                self._speak_group(voice, group)
             except Exception as error:
                 _fail(group, error)
 
@@ -117,36 +118,37 @@ class Speaker:
             self._waiting = [job for job in self._waiting if job not in group]
         return group
 
+    def _speak_group(self, voice: Synthesizer, group: Sequence[Job]) -> None:
+        """Speak jobs of one voice and one sampling together; one that cannot be spoken does not take others with it."""
+        ready: list[tuple[Job, Request]] = []
+        for job in group:
+            job.doing = "speaking"
+            try:
+                audio = read_prompt(job.prompt_audio, voice.codec.sample_rate_hz)
+                request = Request(job.text, job.prompt_text, audio)
+                voice.check(request, continual=False)
+                # As fast as the prompt was said.
+                job.guessed_seconds = len(audio) / voice.codec.sample_rate_hz * len(job.text) / len(job.prompt_text)
+                ready.append((job, request))
+            except Exception as error:
+                job.done.set_exception(error)
+
+        def hear(num_frames: int) -> None:
+            if self._is_closed:
+                raise UserError(_CLOSING)
+            for job, _ in ready:
+                job.num_seconds = num_frames / voice.codec.frame_rate_hz
+
+        sampled = voice.with_settings(**asdict(group[0].sampling))
+        speeches = speak_each(sampled, [request for _, request in ready], on_frames=hear)
+        for (job, _), speech in zip(ready, speeches, strict=True):
+            if isinstance(speech, UserError):
+                job.done.set_exception(speech)
+            else:
+                job.done.set_result(Spoken(speech, voice.codec.sample_rate_hz))
+
 
 def _fail(group: Sequence[Job], error: Exception) -> None:
     for job in group:
         if not job.done.done():
             job.done.set_exception(error)
-
-
-def _speak_group(voice: Synthesizer, group: Sequence[Job]) -> None:
-    """Speak jobs of one voice and one sampling together; one that cannot be spoken does not take others with it."""
-    ready: list[tuple[Job, Request]] = []
-    for job in group:
-        job.doing = "speaking"
-        try:
-            audio = read_prompt(job.prompt_audio, voice.codec.sample_rate_hz)
-            request = Request(job.text, job.prompt_text, audio)
-            voice.check(request, continual=False)
-            # As fast as the prompt was said.
-            job.guessed_seconds = len(audio) / voice.codec.sample_rate_hz * len(job.text) / len(job.prompt_text)
-            ready.append((job, request))
-        except UserError as error:
-            job.done.set_exception(error)
-
-    def hear(num_frames: int) -> None:
-        for job, _ in ready:
-            job.num_seconds = num_frames / voice.codec.frame_rate_hz
-
-    sampled = voice.with_settings(**asdict(group[0].sampling))
-    speeches = speak_each(sampled, [request for _, request in ready], on_frames=hear)
-    for (job, _), speech in zip(ready, speeches, strict=True):
-        if isinstance(speech, UserError):
-            job.done.set_exception(speech)
-        else:
-            job.done.set_result(Spoken(speech, voice.codec.sample_rate_hz))

@@ -185,7 +185,7 @@ def test_a_text_is_spoken(
     browser.run(NOTE_PROGRESS)
     browser.speak()
     line = browser.wait(lambda: browser.find("#line").text)
-    seconds = float(line.split(" s; it ")[0])
+    seconds = float(line.split(" s; ")[0])
     heard = browser.heard()
     assert heard["duration"] == pytest.approx(seconds, abs=0.1) and heard["seconds"] == pytest.approx(seconds, abs=0.1)
     assert heard["rms"] > 0.001
@@ -233,6 +233,21 @@ def test_a_mistake_is_a_message(browser: Browser, trained: Trained, tmp_path: Pa
     assert "Traceback" not in browser.driver.page_source
 
 
+def test_a_new_experiment_is_chosen_with_its_settings(browser: Browser, trained: Trained) -> None:
+    second = Path(shutil.copytree(trained.nar, trained.log_dir / "second"))
+    try:
+        settings = json.loads((second / "args.json").read_text())
+        settings["infer"]["seed"] = 9
+        (second / "args.json").write_text(json.dumps(settings))
+        browser.driver.refresh()
+        browser.wait(lambda: browser.find("#experiment input")).click()
+        browser.wait(lambda: browser.find("#experiment [role=option][aria-label=second]")).click()
+        browser.find("#sampling button").click()
+        browser.wait(lambda: browser.find("#sampling input[aria-label=Seed]").get_property("value") == "9")
+    finally:
+        shutil.rmtree(second)
+
+
 def test_a_recording_is_a_prompt(browser: Browser) -> None:
     browser.write("#text", "Tall trees.")
     browser.write("#prompt_text", "A beep.")
@@ -243,5 +258,5 @@ def test_a_recording_is_a_prompt(browser: Browser) -> None:
     browser.find("#prompt .stop-button").click()
     browser.wait(lambda: browser.run(f"{FIND_AUDIO} return Boolean(audio)", "#prompt"))
     browser.speak()
-    assert " s; it " in browser.wait(lambda: browser.find("#line").text)
+    assert " s; " in browser.wait(lambda: browser.find("#line").text)
     assert browser.heard()["rms"] > 0.001

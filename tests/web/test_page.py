@@ -24,7 +24,7 @@ from tests.conftest import tiny_infer
 from tests.web.conftest import Trained, free_port
 from utils.audio import read_audio, write_audio
 from utils.log import log
-from web.page import Page, build_page, sampling_fields
+from web.page import Page, Remembered, build_page, sampling_fields
 from web.speaker import Sampling, Speaker
 from web.voices import Voices
 
@@ -97,7 +97,7 @@ def test_the_page_says_what_stage_3_says(
     assert Path(audio).read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     assert re.fullmatch(r"nar_\d{6}\.wav", Path(audio).name)
     assert np.asarray(Image.open(picture)).std() > 20
-    assert line.startswith(f"{speech.seconds:.2f} s; it ") and line.endswith("; seed 7")
+    assert line.startswith(f"{speech.seconds:.2f} s; ") and " it " in line and line.endswith("; seed 7")
     again, _, _ = client.predict(**fields, api_name="/speak")
     other, _, _ = client.predict(**{**fields, "seed": 8}, api_name="/speak")
     assert Path(again).read_bytes() == Path(audio).read_bytes() != Path(other).read_bytes()
@@ -143,7 +143,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "top_k below": ({"top_k": -1}, "-1 is less than minimum value 0"),
     "top_p above": ({"top_p": 1.1}, "1.1 is greater than maximum value 1"),
     "temperature of 0": ({"temperature": 0}, "0 is less than minimum value 0.1"),
-    "another experiment": ({"experiment": "ar"}, "ar is not in the list of choices"),
+    "one without a NAR": ({"experiment": "ar"}, "There is no experiment ar; reload the page"),
 }
 
 
@@ -168,11 +168,11 @@ def test_a_bad_prompt_is_told(
 def test_an_experiment_that_is_gone_is_told(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:
     assert page.list_experiments("removed")["value"] == "removed"
     shutil.rmtree(copy.log_dir / "removed")
-    with pytest.raises(AppError, match="The experiment removed is no longer there; reload the page"):
+    with pytest.raises(AppError, match="There is no experiment removed; reload the page"):
         client.predict(**{**fields, "experiment": "removed"}, api_name="/speak")
     update = page.list_experiments("removed")
     assert (update["choices"], update["value"]) == (["nar"], "nar")
-    with pytest.raises(gr.Error, match="The experiment removed is no longer there"):
+    with pytest.raises(gr.Error, match="There is no experiment removed"):
         page.list_sampling("removed")
     assert [field["value"] for field in page.list_sampling("nar")] == [0, 1, 1, 0]
 
@@ -189,6 +189,24 @@ def test_what_no_one_expects_is_one_line_and_in_the_log(
 
 def test_nothing_was_asked_of_other_machines(client: Client, addresses: set[str]) -> None:
     assert addresses <= {"127.0.0.1", "localhost"} and addresses
+
+
+def test_an_experiment_that_is_new_is_taken(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:
+    shutil.copytree(copy.nar, copy.log_dir / "new")
+    assert page.list_experiments("nar")["choices"] == ["nar", "new"]
+    audio, _, _ = client.predict(**{**fields, "experiment": "new"}, api_name="/speak")
+    assert Path(audio).name.startswith("new_")
+
+
+def test_the_history_is_short_and_newest_first(client: Client, page: Page, trained: Trained) -> None:
+    audio, prompt_text = trained.prompt()
+    sampling = asdict(SAMPLING)
+    history: list[Remembered] = []
+    for number in range(12):
+        text = f"Birds {number}."
+        *_, history = page.speak(text, str(audio), prompt_text, "nar", **sampling, history=history)
+    assert [entry.text for entry in history] == [f"Birds {number}." for number in range(11, 1, -1)]
+    assert all(entry.audio.is_file() for entry in history)
 
 
 def test_sampling_follows_the_experiment_and_the_schema() -> None:

@@ -1,5 +1,6 @@
 """Who waits together is spoken together, and gets what it would alone."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import soundfile
 import torch
 
 from models.valle.jobs import speak_each
-from models.valle.synthesizer import Request, Synthesizer
+from models.valle.synthesizer import Request, SecondsPerPhone, Synthesizer
 from tests.web.conftest import Trained
 from utils.audio import read_audio
 from utils.errors import UserError
@@ -145,6 +146,22 @@ def test_a_newer_checkpoint_takes_the_place_of_the_older(trained, recorder, spea
     assert recorder.built == [trained.checkpoint.path, newer.path]
     assert len(speaker._loaded) == 1
     speaker.start()
+
+
+def test_the_server_closes_without_an_end_of_what_it_speaks(trained, voice, recorder) -> None:
+    recorder.voice = voice.with_settings()
+    recorder.voice.frame_limits = SecondsPerPhone(1000, 2000, voice.codec.frame_rate_hz)
+    speaker = Speaker(recorder.build)
+    jobs = [job(trained, text) for text in TEXTS[:2]]
+    for one in jobs:
+        speaker.submit(one)
+    speaker.start()
+    while not jobs[0].num_seconds:
+        time.sleep(0.01)
+    speaker.close()
+    for one in jobs:
+        with pytest.raises(UserError, match="closing"):
+            one.done.result(0)
 
 
 def test_those_that_wait_are_told_when_the_server_closes(trained, recorder) -> None:
