@@ -45,8 +45,8 @@ def serve(
                 max_threads=_MAX_THREADS,
                 max_file_size=_MAX_UPLOAD,
                 footer_links=["api"],
-                # The fonts of the machine: nothing is fetched from elsewhere.
                 css=_CSS,
+                # The fonts of the machine: nothing is fetched from elsewhere.
                 theme=gr.themes.Default(
                     primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
                 ),
