@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import bins.evaluate
 import bins.inference
 import bins.preprocess
 import bins.train
@@ -18,7 +19,7 @@ from tests.recipe import Program
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 OWN_FLAGS = {"--stage", "-s", "--gpu"}
 FLAG = re.compile(r"(?<![\w-])--?[a-z]\w*")
-PROGRAMS: dict[int, Program] = {1: bins.preprocess, 2: bins.train, 3: bins.inference, 5: bins.webui}
+PROGRAMS: dict[int, Program] = {1: bins.preprocess, 2: bins.train, 3: bins.inference, 4: bins.evaluate, 5: bins.webui}
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,16 @@ _MAX_NAME_BYTES = 200
 
 @dataclass(frozen=True)
 class Job:
-    """One text to say; `name` is the output's path below the output folder, without suffix."""
+    """One text to say; `name` is the output's path below the output folder, without suffix.
+
+    `reference_audio` is how the text should sound, where that is known; evaluation compares with it.
+    """
 
     name: str
     text: str
     prompt_text: str
     prompt_audio: Path
+    reference_audio: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class BadLine:
 def read_test_list(path: Path, find: Callable[[str], Path]) -> list[Job | BadLine]:
     """Jobs of a list with `text|text_prompt|audio_prompt` a line; `find` turns a written path into an existing one.
 
-    A line in the order `text_prompt|audio_prompt|text` is known by its second field being an existing audio file.
-    Blank lines and lines that begin with # are passed over. Raises UserError when nothing is left.
+    A fourth field may name the reference audio. A line in the order `text_prompt|audio_prompt|text` is known by its
+    second field being an existing audio file. Blank lines and lines that begin with # are passed over. Raises
+    UserError when nothing is left.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -59,16 +64,17 @@ def read_test_list(path: Path, find: Callable[[str], Path]) -> list[Job | BadLin
 
 def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job | BadLine:
     fields = [field.strip() for field in line.split("|")]
-    if len(fields) != 3:
+    if len(fields) not in (3, 4):
         return BadLine(f"batch/{number}", f"line {number} has {len(fields)} fields, not the three of {_FIELDS}")
-    text, prompt_text, audio = fields
+    (text, prompt_text, audio), reference = fields[:3], "".join(fields[3:])
     if not _is_file(audio, find) and _is_file(prompt_text, find):
-        prompt_text, audio, text = fields
+        prompt_text, audio, text = fields[:3]
     try:
         prompt_audio = find(audio)
+        reference_audio = find(reference) if reference else None
     except UserError as error:
         return BadLine(f"batch/{number}", f"line {number}: {error}")
-    return Job(f"batch/{number}_{output_name(prompt_audio)}", text, prompt_text, prompt_audio)
+    return Job(f"batch/{number}_{output_name(prompt_audio)}", text, prompt_text, prompt_audio, reference_audio)
 
 
 def output_name(prompt_audio: Path) -> str:

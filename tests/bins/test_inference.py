@@ -139,12 +139,14 @@ def test_every_line_has_its_fate(trained: Recipe, tmp_path: Path) -> None:
     good = [f"Hello there.|{said}|{tmp_path / name}.wav" for name in prompts] + [
         f"{text}|{said}|{voice}" for text in texts
     ]
+    good += [f"Hello there.|{said}|{voice}|{voice}", f"{said}|{voice}|Hello there.|{voice}"]
     bad = {
         f"|{said}|{voice}": "nothing that can be spoken",
         f"?!|{said}|{voice}": "nothing that can be spoken",
         f"Hello.||{voice}": "nothing that can be spoken",
         f"Hello.|{voice}": "2 fields",
-        f"a|b|c|{voice}": "4 fields",
+        f"a|b|c|{voice}|{voice}": "5 fields",
+        f"a|b|{voice}|missing.wav": "no such file",
         f"Hello.|{said}|{tmp_path / 'missing.wav'}": "no such file",
         f"Hello.|{said}|{tmp_path / 'text.wav'}": "cannot be read as audio",
         f"Hello.|{said}|{tmp_path}": "not a file",

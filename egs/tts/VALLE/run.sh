@@ -1,6 +1,6 @@
 #!/bin/sh
-# The recipe: features (1), training (2), speech (3), web page (5). --help explains the flags; each stage's program
-# checks them.
+# The recipe: features (1), training (2), speech (3), evaluation (4), web page (5). --help explains the flags; each
+# stage's program checks them.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -8,10 +8,10 @@ root=$(CDPATH='' cd -- "$here/../../.." && pwd)
 
 usage() {
     cat <<'HELP'
-usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|5 [flags]
+usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|4|5 [flags]
 
-  --stage 1|2|3|5, -s       1: features, 2: training, 3: inference, 5: web page
-  --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stage 3: take its infer section;
+  --stage 1|2|3|4|5, -s     1: features, 2: training, 3: inference, 4: evaluation, 5: web page
+  --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stages 3 and 4: take its infer section;
                             in stage 5: list the experiments of its log_dir
   --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; without CUDA: the CPU
   --set KEY=VALUE           override a setting, such as train.batch_size=8; may be repeated
@@ -44,6 +44,22 @@ Stage 3, inference:
   --seed N                  the same seed says it the same way
   --continual               keep the first seconds of the prompt and say the rest of its own text
   --copysyn                 also write the prompt through the codec and back
+
+Stage 4, evaluation, into report.html and metrics.json:
+  --infer_expt_dir DIR      experiment to measure; may be repeated to compare several
+  --audio_dir DIR           audio that stage 3 wrote with the same list, to measure as it is; may be repeated
+  --test_list_file FILE     text|text_prompt|audio_prompt[|reference_audio] lines (also --infer_test_list_file)
+  --eval_output_dir DIR     where the results go (default <infer_expt_dir>/evaluation)
+  --continual               the list is one of continuations: the first seconds are the prompt
+  --asr pocketsphinx|whisper|hubert
+                            who hears the words (default pocketsphinx, which needs no download)
+  --asr_model DIR           folder, or name on the hub, of another model of that kind
+  --speaker_model DIR       folder, or name on the hub, of the model that tells voices apart
+  --dnsmos_dir DIR          folder with DNSMOS's two networks
+  --language CODE           of the texts, for comparing words (default en-us)
+  --num_report_texts N      how many texts, the worst, have their sound in the report (default 50)
+  --build_test_lists librispeech|libritts
+                            write the usual test lists of the config's corpus to --eval_output_dir, and end
 
 Stage 5, web page:
   --infer_expt_dir DIR      experiment of the NAR model that is chosen first
@@ -97,9 +113,10 @@ case $stage in
 1) program=preprocess ;;
 2) program=train ;;
 3) program=inference ;;
+4) program=evaluate ;;
 5) program=webui ;;
 '') fail "--stage is needed" ;;
-*) fail "--stage takes 1, 2, 3 or 5, not $stage" ;;
+*) fail "--stage takes 1 to 5, not $stage" ;;
 esac
 
 # The active environment, if the project is installed there (a bare conda base is not meant), else the one of make.

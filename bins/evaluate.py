@@ -1,0 +1,108 @@
+"""Stage 4: measure what experiments say of a test list, and write a report."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.cli import ROOT, Parser, find_path, run
+
+if TYPE_CHECKING:
+    from evaluation.evaluate import Evaluation
+
+DESCRIPTION = "Stage 4: measure experiments on a test list, beside the recordings and the codec, into a report."
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags, once they fit each other."""
+    parser = Parser(DESCRIPTION)
+    parser.add_argument("--config", "-c", metavar="FILE", help="take the infer section, or the corpus, from here")
+    parser.add_argument("--infer_expt_dir", action="append", default=[], metavar="DIR", help="experiment to measure")
+    parser.add_argument("--audio_dir", action="append", default=[], metavar="DIR", help="audio of stage 3 to measure")
+    parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="the list")
+    parser.add_argument("--eval_output_dir", metavar="DIR", help="default: <infer_expt_dir>/evaluation")
+    parser.add_argument("--continual", action="store_true", help="the list is one of continuations")
+    parser.add_argument("--language", default="en-us", help="of the texts: how words are compared")
+    parser.add_argument("--asr", choices=("pocketsphinx", "whisper", "hubert"), default="pocketsphinx")
+    parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer")
+    parser.add_argument("--speaker_model", metavar="DIR", help="folder or hub name of the speaker model")
+    parser.add_argument("--dnsmos_dir", metavar="DIR", help="folder with DNSMOS's two networks")
+    parser.add_argument("--num_report_texts", type=int, default=50, metavar="N", help="texts with sound in the report")
+    parser.add_argument("--build_test_lists", choices=("librispeech", "libritts"), help="write test lists, and end")
+    flags = parser.parse(arguments)
+    if flags.build_test_lists is not None:
+        if flags.eval_output_dir is None:
+            parser.error("--eval_output_dir: needed with --build_test_lists")
+        return flags
+    if flags.test_list_file is None:
+        parser.error("--test_list_file: needed, or --build_test_lists to write one")
+    if not flags.infer_expt_dir and not flags.audio_dir:
+        parser.error("--infer_expt_dir: needed, or --audio_dir")
+    if flags.eval_output_dir is None and not flags.infer_expt_dir:
+        parser.error("--eval_output_dir: needed with --audio_dir alone")
+    if flags.asr_model is not None and flags.asr == "pocketsphinx":
+        parser.error("--asr_model is for --asr whisper or hubert")
+    return flags
+
+
+def main(arguments: Sequence[str] | None) -> int:
+    flags = parse(arguments)
+
+    # Heavy libraries are imported once the flags are known to be right.
+    from utils.errors import UserError
+    from utils.log import log, set_up_logging
+
+    set_up_logging()
+    if flags.build_test_lists is not None:
+        build_test_lists(flags)
+        return 0
+    try:
+        from evaluation.evaluate import log_table, write_metrics
+        from evaluation.report import write_report
+    except ImportError as error:
+        raise UserError(f"evaluation needs {error.name}: pip install 'vallet[eval]'") from error
+    evaluation, output = evaluate_systems(flags)
+    write_metrics(output / "metrics.json", evaluation)
+    write_report(output / "report.html", evaluation, flags.num_report_texts)
+    log_table(evaluation)
+    log.info("report.html and metrics.json are in %s", output)
+    return 1 if any(system.failures for system in evaluation.systems) else 0
+
+
+def build_test_lists(flags: argparse.Namespace) -> None:
+    from config.schema import Settings
+    from evaluation.protocol import write_test_lists
+    from processors.corpora import read_corpus
+    from utils.config import load_settings, resolve_path
+
+    name = flags.build_test_lists
+    config = find_path(flags.config or "egs/tts/VALLE/exp_config.json", "--config")
+    settings = load_settings(config, Settings, [*flags.set, f'dataset=["{name}"]'], root=ROOT)
+    rows = read_corpus(name, resolve_path(settings.dataset_path[name], ROOT), settings.preprocess)
+    write_test_lists([row for row in rows if row.split == "test"], Path(flags.eval_output_dir).absolute())
+
+
+def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
+    """The evaluation, and the folder that it goes to."""
+    from bins.voice import build_voice
+    from evaluation.build import build_measures
+    from evaluation.evaluate import evaluate, gather
+    from models.valle.jobs import read_test_list
+
+    lines = read_test_list(
+        find_path(flags.test_list_file, "--test_list_file"), lambda path: find_path(path, "audio_prompt")
+    )
+    config = find_path(flags.config, "--config") if flags.config is not None else None
+    folders = [find_path(folder, "--infer_expt_dir") for folder in flags.infer_expt_dir]
+    audio_folders = [find_path(folder, "--audio_dir") for folder in flags.audio_dir]
+    dnsmos_dir = find_path(flags.dnsmos_dir, "--dnsmos_dir") if flags.dnsmos_dir is not None else None
+    measures, missing = build_measures(flags.language, flags.asr, flags.asr_model, flags.speaker_model, dnsmos_dir)
+    output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
+    # One at a time: each is let go of before the next is loaded.
+    voices = (build_voice(folder, "--infer_expt_dir", flags.set, config) for folder in folders)
+    systems, prompt_seconds = gather(lines, voices, audio_folders, output, flags.continual)
+    return evaluate(lines, systems, measures, missing, prompt_seconds), output
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,34 @@
+"""What can be measured here, and what is missing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from evaluation.dnsmos import build_dnsmos
+from evaluation.measures import Measures
+from evaluation.recognizers import RecognizerName, build_normalizer, build_recognizer
+from evaluation.speakers import build_embedder
+from utils.errors import UserError
+
+Tool = TypeVar("Tool")
+
+
+def build_measures(
+    language: str, asr: RecognizerName, asr_model: str | None, speaker_model: str | None, dnsmos_dir: Path | None
+) -> tuple[Measures, dict[str, str]]:
+    """Everything that is to be had, and for each metric that is not, how to get it: no one stops the others."""
+    missing: dict[str, str] = {}
+
+    def attempt(metric: str, build: Callable[[], Tool]) -> Tool | None:
+        try:
+            return build()
+        except UserError as error:
+            missing[metric] = str(error)
+            return None
+
+    return Measures(
+        normalize=build_normalizer(language),
+        recognizer=attempt("word error rate", lambda: build_recognizer(asr, asr_model)),
+        embedder=attempt("speaker similarity", lambda: build_embedder(speaker_model)),
+        dnsmos=attempt("DNSMOS", lambda: build_dnsmos(dnsmos_dir)),
+    ), missing

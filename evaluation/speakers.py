@@ -1,0 +1,49 @@
+"""Speaker similarity: cosines of speaker embeddings (VALL-E, section 5.1)."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from evaluation.recognizers import quiet_transformers
+from utils.errors import UserError
+
+RATE_HZ = 16000
+MODEL = "microsoft/wavlm-base-plus-sv"
+
+
+class Embedder(Protocol):
+    """Tells voices apart."""
+
+    def embed(self, audio: np.ndarray) -> np.ndarray:
+        """(N,) audio at 16 kHz to an embedding (E,) of length 1."""
+        ...
+
+
+class XVectors:
+    """WavLM, or another model of transformers, with an x-vector head of time-delay layers."""
+
+    def __init__(self, source: str) -> None:
+        from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+        quiet_transformers()
+        self._features = AutoFeatureExtractor.from_pretrained(source)
+        self._model = AutoModelForAudioXVector.from_pretrained(source).eval()
+
+    @torch.inference_mode()
+    def embed(self, audio: np.ndarray) -> np.ndarray:
+        inputs = self._features(audio, sampling_rate=RATE_HZ, return_tensors="pt")
+        embedding = self._model(**inputs).embeddings[0].numpy()
+        return embedding / np.linalg.norm(embedding)
+
+
+def build_embedder(source: str | None) -> Embedder:
+    """A folder, or a model's name on the hub. Raises UserError where it is not to be had, saying how to get it."""
+    how = f"give --speaker_model {MODEL} to download it once, or a folder with it or another model with x-vectors"
+    if source is None:
+        raise UserError(how)
+    try:
+        return XVectors(source)
+    except (ImportError, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{source} cannot be loaded ({reason}); pip install 'vallet[eval]', and {how}") from error

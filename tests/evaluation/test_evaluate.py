@@ -1,0 +1,172 @@
+"""Stage 4 on tiny experiments: the table's rows, the page, the lists, and what is told where something lacks."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import bins.evaluate
+from evaluation.protocol import LISTS, write_test_lists
+from processors.manifest import SourceUtterance
+from tests.hostile import saved, tone
+from tests.tiny_runs import call, prepare, sets, train, write_config, write_custom
+from utils.cli import find_path
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, two pairs and a test list of three texts, the last without a reference."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    corpus = write_custom(folder / "corpus", 16)
+    config = write_config(folder / "exp_config.json", corpus, folder)
+    prepare(config, {})
+    for seed in (1, 2):
+        train(config, f"pair_{seed}", 0, {"train.random_seed": seed})
+    wavs = sorted((corpus / "wavs").iterdir())
+    lines = [f"early birds {number}|often find|{wavs[number]}|{wavs[number + 5]}" for number in (0, 1)]
+    (folder / "list.txt").write_text("\n".join([*lines, f"green apples|often find|{wavs[2]}"]))
+    return folder
+
+
+def evaluate(folder: Path, *flags: str, status: int = 0) -> tuple[dict, str]:
+    """`metrics.json` and `report.html` of a call on the test list."""
+    output = folder / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    own = ("--test_list_file", str(folder / "list.txt"), "--eval_output_dir", str(output))
+    assert call(bins.evaluate, *own, *flags) == status
+    return json.loads((output / "metrics.json").read_text()), (output / "report.html").read_text()
+
+
+def experiments(folder: Path, *seeds: int) -> list[str]:
+    return [part for seed in seeds for part in ("--infer_expt_dir", str(folder / "ckpts" / f"pair_{seed}"))]
+
+
+def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path) -> None:
+    metrics, page = evaluate(folder, *experiments(folder, 1, 2))
+    systems = metrics["systems"]
+    # Both have one codec.
+    assert list(systems) == ["ground truth", "codec resynthesis", "pair_1", "pair_2"]
+    assert [systems[name]["num_utterances"] for name in systems] == [2, 2, 3, 3]
+    assert set(metrics["missing"]) == {"speaker similarity", "DNSMOS"}
+    needed = {"wer", "mcd_db", "duration_ratio", "real_time_factor", "capped"}
+    assert needed <= systems["pair_1"]["metrics"].keys()
+    assert "mcd_db" not in systems["ground truth"]["metrics"]
+    assert systems["ground truth"]["metrics"]["duration_ratio"]["mean"] == 1
+    resynthesis, pair = (systems[name]["metrics"]["mcd_db"] for name in ("codec resynthesis", "pair_1"))
+    assert 0 < resynthesis["mean"] < pair["mean"]
+    assert pair["low"] <= pair["mean"] <= pair["high"]
+    assert pair["mean"] == pytest.approx(
+        np.mean([row["mcd_db"] for row in systems["pair_1"]["utterances"].values() if "mcd_db" in row])
+    )
+    for row in (*metrics["missing"].values(), *systems):
+        assert row in html.unescape(page)
+
+
+def test_the_page_holds_its_sounds_worst_first_and_asks_nobody(folder: Path) -> None:
+    metrics, page = evaluate(folder, *experiments(folder, 1))
+    sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
+    # Prompt and speech of three texts, recording and resynthesis of two.
+    assert len(sounds) == 10
+    assert all(len(soundfile.read(io.BytesIO(base64.b64decode(sound)))[0]) for sound in sounds)
+    assert not re.findall(r'(?:src|href)="(?!data:)|https?://|url\(', page)
+    badness = [json.loads(found)["wer"] for found in re.findall(r"data-badness='([^']+)'", page)]
+    assert badness == sorted(badness, reverse=True)
+    rows = metrics["systems"]["pair_1"]["utterances"]
+    assert badness[0] == pytest.approx(max(row["wer"] for row in rows.values()))
+    _, short = evaluate(folder, *experiments(folder, 1), "--num_report_texts", "1")
+    assert "The 1 worst of 3." in short and short.count("<section") == 1
+
+
+def test_audio_that_is_there_is_measured_as_it_is(folder: Path) -> None:
+    spoken, _ = evaluate(folder, *experiments(folder, 1))
+    there = folder / "there"
+    shutil.rmtree(there, ignore_errors=True)
+    shutil.copytree(folder / "out" / "pair_1", there)
+    taken, _ = evaluate(folder, "--audio_dir", str(there))
+    assert list(taken["systems"]) == ["ground truth", "there"]
+    assert taken["systems"]["there"]["metrics"] == spoken["systems"]["pair_1"]["metrics"]
+    [first, *_] = sorted(there.glob("batch/*.wav"))
+    first.unlink()
+    lacking, page = evaluate(folder, "--audio_dir", str(there), status=1)
+    [reason] = lacking["systems"]["there"]["failures"].values()
+    assert first.name in reason and first.name in page
+    assert lacking["systems"]["there"]["num_utterances"] == 2
+
+
+def test_a_line_that_cannot_be_spoken_is_named_and_the_others_are_measured(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text((folder / "list.txt").read_text() + "\n...|often find|missing.wav\nonly one\n")
+    flags = ("--test_list_file", str(tmp_path / "list.txt"), "--eval_output_dir", str(tmp_path / "out"))
+    assert call(bins.evaluate, *flags, *experiments(folder, 1)) == 1
+    system = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]["pair_1"]
+    assert system["num_utterances"] == 3 and len(system["failures"]) == 2
+    stderr = capsys.readouterr().err
+    assert "missing.wav" in stderr and "1 fields" in stderr and "Traceback" not in stderr
+
+
+def test_a_continuation_is_of_the_whole_text_and_its_prompt_tells_nothing_of_the_voice(
+    folder: Path, tmp_path: Path
+) -> None:
+    wavs = sorted((folder / "corpus" / "wavs").iterdir())[:2]
+    (tmp_path / "list.txt").write_text("".join(f"early birds|early birds|{wav}|{wav}\n" for wav in wavs))
+    flags = ("--test_list_file", str(tmp_path / "list.txt"), "--eval_output_dir", str(tmp_path / "out"), "--continual")
+    kept = sets({"infer.continual_prompt_seconds": 0.6})
+    assert call(bins.evaluate, *flags, *experiments(folder, 1), *kept) == 0
+    system = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]["pair_1"]
+    for row, wav in zip(system["utterances"].values(), wavs, strict=True):
+        assert soundfile.info(row["audio"]).duration > 0.6
+        assert soundfile.info(wav).duration > 0.6
+        assert row["duration_ratio"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "--infer_expt_dir: needed, or --audio_dir"),
+        (("--audio_dir", "x"), "--eval_output_dir: needed with --audio_dir alone"),
+        (("--infer_expt_dir", "x", "--asr_model", "y"), "--asr_model is for --asr whisper or hubert"),
+        (("--build_test_lists", "libritts"), "--eval_output_dir: needed with --build_test_lists"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_line(flags: tuple[str, ...], words: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bins.evaluate.main(["--test_list_file", "x", *flags])
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_the_usual_lists_have_texts_of_their_length_and_prompts_of_the_speaker(tmp_path: Path) -> None:
+    seconds = {"a": 3.5, "b": 6.0, "c": 9.9, "d": 10.5, "e": 3.1, "f": 5.0, "g": 8.0}
+    speakers = {name: "s1" if name < "f" else "s2" for name in seconds}
+    for name, length in seconds.items():
+        saved(tone(length, 8000), 8000)(tmp_path / f"{name}.wav")
+    rows = [
+        SourceUtterance(name, str(tmp_path / f"{name}.wav"), f"text {name}", speakers[name], "test") for name in seconds
+    ]
+    broken = [
+        SourceUtterance("gone", str(tmp_path / "gone.wav"), "text", "s1", "test"),
+        SourceUtterance("none", str(tmp_path / "b.wav"), None, "s1", "test"),
+        SourceUtterance("bar", str(tmp_path / "b.wav"), "a|b", "s1", "test"),
+    ]
+    write_test_lists([*rows, *broken], tmp_path / "lists")
+    lines = [[line.split("|") for line in (tmp_path / "lists" / name).read_text().splitlines()[1:]] for name in LISTS]
+    continuation, cross = ([[Path(part).stem for part in line] for line in lines_of] for lines_of in lines)
+    assert continuation == [[f"text {name}", f"text {name}", name, name] for name in "bcfg"]
+    # The second speaker's only short enough utterance is a prompt of the other, and has none itself.
+    assert [line[3] for line in cross] == ["b", "c", "g"]
+    for text, prompt_text, prompt, reference in cross:
+        assert (text, prompt_text) == (f"text {reference}", f"text {prompt}")
+        assert speakers[prompt] == speakers[reference] and prompt != reference and 2 <= seconds[prompt] <= 5
+    assert find_path(lines[1][0][2], "audio_prompt").is_file()
+    with pytest.raises(UserError, match="no utterance of 4 to 10 s"):
+        write_test_lists(rows[:1], tmp_path / "lists")

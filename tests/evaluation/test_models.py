@@ -1,0 +1,164 @@
+"""Recognizers and speaker models: tiny random ones, saved in the formats of the real ones."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+from evaluation.build import build_measures
+from evaluation.dnsmos import build_dnsmos
+from evaluation.measures import Clip, Target
+from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
+from evaluation.speakers import build_embedder
+from tests.conftest import SHARED
+from tests.hostile import saved, tone
+from utils.audio import read_audio
+from utils.errors import UserError
+
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "conv_dim": (8, 8),
+    "conv_stride": (10, 8),
+    "conv_kernel": (10, 8),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefgh"]
+
+
+def save_hubert(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(WORDS)}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    features = transformers.Wav2Vec2FeatureExtractor()
+    transformers.Wav2Vec2Processor(features, tokenizer).save_pretrained(folder)
+    transformers.HubertForCTC(transformers.HubertConfig(vocab_size=len(WORDS), **SMALL)).save_pretrained(folder)
+    return folder
+
+
+def save_whisper(folder: Path) -> Path:
+    folder.mkdir()
+    words = [*"abcdefgh ", "Ġ", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = ["<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
+    tokenizer = transformers.WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    tokenizer.add_tokens([f"<|{0.02 * step:.2f}|>" for step in range(1501)])
+    ids = {word: tokenizer.convert_tokens_to_ids(word) for word in ["<|endoftext|>", *special]}
+    config = transformers.WhisperConfig(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        decoder_start_token_id=ids["<|startoftranscript|>"],
+        eos_token_id=ids["<|endoftext|>"],
+        pad_token_id=ids["<|endoftext|>"],
+        bos_token_id=ids["<|endoftext|>"],
+    )
+    model = transformers.WhisperForConditionalGeneration(config)
+    model.generation_config = transformers.GenerationConfig(
+        decoder_start_token_id=ids["<|startoftranscript|>"],
+        eos_token_id=ids["<|endoftext|>"],
+        pad_token_id=ids["<|endoftext|>"],
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        lang_to_id={"<|en|>": ids["<|en|>"]},
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+        is_multilingual=True,
+        max_new_tokens=8,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def save_wavlm(folder: Path) -> Path:
+    config = transformers.WavLMConfig(
+        tdnn_dim=(8, 8), tdnn_kernel=(3, 1), tdnn_dilation=(1, 1), xvector_output_dim=8, **SMALL
+    )
+    transformers.WavLMForXVector(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, RATE_HZ).astype(np.float32)
+
+
+def test_a_ctc_model_hears_letters(tmp_path: Path, noise: np.ndarray) -> None:
+    recognizer = build_recognizer("hubert", str(save_hubert(tmp_path / "hubert-tiny")))
+    assert recognizer.name == "hubert-tiny"
+    assert set(re.sub("<[a-z]+>", "", recognizer.transcribe(noise))) <= set("abcdefgh ")
+
+
+def test_whisper_hears_what_its_vocabulary_has(tmp_path: Path, noise: np.ndarray) -> None:
+    recognizer = build_recognizer("whisper", str(save_whisper(tmp_path / "whisper-tiny")))
+    first = recognizer.transcribe(noise)
+    assert isinstance(first, str) and first == recognizer.transcribe(noise)
+
+
+def test_pocketsphinx_hears_a_human() -> None:
+    [row, *_] = sorted((SHARED / "speech" / "LibriSpeech" / "test-other").rglob("*.trans.txt")) or [None]
+    if row is None:
+        pytest.skip("no real speech here")
+    lines = dict(line.split(" ", 1) for line in row.read_text().splitlines())
+    name = "1688-142285-0003"
+    audio = read_audio(row.with_name(f"{name}.flac"), RATE_HZ).numpy()
+    normalize = build_normalizer("en-us")
+    heard = normalize(build_recognizer("pocketsphinx", None).transcribe(audio)).split()
+    asked = normalize(lines[name]).split()
+    assert len(set(heard) & set(asked)) > len(set(asked)) / 2
+
+
+def test_embeddings_tell_sounds_apart(tmp_path: Path, noise: np.ndarray) -> None:
+    embedder = build_embedder(str(save_wavlm(tmp_path / "wavlm")))
+    first, same, other = (embedder.embed(audio) for audio in (noise, noise, np.sign(noise)[::-1].copy()))
+    assert np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
+    assert first @ same == pytest.approx(1, abs=1e-5) and first @ other < 1 - 1e-5
+
+
+def test_similarity_is_to_the_prompt_and_to_its_copy(tmp_path: Path) -> None:
+    for name, rate_hz in (("prompt", 24000), ("copy", 16000)):
+        saved(tone(1.0, rate_hz) + np.random.default_rng(rate_hz).normal(0, 0.05, (rate_hz, 1)), rate_hz)(
+            tmp_path / f"{name}.wav"
+        )
+    prompt, copy = (Clip(tmp_path / f"{name}.wav") for name in ("prompt", "copy"))
+    measures, _ = build_measures("en-us", "hubert", str(tmp_path), str(save_wavlm(tmp_path / "wavlm")), None)
+    values, _ = measures.measure(prompt, Target("hello", prompt, copy, None))
+    assert values["sim_o"].mean == pytest.approx(1, abs=1e-5) and values["sim_r"].mean < 1 - 1e-5
+
+
+def test_what_is_not_there_is_named_and_stops_nothing(tmp_path: Path) -> None:
+    measures, missing = build_measures("en-us", "hubert", str(tmp_path), str(tmp_path / "none"), tmp_path)
+    assert measures.recognizer is measures.embedder is measures.dnsmos is None
+    assert set(missing) == {"word error rate", "speaker similarity", "DNSMOS"}
+    for metric, flag in (("word error rate", "--asr_model"), ("speaker similarity", "--speaker"), ("DNSMOS", "--dns")):
+        assert flag in missing[metric] and "\n" not in missing[metric]
+    assert "--speaker_model" in build_measures("en", "pocketsphinx", None, None, None)[1]["speaker similarity"]
+
+
+def test_clean_speech_is_rated_above_noisy_speech() -> None:
+    folder = SHARED / "metrics" / "dnsmos"
+    speech = sorted((SHARED / "speech" / "LJSpeech-1.1" / "wavs").glob("*.wav"))
+    if not folder.is_dir() or not speech:
+        pytest.skip("neither the networks nor real speech are here")
+    dnsmos = build_dnsmos(folder)
+    clean = read_audio(speech[0], RATE_HZ).numpy()[: 3 * RATE_HZ]
+    noisy = clean + np.random.default_rng(0).normal(0, 0.05, len(clean)).astype(np.float32)
+    ratings = dnsmos.rate(clean)
+    assert all(1 <= rating <= 5 for rating in ratings)
+    assert all(good > bad for good, bad in zip(ratings, dnsmos.rate(noisy), strict=True))
+    with pytest.raises(UserError, match="--dnsmos_dir"):
+        build_dnsmos(folder.parent)
