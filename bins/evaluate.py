@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eval_output_dir", metavar="DIR", help="default: <infer_expt_dir>/evaluation")
     parser.add_argument("--continual", action="store_true", help="the list is one of continuations")
     parser.add_argument("--language", default="en-us", help="of the texts: how words are compared")
-    parser.add_argument("--asr", choices=("pocketsphinx", "whisper", "hubert"), default="pocketsphinx")
+    parser.add_argument("--asr", choices=("pocketsphinx", "whisper", "hubert", "none"), default="pocketsphinx")
     parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer")
     parser.add_argument("--speaker_model", metavar="DIR", help="folder or hub name of the speaker model")
     parser.add_argument("--dnsmos_dir", metavar="DIR", help="folder with DNSMOS's two networks")
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--infer_expt_dir: needed, or --audio_dir")
     if flags.eval_output_dir is None and not flags.infer_expt_dir:
         parser.error("--eval_output_dir: needed with --audio_dir alone")
-    if flags.asr_model is not None and flags.asr == "pocketsphinx":
+    if flags.asr_model is not None and flags.asr in ("pocketsphinx", "none"):
         parser.error("--asr_model is for --asr whisper or hubert")
     return flags
 

@@ -9,7 +9,7 @@ import numpy as np
 from utils.errors import UserError
 
 RATE_HZ = 16000
-RecognizerName = Literal["pocketsphinx", "whisper", "hubert"]
+RecognizerName = Literal["pocketsphinx", "whisper", "hubert", "none"]
 
 
 class Recognizer(Protocol):
@@ -83,6 +83,8 @@ def build_recognizer(name: RecognizerName, source: str | None) -> Recognizer:
 
     Raises UserError where it is not to be had, saying how to get it.
     """
+    if name == "none":
+        raise UserError("give --asr pocketsphinx, whisper or hubert")
     try:
         return PocketSphinx() if name == "pocketsphinx" else Transformers(source or MODELS[name])
     except (ImportError, OSError, ValueError) as error:

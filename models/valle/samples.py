@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchaudio.transforms import MelSpectrogram
 
 from models.valle.batch import Example
 from models.valle.synthesizer import Prompted, Synthesizer
 
+_PICTURE_MELS, _PICTURE_DECIBELS = 80, 70
+
 
 class SampleLogger:
-    """Speaks one validation utterance in the voice of another, into a TensorBoard writer.
+    """Speaks one validation utterance in the voice of another, into a TensorBoard writer: audio and pictures.
 
     The prompt is an utterance of the same speaker where validation has one, else the utterance itself.
     """
@@ -31,7 +34,9 @@ class SampleLogger:
         [spoken] = self.synthesizer.generate([prompted])
         [audio] = self.synthesizer.decode([spoken.codes])
         rate = self.synthesizer.codec.sample_rate_hz
+        [true] = self.synthesizer.decode([torch.from_numpy(self.target.utterance.codes).long()])
         self.writer.add_audio("sample/speech", audio, step, sample_rate=rate)
+        self.writer.add_image("sample/spectrogram", _spectrogram_picture([audio, true], rate), step)
         self.writer.add_text("sample/text", self.target.utterance.text, step)
         self.writer.add_image("sample/attention", self._attention_picture(prompted, spoken.codes[:, 0]), step)
 
@@ -56,3 +61,15 @@ class SampleLogger:
         picture = torch.cat(panels, dim=1)[None, None]
         # Small pictures are enlarged, so that a phone is a visible line.
         return F.interpolate(picture, scale_factor=max(1, 300 // picture.shape[2]))[0].cpu()
+
+
+def _spectrogram_picture(waveforms: Sequence[Tensor], rate_hz: int) -> Tensor:
+    """Mel spectrograms of (N,) waveforms, one above the other, time across: (1, height, width) in [0, 1]."""
+    mel = MelSpectrogram(rate_hz, n_fft=1024, hop_length=rate_hz // 100, n_mels=_PICTURE_MELS)
+    longest = max(len(waveform) for waveform in waveforms)
+    panels = []
+    for waveform in waveforms:
+        decibels = 10 * mel(F.pad(waveform, (0, longest - len(waveform)))).clamp(min=1e-10).log10()
+        scaled = ((decibels - decibels.max()) / _PICTURE_DECIBELS + 1).clamp(min=0)
+        panels.append(F.pad(scaled.flip(0), (1, 1, 1, 1), value=1.0))
+    return F.interpolate(torch.cat(panels)[None, None], scale_factor=2)[0]

@@ -12,15 +12,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import torchaudio
+from matplotlib import pyplot
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from evaluation.cepstra import align, mel_cepstra, trim
+from evaluation.pictures import draw_spectrogram
 from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, write_demo_corpus
 from utils.checkpoint import find_checkpoints
 from utils.device import has_fast_bf16
@@ -39,20 +42,21 @@ AR_STEPS = (
 # The NAR has less to learn: what a sentence is comes from the AR.
 NAR_STEPS = ["--set", "train.max_steps=400", "--set", "train.total_training_steps=400"]
 NUM_REFERENCES = 10
-NUM_RIGHT_LEAST = 14
-# Texts are swapped this many lines apart: less than NUM_REFERENCES, so that both texts are among the references.
-ROTATION = 5
-PROMPT_SECONDS = (2.5, 4.0)
+# Texts that a clip is compared with lie this many lines apart.
+STRIDE = 7
+# What a model must reach that reads its text and keeps the voice; chance is a tenth.
+SENTENCES_RIGHT, VOICES_RIGHT = 0.95, 0.9
 SILENT_RMS = 0.003
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a test list: what to say, and in whose voice."""
+    """A line of a test list: what to say, in whose voice, and the voice's own recording of it."""
 
     text: str
     text_prompt: str
     audio_prompt: Path
+    recording: Path
     voice: Voice
 
 
@@ -118,110 +122,117 @@ def train(name: str, *flags: str | Path) -> None:
 
 
 def held_out_lines(corpus: Path) -> list[Line]:
-    """Two held-out sentences of every voice, each with another held-out utterance of the voice as its prompt."""
+    """Every held-out utterance of every voice, each with the voice's next one as its prompt."""
     lines = []
     for voice in VOICES:
         paths = sorted((corpus / "test-clean" / voice.speaker).rglob("*.wav"))
-        shortest, longest = PROMPT_SECONDS
-        prompts = [path for path in paths[2:] if shortest <= soundfile.info(path).duration <= longest]
-        for path, prompt in zip(paths[:2], prompts, strict=False):
-            text, text_prompt = (file.with_suffix(".normalized.txt").read_text() for file in (path, prompt))
-            lines.append(Line(text, text_prompt, prompt, voice))
+        texts = [path.with_suffix(".normalized.txt").read_text() for path in paths]
+        for i, path in enumerate(paths):
+            j = (i + 1) % len(paths)
+            lines.append(Line(texts[i], texts[j], paths[j], path, voice))
     return lines
 
 
-def swap_texts(lines: list[Line]) -> list[Line]:
-    """The same prompts, each with the text of another line."""
-    return [replace(line, text=lines[(i + ROTATION) % len(lines)].text) for i, line in enumerate(lines)]
-
-
 def write_list(path: Path, lines: list[Line]) -> None:
-    """A test list as stage 3 reads it."""
-    rows = [f"{line.text}|{line.text_prompt}|{os.path.relpath(line.audio_prompt, ROOT)}\n" for line in lines]
+    """A test list as stages 3 and 4 read it, with the recording of each text as its reference."""
+    rows = []
+    for line in lines:
+        prompt, reference = (os.path.relpath(audio, ROOT) for audio in (line.audio_prompt, line.recording))
+        rows.append(f"{line.text}|{line.text_prompt}|{prompt}|{reference}\n")
     path.write_text("".join(rows))
-
-
-@cache
-def _mel_filters() -> np.ndarray:
-    return torchaudio.functional.melscale_fbanks(513, 0, SAMPLE_RATE_HZ / 2, 40, SAMPLE_RATE_HZ).numpy()
-
-
-def cepstra(audio: np.ndarray) -> np.ndarray:
-    """(frames, 13) cepstra without the energy, every 15 ms, each of mean 0; audio is (samples,) at 24 kHz."""
-    loudness = np.abs(audio) > 0.02 * np.abs(audio).max()
-    first, last = int(loudness.argmax()), len(audio) - int(loudness[::-1].argmax())
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(audio[first:last], 512), 1024)[::360] * np.hanning(1024)
-    mel = np.abs(np.fft.rfft(frames)) ** 2 @ _mel_filters()
-    # What lies 40 dB below the loudest is noise in generated speech, and exact silence in a reference.
-    log_mel = np.log(np.maximum(mel, 1e-4 * mel.max())).T
-    cosines = np.cos(np.pi / 40 * np.outer(np.arange(1, 14), np.arange(40) + 0.5))
-    features = (cosines @ log_mel).T
-    return features - features.mean(0)
-
-
-def dtw_cost(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance along the best path through (frames, features) a and b; a diagonal step counts twice."""
-    distances = np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0))
-    costs = distances[0].cumsum() + distances[0, 0]
-    for row in distances[1:]:
-        entry = row + np.minimum(costs, np.concatenate([[np.inf], costs[:-1] + row[1:]]))
-        # From the cheapest column of entry, the path goes along the row.
-        along = row.cumsum()
-        costs = along + np.minimum.accumulate(entry - along)
-    return float(costs[-1] / (len(a) + len(b)))
 
 
 @cache
 def reference(text: str, voice: Voice) -> np.ndarray:
     """The cepstra of what the voice itself makes of the text."""
-    return cepstra(render(text, voice))
+    return mel_cepstra(trim(render(text, voice)), SAMPLE_RATE_HZ)
 
 
-def nearest_text(audio: np.ndarray, texts: list[str], voice: Voice) -> str:
-    """Which of the texts, as this voice says it, the audio is nearest to."""
-    spoken = cepstra(audio)
-    return min(texts, key=lambda text: dtw_cost(spoken, reference(text, voice)))
+@dataclass(frozen=True)
+class Heard:
+    """A clip's distance to the true rendering, and which of ten texts and of ten voices it is nearest to."""
+
+    distance_db: float
+    text: str
+    voice: Voice
 
 
-def listen(folder: Path, lines: list[Line], originals: list[Line]) -> list[str]:
-    """For each line, which of ten held-out sentences was said; prints how loud the audio is.
+def hear(audio: np.ndarray, line: Line, texts: list[str]) -> Heard:
+    """Compare a clip with ten texts in its voice, its own among them, and with its text in all voices."""
+    spoken = mel_cepstra(trim(audio), SAMPLE_RATE_HZ)
 
-    Raises UserError for a file that is missing or silent.
-    """
-    heard, peaks, levels, durations = [], [], [], []
+    def distance(text: str, voice: Voice) -> float:
+        return align(spoken, reference(text, voice))[0]
+
+    by_text = {text: distance(text, line.voice) for text in texts}
+    by_voice = {voice: distance(line.text, voice) for voice in VOICES}
+    return Heard(by_text[line.text], min(by_text, key=by_text.__getitem__), min(by_voice, key=by_voice.__getitem__))
+
+
+def listen(folder: Path, lines: list[Line]) -> list[Heard]:
+    """Hear what stage 3 or 4 wrote for each line. Raises UserError for a file that is missing or silent."""
+    heard = []
     for i, line in enumerate(lines):
         path = folder / "batch" / f"{i + 1}_{line.audio_prompt.stem}.wav"
         if not path.is_file():
-            raise UserError(f"{path} is missing: stage 3 did not speak this line")
-        audio, sample_rate_hz = soundfile.read(path, dtype="float32")
-        peaks.append(float(np.abs(audio).max(initial=0)))
-        levels.append(float(np.sqrt((audio**2).sum() / max(1, len(audio)))))
-        durations.append(len(audio) / sample_rate_hz)
-        if levels[-1] < SILENT_RMS:
-            raise UserError(f"{path} is silent: root mean square {levels[-1]:.4f} of full scale")
-        texts = [originals[(i + k) % len(originals)].text for k in range(NUM_REFERENCES)]
-        heard.append(nearest_text(audio, texts, line.voice))
-        if heard[-1] != line.text:
-            print(f"   {path.name}: asked {line.text!r}, nearest {heard[-1]!r}")
-    ranges = [(min(values), max(values)) for values in (durations, peaks, levels)]
-    told = [f"{low:.2f} to {high:.2f}" for low, high in ranges]
-    print(f"   {len(lines)} files in {folder}: {told[0]} s, peak {told[1]}, rms {told[2]}", flush=True)
+            raise UserError(f"{path} is missing: this line was not spoken")
+        audio, _ = soundfile.read(path, dtype="float32")
+        level = float(np.sqrt((audio**2).sum() / max(1, len(audio))))
+        if level < SILENT_RMS:
+            raise UserError(f"{path} is silent: root mean square {level:.4f} of full scale")
+        # Texts of other voices' lines, so that no prompt is among them.
+        texts = [lines[(i + STRIDE * k) % len(lines)].text for k in range(NUM_REFERENCES)]
+        heard.append(hear(audio, line, texts))
     return heard
 
 
-def check(results: list[Path], originals: list[Line], swapped: list[Line]) -> bool:
-    """Print how often the held-out sentence was said, and how often a swapped one; True where the text was read."""
-    print("== check: the nearest of ten held-out sentences, as the same voice says them", flush=True)
-    num_right = _num_said(listen(results[0], originals, originals), originals)
-    heard = listen(results[1], swapped, originals)
-    num_asked, num_former, num = _num_said(heard, swapped), _num_said(heard, originals), len(originals)
-    print(f"   held-out sentences: {num_right} of {num} right ({NUM_RIGHT_LEAST} needed)")
-    print(f"   texts swapped: {num_asked} of {num} are the text that was asked, {num_former} the one before the swap")
-    return num_right >= NUM_RIGHT_LEAST and num_asked > num // 2
+def check(spoken: Path, resynthesized: Path, lines: list[Line]) -> bool:
+    """Print how well the model says held-out sentences, beside chance and its codec; True where it reads them."""
+    print("== check: each clip against the true rendering of ten sentences, and of its own in ten voices", flush=True)
+    rows = {"model": listen(spoken, lines), "codec alone": listen(resynthesized, lines)}
+    print(f"   {'':12s} {'sentence right':>15s} {'voice right':>12s} {'median distance':>16s}")
+    shares = {}
+    for name, heard in rows.items():
+        sentence = sum(one.text == line.text for one, line in zip(heard, lines, strict=True)) / len(lines)
+        voice = sum(one.voice == line.voice for one, line in zip(heard, lines, strict=True)) / len(lines)
+        distance = float(np.median([one.distance_db for one in heard]))
+        shares[name] = sentence, voice, distance
+        print(f"   {name:12s} {100 * sentence:13.0f} % {100 * voice:10.0f} % {distance:13.2f} dB")
+    print(f"   {'chance':12s} {100 / NUM_REFERENCES:13.0f} % {100 / len(VOICES):10.0f} %")
+    sentence, voice, distance = shares["model"]
+    ratio = distance / shares["codec alone"][2]
+    print(f"   {len(lines)} held-out sentences; the model's distance is {ratio:.2f} times the codec's")
+    print(f"   needed: {100 * SENTENCES_RIGHT:.0f} % of sentences, {100 * VOICES_RIGHT:.0f} % of voices", flush=True)
+    return sentence >= SENTENCES_RIGHT and voice >= VOICES_RIGHT
 
 
-def _num_said(heard: list[str], lines: list[Line]) -> int:
-    return sum(text == line.text for text, line in zip(heard, lines, strict=True))
+def draw(path: Path, experiments: list[Path], spoken: Path, line: Line) -> None:
+    """One picture: the loss curves of both trainings, and a clip's spectrogram beside the true one."""
+    figure, grid = pyplot.subplots(2, 2, figsize=(11, 6), dpi=110)
+    for axes, experiment in zip(grid[0], experiments, strict=True):
+        for name, points in losses(experiment).items():
+            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None)
+        axes.set(title=f"{experiment.name}: loss", xlabel="step")
+        axes.legend()
+    for axes, title, audio_path in zip(grid[1], ("spoken", "true"), (spoken, line.recording), strict=True):
+        audio, rate_hz = soundfile.read(audio_path, dtype="float32")
+        draw_spectrogram(axes, audio, rate_hz)
+        axes.set(title=f"{title}: {line.text}", xlabel="seconds", ylabel="mel band")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def losses(experiment: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, loss) by phase, from the experiment's TensorBoard files."""
+    events = EventAccumulator(str(experiment / "log"), size_guidance={"scalars": 0}).Reload()
+    known = set(events.Tags()["scalars"])
+    names = {"training": "train/loss", "validation": "valid/loss"}
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(tag)]
+        for name, tag in names.items()
+        if tag in known
+    }
 
 
 def demo(name: str, workdir: Path) -> bool:
@@ -242,18 +253,22 @@ def demo(name: str, workdir: Path) -> bool:
     )
     parts.run(f"AR {ar.name}", lambda: train(ar.name, *train_ar), ROOT / ar)
     parts.run(f"NAR {nar.name}", lambda: train(nar.name, "--ar_model_ckpt_dir", ar, *train_nar), ROOT / nar)
-    lines = held_out_lines(corpus)
-    swapped, results = swap_texts(lines), [nar / "result", nar / "result_swapped"]
-    for result, spoken in zip(results, (lines, swapped), strict=True):
-        test_list = workdir / f"test_list{result.name.removeprefix('result')}.txt"
-        write_list(test_list, spoken)
-        flags = ["--infer_mode", "batch", "--infer_expt_dir", str(nar), "--infer_output_dir", str(result)]
-        speak = partial(run_sh, "--stage", "3", *flags, "--test_list_file", os.path.relpath(test_list, ROOT))
-        parts.run(f"speech {nar.name}/{result.name}", speak, ROOT / result / "results.jsonl")
-    is_read = check([ROOT / result for result in results], lines, swapped)
+    lines, test_list = held_out_lines(corpus), workdir / "test_list.txt"
+    write_list(test_list, lines)
+    listed = ["--infer_expt_dir", str(nar), "--test_list_file", os.path.relpath(test_list, ROOT)]
+    speech = ["--infer_mode", "batch", "--infer_output_dir", str(nar / "result")]
+    parts.run("speech", partial(run_sh, "--stage", "3", *listed, *speech), ROOT / nar / "result" / "results.jsonl")
+    # No recognizer was trained on voices like these.
+    report = ROOT / nar / "evaluation" / "report.html"
+    parts.run("evaluation", partial(run_sh, "--stage", "4", *listed, "--asr", "none"), report)
+    is_read = check(ROOT / nar / "result", report.parent / f"{nar.name}_codec", lines)
+    picture = ROOT / nar / "result" / "demo.png"
+    draw(picture, [ROOT / ar, ROOT / nar], next((picture.parent / "batch").glob("1_*.wav")), lines[0])
     print("== time")
     parts.report()
-    print(f"== the speech is in {nar / 'result' / 'batch'}; the texts are in {workdir / 'test_list.txt'}")
+    print(f"== the speech is in {nar / 'result' / 'batch'}; the texts are in {test_list}")
+    print(f"   a picture of both trainings and of a sentence: {nar / 'result' / 'demo.png'}")
+    print(f"   to listen and compare: {nar / 'evaluation' / 'report.html'}")
     return is_read
 
 

@@ -51,7 +51,7 @@ Stage 4, evaluation, into report.html and metrics.json:
   --test_list_file FILE     text|text_prompt|audio_prompt[|reference_audio] lines (also --infer_test_list_file)
   --eval_output_dir DIR     where the results go (default <infer_expt_dir>/evaluation)
   --continual               the list is one of continuations: the first seconds are the prompt
-  --asr pocketsphinx|whisper|hubert
+  --asr pocketsphinx|whisper|hubert|none
                             who hears the words (default pocketsphinx, which needs no download)
   --asr_model DIR           folder, or name on the hub, of another model of that kind
   --speaker_model DIR       folder, or name on the hub, of the model that tells voices apart
