@@ -40,7 +40,9 @@ AR_STEPS = (
     else ["--set", "train.max_steps=1700", "--set", "train.total_training_steps=1800"]
 )
 # The NAR has less to learn: what a sentence is comes from the AR.
-NAR_STEPS = ["--set", "train.max_steps=400", "--set", "train.total_training_steps=400"]
+NAR_STEPS = ["--set", "train.max_steps=800", "--set", "train.total_training_steps=800"]
+# Of a third of it the AR learns the sentences by heart: it ends at a validation loss of 1.97 instead of 1.58.
+CORPUS_MINUTES = 240
 NUM_REFERENCES = 10
 # Texts that a clip is compared with lie this many lines apart.
 STRIDE = 7
@@ -245,7 +247,7 @@ def demo(name: str, workdir: Path) -> bool:
     config = ["--config", CONFIG]
     if workdir != ROOT / "demo":
         config += ["--set", f"dataset_path.libritts={corpus}", "--set", f"preprocess.processed_dir={workdir / 'data'}"]
-    parts.run("corpus", lambda: write_demo_corpus(corpus))
+    parts.run("corpus", lambda: write_demo_corpus(corpus, CORPUS_MINUTES))
     parts.run("features", lambda: run_sh("--stage", "1", *config))
     train_ar, train_nar = (
         ["--model_train_stage", "1", *config, *AR_STEPS],
