@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.measures import COLUMNS, Clip, Measures, Target, Value, interval
 from models.valle.experiment import Experiment
-from models.valle.jobs import RESULTS, BadLine, Job, run_jobs
+from models.valle.jobs import RESULTS, BadLine, Job, read_results, run_jobs
 from models.valle.synthesizer import Synthesizer
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
@@ -101,7 +101,7 @@ def read_system(name: str, folder: Path, jobs: Sequence[Job | BadLine]) -> Syste
     path = folder / RESULTS
     if not path.is_file():
         raise UserError(f"--audio_dir: {path} is missing; give a folder that stage 3 wrote with this test list")
-    told = {row["name"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    told = {row["name"]: row for row in read_results(path) if "name" in row}
     system = System(name, {}, told)
     for job in jobs:
         audio, copy = folder / f"{job.name}.wav", folder / f"{job.name}_copysyn.wav"
@@ -122,8 +122,12 @@ def resynthesize(synthesizer: Synthesizer, jobs: Sequence[Job], folder: Path, na
         if job.reference_audio is not None:
             path = folder / f"{job.name}.wav"
             rate_hz = synthesizer.codec.sample_rate_hz
-            write_audio(path, synthesizer.copy(read_audio(job.reference_audio, rate_hz)), rate_hz)
-            system.clips[job.name] = Clip(path)
+            try:
+                write_audio(path, synthesizer.copy(read_audio(job.reference_audio, rate_hz)), rate_hz)
+            except UserError as error:
+                system.failures[job.name] = str(error)
+            else:
+                system.clips[job.name] = Clip(path)
     return system
 
 
@@ -146,24 +150,29 @@ def evaluate(
     copies = next((system.prompt_copies for system in systems if system.prompt_copies), {})
     targets = {}
     with progress_bar(total=sum(len(system.clips) for system in systems), desc="measuring", unit="clip") as bar:
-        for system in systems:
-            for job in jobs:
-                if job.name not in system.clips:
-                    continue
-                kept = prompt_seconds or None
-                copy = system.prompt_copies.get(job.name, copies.get(job.name))
-                target = Target(
-                    text=job.prompt_text if prompt_seconds else job.text,
-                    prompt=Clip(job.prompt_audio, duration_seconds=kept),
-                    prompt_copy=Clip(copy.path, duration_seconds=kept) if copy else None,
-                    reference=Clip(job.reference_audio) if job.reference_audio else None,
-                    prompt_seconds=prompt_seconds,
-                )
-                targets[job.name] = target
-                _measure(system, job, target, measures)
-                bar.update()
+        # Text by text, as all systems' clips of one are compared with the same recording.
+        for job in jobs:
+            for system in systems:
+                if job.name in system.clips:
+                    copy = system.prompt_copies.get(job.name, copies.get(job.name))
+                    targets[job.name] = _target(system, job, copy, prompt_seconds)
+                    _measure(system, job, targets[job.name], measures)
+                    bar.update()
     heard_by = measures.recognizer.name if measures.recognizer else None
     return Evaluation(jobs, targets, list(systems), missing, heard_by)
+
+
+def _target(system: System, job: Job, copy: Clip | None, prompt_seconds: float) -> Target:
+    kept = prompt_seconds or None
+    # A recording is not compared with itself.
+    has_reference = job.reference_audio is not None and system.name != GROUND_TRUTH
+    return Target(
+        text=job.prompt_text if prompt_seconds else job.text,
+        prompt=Clip(job.prompt_audio, duration_seconds=kept),
+        prompt_copy=Clip(copy.path, duration_seconds=kept) if copy else None,
+        reference=Clip(job.reference_audio) if job.reference_audio and has_reference else None,
+        prompt_seconds=prompt_seconds,
+    )
 
 
 def _measure(system: System, job: Job, target: Target, measures: Measures) -> None:
@@ -173,13 +182,11 @@ def _measure(system: System, job: Job, target: Target, measures: Measures) -> No
     except UserError as error:
         system.failures[job.name] = str(error)
         return
-    told = system.told.get(job.name)
-    if told is not None:
+    told = system.told.get(job.name, {})
+    if "real_time_factor" in told:
         values["real_time_factor"] = Value(told["real_time_factor"])
+    if "ended" in told:
         values["capped"] = Value(float(told["ended"] == "cap"))
-    if system.name == GROUND_TRUTH:
-        # It is its own reference.
-        values = {key: value for key, value in values.items() if key not in ("mcd_db", "pitch_correlation")}
     system.measured[job.name] = Utterance(clip, values, heard)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +66,26 @@ class Clip:
     start_seconds: float = 0.0
     duration_seconds: float | None = None
 
+    def read(self, rate_hz: int) -> np.ndarray:
+        """(N,) samples. Raises UserError where the file cannot be read."""
+        return read_audio(self.path, rate_hz, self.start_seconds, self.duration_seconds).numpy()
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What measures need of a clip, each once."""
+
+    clip: Clip
+
     @cached_property
     def narrow(self) -> np.ndarray:
         """(N,) at 16 kHz."""
-        return self.read(RATE_HZ)
+        return self.clip.read(RATE_HZ)
 
     @cached_property
     def wide(self) -> np.ndarray:
         """(N,) at 24 kHz, from the first to the last sound."""
-        return cepstra.trim(self.read(WIDE_RATE_HZ))
+        return cepstra.trim(self.clip.read(WIDE_RATE_HZ))
 
     @cached_property
     def cepstra(self) -> np.ndarray:
@@ -84,8 +95,11 @@ class Clip:
     def log_pitch(self) -> np.ndarray:
         return pitch.log_pitch(self.wide, WIDE_RATE_HZ)
 
-    def read(self, rate_hz: int) -> np.ndarray:
-        return read_audio(self.path, rate_hz, self.start_seconds, self.duration_seconds).numpy()
+
+@lru_cache(maxsize=16)
+def listen(clip: Clip) -> Sound:
+    """The clip's sound, kept while the systems' clips of one text are measured."""
+    return Sound(clip)
 
 
 @dataclass(frozen=True)
@@ -115,9 +129,9 @@ class Measures:
     def measure(self, clip: Clip, target: Target) -> tuple[dict[str, Value], str]:
         """Values by key, and what the recognizer heard. Raises UserError where the clip cannot be read."""
         values: dict[str, Value] = {}
-        heard = ""
+        sound, heard = listen(clip), ""
         if self.recognizer is not None:
-            heard = self.recognizer.transcribe(clip.narrow)
+            heard = self.recognizer.transcribe(sound.narrow)
             values["wer"] = word_errors(self.normalize(target.text), self.normalize(heard))
         if self.embedder is not None:
             own = self._embedding(Clip(clip.path, clip.start_seconds + target.prompt_seconds))
@@ -126,15 +140,15 @@ class Measures:
                     values[key] = Value(float(own @ self._embedding(prompt)))
         if self.dnsmos is not None:
             names = ("dnsmos_speech", "dnsmos_background", "dnsmos_overall", "dnsmos_p808")
-            values |= {key: Value(rating) for key, rating in zip(names, self.dnsmos.rate(clip.narrow), strict=True)}
+            values |= {key: Value(rating) for key, rating in zip(names, self.dnsmos.rate(sound.narrow), strict=True)}
         if target.reference is not None:
-            values |= compare(clip, target.reference)
+            values |= compare(sound, listen(target.reference))
         return values, heard
 
     def _embedding(self, clip: Clip) -> np.ndarray:
         assert self.embedder is not None
         if clip not in self._embeddings:
-            self._embeddings[clip] = self.embedder.embed(clip.narrow)
+            self._embeddings[clip] = self.embedder.embed(listen(clip).narrow)
         return self._embeddings[clip]
 
 
@@ -147,11 +161,11 @@ def word_errors(reference: str, heard: str) -> Value:
     return Value(counts.substitutions + counts.deletions + counts.insertions, num_words)
 
 
-def compare(clip: Clip, reference: Clip) -> dict[str, Value]:
+def compare(sound: Sound, reference: Sound) -> dict[str, Value]:
     """What can be told without a model where it is known how the text should sound."""
-    distance, path = cepstra.align(clip.cepstra, reference.cepstra)
-    values = {"mcd_db": Value(distance), "duration_ratio": Value(len(clip.wide) / max(1, len(reference.wide)))}
-    correlation = pitch.correlation(clip.log_pitch, reference.log_pitch, path)
+    distance, path = cepstra.align(sound.cepstra, reference.cepstra)
+    values = {"mcd_db": Value(distance), "duration_ratio": Value(len(sound.wide) / max(1, len(reference.wide)))}
+    correlation = pitch.correlation(sound.log_pitch, reference.log_pitch, path)
     return values if correlation is None else values | {"pitch_correlation": Value(correlation)}
 
 

@@ -182,16 +182,17 @@ def _row(job: Job, request: Request, speech: Speech) -> dict[str, Any]:
 def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Rows of this run replace those of the same name; what earlier runs wrote of other names stays."""
     names = {row["name"] for row in rows}
-    kept = [row for row in _read_results(path) if row.get("name") not in names]
+    kept = [row for row in read_results(path) if row.get("name") not in names]
     with written_aside(path) as aside:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in [*kept, *rows])
         aside.write_text("".join(lines), encoding="utf-8")
 
 
-def _read_results(path: Path) -> list[dict[str, Any]]:
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `results.jsonl`, none where it is not there. Raises UserError where it is damaged."""
     if not path.is_file():
         return []
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError as error:
-        raise UserError(f"{path}: damaged; remove it, or choose another --infer_output_dir") from error
+        raise UserError(f"{path}: damaged; remove it, or choose another folder") from error
