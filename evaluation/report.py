@@ -40,7 +40,7 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
         Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     )
     text = page.render(
-        title=f"Evaluation: {path.parent.name}",
+        title=f"Evaluation: {', '.join(system.name for system in evaluation.systems if not _is_bound(system))}",
         num_texts=len(jobs),
         columns=columns,
         arrows=_ARROWS,

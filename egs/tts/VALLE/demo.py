@@ -219,7 +219,8 @@ def draw(path: Path, experiments: list[Path], spoken: Path, line: Line) -> None:
     for axes, title, audio_path in zip(grid[1], ("spoken", "true"), (spoken, line.recording), strict=True):
         audio, rate_hz = soundfile.read(audio_path, dtype="float32")
         draw_spectrogram(axes, audio, rate_hz)
-        axes.set(title=f"{title}: {line.text}", xlabel="seconds", ylabel="mel band")
+        axes.set(xlabel="seconds", ylabel="mel band")
+        axes.set_title(f"{title}: {line.text}", fontsize=9)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
