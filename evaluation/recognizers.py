@@ -1,5 +1,6 @@
 """Speech recognition, for word error rates: one interface, and what hears behind it."""
 
+import os
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -24,6 +25,8 @@ class Recognizer(Protocol):
 
 def quiet_transformers() -> None:
     """Errors are told by what is raised; logs and bars of the libraries beneath are not ours."""
+    # What is measured here is nobody else's business.
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 

