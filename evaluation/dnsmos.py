@@ -6,7 +6,7 @@ from typing import Any
 import librosa
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 RATE_HZ = 16000
 FILES = ("sig_bak_ovr.onnx", "model_v8.onnx")
@@ -61,5 +61,5 @@ def build_dnsmos(folder: Path | None) -> Dnsmos:
     try:
         return Dnsmos(folder)
     except Exception as error:  # Of many types, from the runtime.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(f"DNSMOS cannot be loaded ({reason}); pip install 'vallet[eval]' and {how}") from error

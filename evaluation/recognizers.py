@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 RATE_HZ = 16000
 RecognizerName = Literal["pocketsphinx", "whisper", "hubert", "none"]
@@ -91,7 +91,7 @@ def build_recognizer(name: RecognizerName, source: str | None) -> Recognizer:
     try:
         return PocketSphinx() if name == "pocketsphinx" else Transformers(source or MODELS[name])
     except (ImportError, OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         where = "" if name == "pocketsphinx" else f", or give --asr_model DIR with a copy of {MODELS[name]}"
         raise UserError(f"{name} cannot be loaded ({reason}); pip install 'vallet[eval]'{where}") from error
 

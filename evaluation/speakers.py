@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from evaluation.recognizers import quiet_transformers
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 RATE_HZ = 16000
 MODEL = "microsoft/wavlm-base-plus-sv"
@@ -45,5 +45,5 @@ def build_embedder(source: str | None) -> Embedder:
     try:
         return XVectors(source)
     except (ImportError, OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(f"{source} cannot be loaded ({reason}); pip install 'vallet[eval]', and {how}") from error

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -75,7 +75,7 @@ def read_shards(cuts_paths: Sequence[Path]) -> Iterator[Utterance]:
         try:
             yield from _read_shard(cuts_path, codes_path)
         except Exception as error:  # Of many types: gzip's, tar's, JSON's, lhotse's.
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise UserError(f"{cuts_path} or {codes_path.name}: damaged ({reason}); run stage 1 again") from error
 
 

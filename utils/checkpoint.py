@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import flush
 
 WEIGHTS, STATE, META = "model.safetensors", "training_state.pt", "meta.json"
@@ -137,7 +137,7 @@ def save_checkpoint(
     except (OSError, RuntimeError, SafetensorError) as error:
         # Torch and safetensors hide what the system said: a full disk, a limit or a folder that is read-only.
         shutil.rmtree(aside, ignore_errors=True)
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(
             f"{target}: the checkpoint could not be written ({reason}); make room or give another log_dir, and go on "
             "with --resume true from the checkpoint before"
@@ -159,7 +159,7 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
             "ask for the weights as safetensors"
         ) from error
     except Exception as error:  # Of many types, on a damaged file.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(f"{path}: damaged ({reason}); use another checkpoint") from error
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path}: holds no table of named weights; use another checkpoint")

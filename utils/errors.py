@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The programs in `bins/` print it without a traceback and exit with status 1.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

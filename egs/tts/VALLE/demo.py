@@ -1,4 +1,4 @@
-"""From nothing to speech on a bare machine: a corpus, the three stages through `run.sh`, and a check of what was said.
+"""From nothing to speech on a bare machine: a corpus, stages 1 to 4 through `run.sh`, and a check of what was said.
 
 What ended is noted in `<workdir>/done.json`, so that a second call does only what is missing.
 """
@@ -182,7 +182,7 @@ def listen(folder: Path, lines: list[Line]) -> list[Heard]:
         level = float(np.sqrt((audio**2).sum() / max(1, len(audio))))
         if level < SILENT_RMS:
             raise UserError(f"{path} is silent: root mean square {level:.4f} of full scale")
-        # Texts of other voices' lines, so that no prompt is among them.
+        # At this distance none of them is the prompt's.
         texts = [lines[(i + STRIDE * k) % len(lines)].text for k in range(NUM_REFERENCES)]
         heard.append(hear(audio, line, texts))
     return heard
