@@ -63,7 +63,13 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome, url: str) -> None:
         self.driver, self.url = driver, url
         driver.set_window_size(WIDE, 1000)
-        driver.get(url)
+        self.open()
+
+    def open(self) -> None:
+        """The page anew. What a page complains of when it is left in the midst of a request is no fault of the next."""
+        self.driver.get("about:blank")
+        self.driver.get_log("browser")
+        self.driver.get(self.url)
         self.wait(lambda: self.find("#speak").is_displayed())
 
     def find(self, selector: str) -> WebElement:
@@ -239,7 +245,7 @@ def test_a_new_experiment_is_chosen_with_its_settings(browser: Browser, trained:
         settings = json.loads((second / "args.json").read_text())
         settings["infer"]["seed"] = 9
         (second / "args.json").write_text(json.dumps(settings))
-        browser.driver.refresh()
+        browser.open()
         browser.wait(lambda: browser.find("#experiment input")).click()
         browser.wait(lambda: browser.find("#experiment [role=option][aria-label=second]")).click()
         browser.find("#sampling button").click()
