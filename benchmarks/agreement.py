@@ -13,8 +13,6 @@ from processors.manifest import read_shards
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from utils.checkpoint import find_checkpoints
-from utils.cli import ROOT
-from utils.config import resolve_path
 
 NUM_UTTERANCES = 40
 
@@ -27,7 +25,7 @@ def rows(folder: Path) -> list[Row]:
         return [Row(job, note="not measured: needs make demo") for job in jobs.values()]
     experiment = Experiment(folder)
     settings = experiment.settings()
-    data = read_prepared(settings, resolve_path(settings.preprocess.processed_dir, ROOT))
+    data = read_prepared(settings)
     tokenizer = TextTokenizer(None, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
     utterances = list(read_shards(data.valid_shards))[:NUM_UTTERANCES]
     inputs = [

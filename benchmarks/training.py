@@ -59,7 +59,7 @@ def _utterances(num: int) -> Iterator[Utterance]:
         yield Utterance(f"u{num:06d}", "made up", phones, f"s{num % 50}", codes)
 
 
-def _data(settings: Settings, shards: Sequence[Path], num_workers: int) -> TrainData:
+def _data(settings: Settings, shards: Sequence[str], num_workers: int) -> TrainData:
     tokenizer = TextTokenizer(None, SymbolTable(PHONES), add_blank=False)
     collator = Collator(8, settings.model.prefix_mode, 3 * FRAME_RATE_HZ, for_nar=False)
     loader = settings.train.dataloader.model_copy(update={"num_worker": num_workers})

@@ -38,8 +38,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--test_list_file: needed, or --build_test_lists to write one")
     if not flags.infer_expt_dir and not flags.audio_dir:
         parser.error("--infer_expt_dir: needed, or --audio_dir")
-    if flags.eval_output_dir is None and not flags.infer_expt_dir:
-        parser.error("--eval_output_dir: needed with --audio_dir alone")
+    if not flags.infer_expt_dir:
+        if flags.eval_output_dir is None:
+            parser.error("--eval_output_dir: needed with --audio_dir alone")
+        for flag in ("config", "set", "continual"):
+            if getattr(flags, flag):
+                parser.error(f"--{flag}: needs --infer_expt_dir, whose settings it is about")
     if flags.asr_model is not None and flags.asr in ("pocketsphinx", "none"):
         parser.error("--asr_model is for --asr whisper or hubert")
     return flags
@@ -53,14 +57,14 @@ def main(arguments: Sequence[str] | None) -> int:
     from utils.log import log, set_up_logging
 
     set_up_logging()
-    if flags.build_test_lists is not None:
-        build_test_lists(flags)
-        return 0
     try:
         from evaluation.evaluate import log_table, write_metrics
         from evaluation.report import write_report
     except ImportError as error:
         raise UserError(f"evaluation needs {error.name}: pip install 'vallet[eval]'") from error
+    if flags.build_test_lists is not None:
+        build_test_lists(flags)
+        return 0
     evaluation, output = evaluate_systems(flags)
     write_metrics(output / "metrics.json", evaluation)
     write_report(output / "report.html", evaluation, flags.num_report_texts)

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None) -> int:
     from processors.pipeline import Preparation
     from utils.config import load_settings, resolve_path
     from utils.device import pick_device
+    from utils.errors import UserError
     from utils.log import log, set_up_logging
+    from utils.remote import is_url
 
     overrides = list(flags.set)
     if flags.num_workers is not None:
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None) -> int:
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu")
     set_up_logging(state.is_main_process)
+    if is_url(settings.preprocess.processed_dir):
+        raise UserError("preprocess.processed_dir: stage 1 writes to a folder; copy it to the store for stage 2")
     processed_dir: Path = resolve_path(settings.preprocess.processed_dir, ROOT)
     preparations = [
         Preparation(

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
-    data = read_prepared(settings, resolve_path(settings.preprocess.processed_dir, ROOT))
+    data = read_prepared(settings)
     start = plan_start(
         settings,
         experiment,

@@ -26,6 +26,7 @@ class MelRVQSettings(Section):
 
     frame_rate_hz: Positive = Field(description="code frames per second")
     num_mels: Count = Field(description="mel bands of a spectrogram frame")
+    num_codebooks: Annotated[int, Field(ge=2)] = Field(description="codebooks Q; model.num_quantizers must be the same")
     fit_frames: Count = Field(description="at most this many training frames are used to fit the codebooks")
     fit_iterations: Count = Field(description="k-means iterations per codebook")
     griffin_lim_iterations: Count = Field(description="phase-recovery iterations when decoding")
@@ -34,7 +35,9 @@ class MelRVQSettings(Section):
 class PreprocessSettings(Section):
     """Stage 1: from a corpus to phones and codes."""
 
-    processed_dir: str = Field(description="folder that stage 1 writes to and stage 2 reads from")
+    processed_dir: str = Field(
+        description="folder that stage 1 writes to and stage 2 reads from; for stage 2 also a URL"
+    )
     phone_extractor: Literal["espeak", "graphemes"] = Field(
         description="espeak: IPA phones; graphemes: the lower-cased characters of the text"
     )
@@ -121,6 +124,12 @@ class TrainSettings(Section):
     max_sentences: Count = Field(description="utterances per batch at most, when dynamic")
     shuffle_buffer: Count = Field(description="utterances held for shuffling, bucketing and pairing by speaker")
     num_buckets: Annotated[int, Field(ge=2)] = Field(description="length buckets of dynamic batches")
+    shards_per_block: Count = Field(
+        description="shards that are shuffled and bucketed together; a resumed training reads at most these again"
+    )
+    dataset_weights: dict[Dataset, Positive] = Field(
+        description="how often an epoch reads a corpus: 0.5 half of its shards, 2 each twice; 1 where it is not named"
+    )
     join_probability: Fraction = Field(description="share of examples that are two utterances of a speaker joined")
     audio_token_dropout: Fraction = Field(
         description="share of the AR's audio inputs masked, so that it reads the text"
@@ -198,4 +207,7 @@ class Settings(Section):
             path = self.dataset_path.get(name)
             if path is None:
                 raise ValueError(f"dataset_path.{name} is missing, and dataset names {name}")
+        for name in self.train.dataset_weights:
+            if name not in self.dataset:
+                raise ValueError(f"train.dataset_weights.{name}: dataset does not name {name}")
         return self

@@ -43,41 +43,33 @@ class Voice:
 
 # Variants without klatt synthesis (it draws from the C library's random state) and without echo.
 VOICES = (
-    Voice("101", "M", "m3", 30, 55, 168),
-    Voice("102", "F", "f1", 52, 50, 172),
-    Voice("103", "M", "m7", 65, 60, 180),
-    Voice("104", "F", "f5", 58, 55, 165),
-    Voice("105", "M", "Andy", 55, 50, 176),
-    Voice("106", "F", "belinda", 52, 60, 168),
-    Voice("107", "M", "quincy", 25, 45, 162),
-    Voice("108", "F", "shelby", 30, 50, 180),
-    Voice("109", "M", "boris", 85, 60, 166),
-    Voice("110", "F", "grandma", 88, 45, 168),
+    Voice("101", "M", "m3", 30, 10, 168),
+    Voice("102", "F", "f1", 52, 10, 172),
+    Voice("103", "M", "m7", 65, 10, 180),
+    Voice("104", "F", "f5", 58, 10, 165),
+    Voice("105", "M", "Andy", 55, 10, 176),
+    Voice("106", "F", "belinda", 52, 10, 168),
+    Voice("107", "M", "quincy", 25, 10, 162),
+    Voice("108", "F", "shelby", 30, 10, 180),
+    Voice("109", "M", "boris", 85, 10, 166),
+    Voice("110", "F", "grandma", 88, 10, 168),
 )
 
 _SLOTS = {
-    "person": "farmer teacher doctor sailor painter judge baker king boy girl nurse soldier mother father uncle child",
-    "name": "Mary Peter Alice David Laura Thomas Helen George Julia Henry",
-    "nature": "young old happy quiet tired clever brave strange friendly tall",
-    "det": "the the the my our your his her their this that",
-    "verb": "carried found painted watched washed bought sold moved showed followed dropped measured pushed chose "
-    "brought enjoyed lost noticed covered visited",
-    "thing": "basket table bottle letter picture lamp bridge window garden horse dog bird fish boat book coat chair "
-    "box clock wheel apple bread cheese cake sheep",
-    "adj": "red blue green yellow white black heavy broken wooden golden small large narrow warm cold smooth new "
-    "empty round beautiful",
-    "plural": "apples boxes horses birds letters chairs shoes stones trees houses ships flowers",
-    "number": "two three four five six seven eight nine ten eleven twelve twenty",
-    "prep": "near behind under beside above across inside around below toward",
-    "place": "river house market school forest mountain village church kitchen harbor field road valley station "
-    "castle beach",
-    "time": "yesterday|this morning|last night|before dinner|after the storm|in the evening|on Thursday|on Friday|"
-    "in July|at noon|a long time ago|during the winter",
-    "move": "walked slowly|waited quietly|sang a song|laughed aloud|slept well|ran away|turned back|talked for an hour|"
-    "smiled again|jumped twice",
-    "clause": "I think|we know|they said|she believed|he thought|everyone hopes|you told us|nobody knew",
-    "state": "is too heavy|was very good|will be ready|has gone|looks fine|should be sold|could not stay|"
-    "may change soon|was just right|never works",
+    "person": "farmer teacher doctor sailor painter",
+    "name": "Mary Peter Alice David Laura",
+    "nature": "young old happy quiet tired",
+    "det": "the my her",
+    "verb": "carried found painted watched washed",
+    "thing": "basket table bottle letter picture",
+    "adj": "red blue green yellow white",
+    "plural": "apples boxes horses birds chairs",
+    "number": "two three four five six",
+    "prep": "near behind under beside above",
+    "place": "river house market school forest",
+    "time": "yesterday|this morning|last night|before dinner|after the storm",
+    "clause": "I think|we know|they said|she believed|he thought",
+    "state": "is too heavy|was very good|will be ready|has gone|looks fine",
 }
 _TEMPLATES = (
     "{det} {nature} {person} {verb} {det} {adj} {thing} {prep} the {place}.",
@@ -86,14 +78,6 @@ _TEMPLATES = (
     "{clause} that {det} {adj} {thing} {prep} the {place} {state}.",
     "Please put the {adj} {thing} {prep} {det} {thing}.",
     "There were {number} {adj} {plural} {prep} the {place} {time}.",
-    "Have you seen {det} {adj} {thing} {prep} the {place}?",
-    "The {nature} {person} {move}, and {name} {verb} the {thing}.",
-    "When {name} {verb} {det} {thing}, {det} {person} {move}.",
-    "{name} {verb} {det} {thing}, but the {person} {move} {time}.",
-    "{time}, {det} {person} {move} {prep} the {place}.",
-    "{clause} {name} {verb} {number} {adj} {plural} {time}.",
-    "{det} {adj} {thing} {state}, so {name} {move}.",
-    "{clause} {det} {thing} {state}.",
 )
 
 

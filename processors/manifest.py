@@ -2,17 +2,22 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from utils.errors import UserError, first_line
+from utils.remote import is_url
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+# Before a shard behind a URL is asked for again: a network has its moments.
+_WAITS_SECONDS = (1, 5, 25)
 
 
 @dataclass(frozen=True)
@@ -63,23 +68,42 @@ def write_shard(folder: Path, index: int, utterances: Sequence[Utterance], frame
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def list_shards(folder: Path) -> list[Path]:
+def shard_path(folder: str, split: Split, index: int) -> str:
+    """The `cuts` file of a shard of the corpus in `folder`, a path or a URL."""
+    return f"{folder}/{split}/cuts.{index:06d}.jsonl.gz"
+
+
+def list_shards(folder: Path) -> list[str]:
     """The `cuts` files of a split's folder, in order."""
-    return sorted(folder.glob("cuts.*.jsonl.gz"))
+    return sorted(map(str, folder.glob("cuts.*.jsonl.gz")))
 
 
-def read_shards(cuts_paths: Sequence[Path]) -> Iterator[Utterance]:
-    """The utterances of these shards, one after another. Raises UserError for a shard that is damaged."""
+def corpus_of(cuts_path: str) -> str:
+    """The corpus that a shard `<processed_dir>/<corpus>/<split>/cuts...` is of."""
+    return cuts_path.rsplit("/", 3)[1]
+
+
+def read_shards(cuts_paths: Sequence[str]) -> Iterator[Utterance]:
+    """The utterances of these shards, paths or URLs, one after another. Raises UserError for one that is damaged."""
     for cuts_path in cuts_paths:
-        codes_path = cuts_path.with_name(cuts_path.name.replace("cuts.", "codes.").replace(".jsonl.gz", ".tar"))
-        try:
-            yield from _read_shard(cuts_path, codes_path)
-        except Exception as error:  # Of many types: gzip's, tar's, JSON's, lhotse's.
-            reason = first_line(error)
-            raise UserError(f"{cuts_path} or {codes_path.name}: damaged ({reason}); run stage 1 again") from error
+        folder, name = cuts_path.rsplit("/", 1)
+        codes_name = name.replace("cuts.", "codes.").replace(".jsonl.gz", ".tar")
+        num_read, waits = 0, iter(_WAITS_SECONDS if is_url(cuts_path) else ())
+        while True:
+            try:
+                for utterance in islice(_read_shard(cuts_path, f"{folder}/{codes_name}"), num_read, None):
+                    yield utterance
+                    num_read += 1
+                break
+            except Exception as error:  # Of many types: gzip's, tar's, JSON's, lhotse's, a store's.
+                seconds = next(waits, None)
+                if seconds is None:
+                    advice = "is the store reachable?" if is_url(cuts_path) else "run stage 1 again"
+                    raise UserError(f"{cuts_path} or {codes_name}: damaged ({first_line(error)}); {advice}") from error
+                time.sleep(seconds)
 
 
-def _read_shard(cuts_path: Path, codes_path: Path) -> Iterator[Utterance]:
+def _read_shard(cuts_path: str, codes_path: str) -> Iterator[Utterance]:
     from lhotse import CutSet
 
     for cut in CutSet.from_shar(fields={"cuts": [cuts_path], "codes": [codes_path]}):

@@ -188,6 +188,7 @@ class Preparation:
                     "utterances": sum(report["utterances"] for report in reports[split]),
                     "hours": round(sum(report["seconds"] for report in reports[split]) / 3600, 4),
                     "speakers": len({speaker for report in reports[split] for speaker in report["speakers"]}),
+                    "shards": [index for index, report in enumerate(reports[split]) if report["utterances"]],
                 }
                 for split in SPLITS
             },

@@ -1,6 +1,13 @@
 """What the tests share: tiny settings, models and made-up utterances."""
 
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -27,6 +34,44 @@ class Defaults(Section):
 
 # Tiny models run no faster on many threads.
 torch.set_num_threads(1)
+
+
+class _OutForAMoment(SimpleHTTPRequestHandler):
+    """Serves files; the first request of all is refused."""
+
+    asked: ClassVar[set[int]] = set()
+
+    def do_GET(self) -> None:
+        if id(self.server) in self.asked:
+            super().do_GET()
+        else:
+            self.asked.add(id(self.server))
+            self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """A function that serves a folder and gives its URL; the server's first answer is that it is out of order."""
+    with ExitStack() as stack:
+
+        def start(folder: Path) -> str:
+            handler = partial(_OutForAMoment, directory=str(folder))
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_address[1]}"
+
+        yield start
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)

@@ -51,7 +51,7 @@ ONE_BATCH_EPOCHS = {"train.max_sentences": 20, "train.max_steps": None, "train.m
 STEPS = {"train.save_checkpoint_steps": 1, "train.keep_last_steps": 3}
 FIXED = {"train.use_dynamic_batchsize": False}
 GREEDY = {"infer.top_k": 1, "infer.max_seconds_per_phone": 0.1}
-REPEATING = {**GREEDY, "infer.repetition_window": 10, "infer.repetition_threshold": 0.2}
+REPEATING = {**GREEDY, "infer.repetition_window": 50, "infer.repetition_threshold": 0.0}
 EPOCH = {"train.max_steps": None, "train.max_epoch": 1}
 ROWS = [
     Row("model_type", "FastSpeech2", architecture, refused=True),
@@ -74,6 +74,7 @@ ROWS = [
     Row("preprocess.codec_checkpoint", "{root}/other.safetensors", features),
     Row("preprocess.mel_rvq.frame_rate_hz", 50, features),
     Row("preprocess.mel_rvq.num_mels", 30, features),
+    Row("preprocess.mel_rvq.num_codebooks", 4, features),
     Row("preprocess.mel_rvq.fit_frames", 100, features),
     Row("preprocess.mel_rvq.fit_iterations", 3, features),
     Row("preprocess.mel_rvq.griffin_lim_iterations", 5, speech),
@@ -110,6 +111,9 @@ ROWS = [
     Row("train.max_sentences", 2, weights),
     Row("train.shuffle_buffer", 3, weights),
     Row("train.num_buckets", 4, weights),
+    Row("train.shards_per_block", 1, weights),
+    Row("train.dataset_weights", {"custom": 2}, checkpoints, EPOCH),
+    Row("train.dataset_weights", {"vctk": 2}, weights, refused=True),
     Row("train.join_probability", 1, weights),
     Row("train.audio_token_dropout", 0.5, weights),
     Row("train.max_epoch", 2, checkpoints, EPOCH),

@@ -29,6 +29,17 @@ class Example:
         return len(self.ids) + len(self.utterance.codes)
 
 
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where an epoch stands: in which block of shards, and how many batches of it all processes have done."""
+
+    block: int = 0
+    groups_done: int = 0
+
+
+START = Place()
+
+
 @dataclass(frozen=True)
 class NarInput:
     """What the NAR reads at one stage: codes behind an optional prompt, and what it shall predict.
@@ -48,7 +59,10 @@ class NarInput:
 
 @dataclass(frozen=True)
 class Batch:
-    """text (B, S) ids, codes (B, T, Q), both zero where padded. Counts are plain ints: no device is asked for them."""
+    """text (B, S) ids, codes (B, T, Q), both zero where padded. Counts are plain ints: no device is asked for them.
+
+    `end` is where the epoch goes on once every process has done its batch of this turn.
+    """
 
     text: Tensor
     text_lens: Tensor
@@ -59,6 +73,7 @@ class Batch:
     num_frames: int
     num_utterances: int
     longest: int
+    end: Place
 
     def to(self, device: torch.device) -> "Batch":
         return _moved(self, device)
@@ -87,7 +102,7 @@ class Collator:
     max_prompt_frames: int
     for_nar: bool
 
-    def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:
+    def __call__(self, examples: Sequence[Example], rng: random.Random | None, end: Place = START) -> Batch:
         """With `rng` the NAR's stage and prompt are drawn; without (validation) every stage is there, unmoved."""
         codes = [torch.from_numpy(example.utterance.codes.astype(np.int64)) for example in examples]
         text = [torch.tensor(example.ids) for example in examples]
@@ -101,6 +116,7 @@ class Collator:
             num_frames=sum(len(code) for code in codes),
             num_utterances=len(examples),
             longest=max(example.num_tokens for example in examples),
+            end=end,
         )
 
     def _nar_inputs(

@@ -1,5 +1,6 @@
 """From shards to batches: shuffling, pairing by speaker, length buckets, and a position that can be resumed."""
 
+import math
 import random
 import warnings
 from collections import defaultdict
@@ -7,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +16,15 @@ from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from config.schema import TrainSettings
-from models.valle.batch import Batch, Collator, Example
+from models.valle.batch import START, Batch, Collator, Example, Place
 from models.valle.interfaces import Tokenizer
-from processors.manifest import Utterance, read_shards
+from processors.manifest import Utterance, corpus_of, read_shards
 from utils.errors import UserError
 from utils.signals import expect_helpers_to_end, ignore_in_helper
 
 WORD_BOUNDARY = "_"
+# Enough to know how lengths are distributed.
+MEASURED_EXAMPLES = 2000
 
 
 @dataclass
@@ -53,30 +55,26 @@ class PaddedTokens(SamplingConstraint):
 
 @dataclass(frozen=True)
 class ExampleSource:
-    """The examples of one epoch, in an order that the seed and the epoch determine.
+    """The examples of some shards, in an order that the seed determines.
 
-    Shards are shuffled, then utterances within a buffer; from that buffer come an utterance's partners: the
-    other utterance of its speaker that it may be joined to, and the one that `prefix_mode` 4 takes a segment from.
-    Without `shuffle` (validation) the order is that on disk, and nothing is drawn.
+    Utterances are shuffled within a buffer; from that buffer come an utterance's partners: the other utterance of its
+    speaker that it may be joined to, and the one that `prefix_mode` 4 takes a segment from. Without `shuffle`
+    (validation) the order is that on disk, and nothing is drawn.
     """
 
-    shards: Sequence[Path]
+    shards: Sequence[str]
     tokenizer: Tokenizer
     buffer_size: int
     join_probability: float
     with_other: bool
-    seed: int
-    epoch: int
+    seed: str
     shuffle: bool
 
     def __iter__(self) -> Iterator[Example]:
-        rng = random.Random(f"{self.seed} {self.epoch}")
-        shards = list(self.shards)
-        if self.shuffle:
-            rng.shuffle(shards)
+        rng = random.Random(self.seed)
         waiting: list[Utterance] = []
         by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-        source = _read_all(shards)
+        source = _read_all(self.shards)
         for utterance in source:
             self._hold(utterance, waiting, by_speaker, rng)
             if len(waiting) >= self.buffer_size:
@@ -119,10 +117,10 @@ class ExampleSource:
         return Example(utterance, tuple(self.tokenizer.ids(utterance.phones)), other_codes)
 
 
-def _read_all(shards: Sequence[Path]) -> Iterator[Utterance]:
-    """The utterances of shards `<dataset>/<split>/...`; ids and speakers of different corpora stay apart."""
+def _read_all(shards: Sequence[str]) -> Iterator[Utterance]:
+    """The utterances of shards; ids and speakers of different corpora stay apart."""
     for shard in shards:
-        dataset = shard.parent.parent.name
+        dataset = corpus_of(shard)
         for utterance in read_shards([shard]):
             yield replace(utterance, id=f"{dataset}/{utterance.id}", speaker=f"{dataset}/{utterance.speaker}")
 
@@ -139,42 +137,56 @@ def join(first: Utterance, second: Utterance) -> Utterance:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The examples of a batch, the seed of what is drawn for it, and where an epoch goes on behind it."""
+
+    examples: list[Example]
+    seed: str | None
+    end: Place
+
+
+@dataclass(frozen=True)
 class _Batches(IterableDataset):
-    """Collates groups of examples, each with the seed of its draws, in the loader's processes.
+    """Collates groups of examples in the loader's processes.
 
     Each process forms all groups and collates every n-th, which the loader takes in turn: the order is the same
     with any number of processes, and the training process never waits for a shard to be read.
     """
 
-    groups: Callable[[], Iterator[tuple[str | None, list[Example]]]]
+    groups: Callable[[], Iterator[Group]]
     collator: Collator
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for seed, examples in islice(self.groups(), first, None, step):
-            yield self.collator(examples, None if seed is None else random.Random(seed))
+        for group in islice(self.groups(), first, None, step):
+            yield self.collator(group.examples, None if group.seed is None else random.Random(group.seed), group.end)
 
 
 @dataclass(frozen=True)
 class TrainData:
-    """The training batches of each epoch, dealt to processes, and the fixed ones for validation."""
+    """The training batches of each epoch, dealt to processes, and the fixed ones for validation.
 
-    train_shards: Sequence[Path]
-    valid_shards: Sequence[Path]
+    Shards are read one after another, and nothing but their names is kept. An epoch is cut into blocks of
+    `shards_per_block`, each of which is shuffled and bucketed by itself: to go on in the midst of an epoch, no block
+    before that one is read.
+    """
+
+    train_shards: Sequence[str]
+    valid_shards: Sequence[str]
     tokenizer: Tokenizer
     collator: Collator
     settings: TrainSettings
     rank: int = 0
     world_size: int = 1
 
-    def batches(self, epoch: int, num_done: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch for this process, but for the first `num_done` of them.
+    def batches(self, epoch: int, start: Place = START) -> Iterator[Batch]:
+        """The batches of an epoch for this process, from a place on.
 
-        What a batch holds depends on the seed, the epoch and its place alone: not on the number of loader
-        processes, nor on whether training was interrupted. Every process gets equally many.
+        What a batch holds depends on the seed, the epoch and its place alone: not on the number of processes, nor on
+        whether training was interrupted. Every process gets equally many.
         """
-        return self._loader(partial(self._train_groups, epoch, num_done))
+        return self._loader(partial(self._train_groups, epoch, start))
 
     def valid_batches(self) -> Iterator[Batch]:
         """The same batches each time, with nothing drawn."""
@@ -182,36 +194,61 @@ class TrainData:
 
     def valid_examples(self, num: int) -> list[Example]:
         """The first validation examples, to speak as samples."""
-        return list(islice(self._source(self.valid_shards, 0, shuffle=False), num))
+        return list(islice(self._source(self.valid_shards, "", shuffle=False), num))
 
-    def _train_groups(self, epoch: int, num_done: int) -> Iterator[tuple[str, list[Example]]]:
-        first: list[tuple[str, list[Example]]] = []
-        dealt: list[tuple[str, list[Example]]] = []
-        for place, examples in enumerate(self._grouped(self._source(self.train_shards, epoch, shuffle=True))):
-            dealt.append((f"{self.settings.random_seed} {epoch} {place}", examples))
-            first = first or dealt[:]
+    def _train_groups(self, epoch: int, start: Place) -> Iterator[Group]:
+        """This process's share of an epoch's groups: one of every `world_size`."""
+        dealt: list[Group] = []
+        for group in self._epoch_groups(epoch, start.block):
+            if group.end.groups_done == 1:
+                filler = replace(group, examples=group.examples[:1])
+            if group.end <= start:
+                continue
+            dealt.append(group)
             if len(dealt) == self.world_size:
-                if place // self.world_size >= num_done:
-                    yield dealt[self.rank]
+                yield replace(dealt[self.rank], end=group.end)
                 dealt = []
-        if dealt and place // self.world_size >= num_done:
-            # The tail is filled up with the first batch, so that no process waits for another.
-            yield (dealt + first * self.world_size)[self.rank]
+        if dealt:
+            # At the end, so that no process waits for another, those without a group take one utterance again.
+            yield replace((dealt + [filler] * self.world_size)[self.rank], end=group.end)
 
-    def _valid_groups(self) -> Iterator[tuple[None, list[Example]]]:
-        groups = self._grouped(self._source(self.valid_shards, 0, shuffle=False))
+    def _epoch_groups(self, epoch: int, first_block: int) -> Iterator[Group]:
+        """Every group from the beginning of a block on."""
+        shards, size = self._epoch_shards(epoch), self.settings.shards_per_block
+        for block in range(first_block, -(-len(shards) // size)):
+            seed = f"{self.settings.random_seed} {epoch} {block}"
+            source = self._source(shards[block * size : (block + 1) * size], seed, shuffle=True)
+            for index, examples in enumerate(self._grouped(source)):
+                yield Group(examples, f"{seed} {index}", Place(block, index + 1))
+
+    def _epoch_shards(self, epoch: int) -> list[str]:
+        """The shards of an epoch, shuffled: of each corpus all, or as many as its weight says, in turn."""
+        by_corpus: dict[str, list[str]] = defaultdict(list)
+        for shard in self.train_shards:
+            by_corpus[corpus_of(shard)].append(shard)
+        weights = {str(name): weight for name, weight in self.settings.dataset_weights.items()}
+        chosen = []
+        for corpus, shards in by_corpus.items():
+            random.Random(f"{self.settings.random_seed} {corpus}").shuffle(shards)
+            share = weights.get(corpus, 1.0) * len(shards)
+            first, last = (math.floor(share * num_epochs) for num_epochs in (epoch, epoch + 1))
+            chosen += [shards[place % len(shards)] for place in range(first, last)]
+        random.Random(f"{self.settings.random_seed} {epoch}").shuffle(chosen)
+        return chosen
+
+    def _valid_groups(self) -> Iterator[Group]:
+        groups = self._grouped(self._source(self.valid_shards, "", shuffle=False))
         for examples in islice(groups, self.rank, self.settings.valid_max_batches, self.world_size):
-            yield None, examples
+            yield Group(examples, None, START)
 
-    def _source(self, shards: Sequence[Path], epoch: int, shuffle: bool) -> ExampleSource:
+    def _source(self, shards: Sequence[str], seed: str, shuffle: bool) -> ExampleSource:
         return ExampleSource(
             shards=shards,
             tokenizer=self.tokenizer,
             buffer_size=self.settings.shuffle_buffer,
             join_probability=self.settings.join_probability if shuffle else 0.0,
             with_other=self.collator.for_nar and self.collator.prefix_mode == 4,
-            seed=self.settings.random_seed,
-            epoch=epoch,
+            seed=seed,
             shuffle=shuffle,
         )
 
@@ -224,7 +261,7 @@ class TrainData:
                 yield group
             return
         # The engine of lhotse's DynamicBucketingSampler; the sampler itself draws otherwise in each loader process.
-        seed = f"{settings.random_seed} {source.epoch} buckets"
+        seed = f"{source.seed} buckets"
         bucketer = DynamicBucketer(
             source,
             duration_bins=self._length_bins,
@@ -243,13 +280,14 @@ class TrainData:
     @cached_property
     def _length_bins(self) -> list[float]:
         """Bounds of the length buckets, each of which holds about as many examples."""
-        sample = islice(self._source(self.train_shards, 0, shuffle=True), self.settings.shuffle_buffer)
+        first = self._epoch_shards(0)[: self.settings.shards_per_block]
+        sample = islice(self._source(first, "lengths", shuffle=True), MEASURED_EXAMPLES)
         lengths = sorted(example.num_tokens for example in sample)
         share = len(lengths) / self.settings.num_buckets
         bins = {lengths[int(share * bucket)] for bucket in range(1, self.settings.num_buckets)}
         return sorted(float(bound) for bound in bins)
 
-    def _loader(self, groups: Callable[[], Iterator[tuple[str | None, list[Example]]]]) -> Iterator[Batch]:
+    def _loader(self, groups: Callable[[], Iterator[Group]]) -> Iterator[Batch]:
         if self.settings.use_dynamic_batchsize:
             _ = self._length_bins  # Measured once, here, not in each loader process of each epoch.
         # A generator of its own: the loader must not draw from the random state that dropout uses.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config.schema import Settings
 from models.valle.reference import adapted_settings
-from processors.manifest import list_shards
+from processors.manifest import shard_path
 from processors.symbols import SymbolTable
 from utils.checkpoint import (
     Checkpoint,
@@ -29,6 +29,7 @@ from utils.config import read_settings, resolve_path, save_settings
 from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log
+from utils.remote import fetch, is_url
 
 CODEC_FILES = {"MelRVQ": "mel_rvq.safetensors", "Encodec": "encodec.th"}
 ResumeType = Literal["resume", "finetune"]
@@ -85,43 +86,48 @@ class Experiment:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What stage 1 left for the corpora of an experiment."""
+    """What stage 1 left for the corpora of an experiment; an epoch has `num_utterances`."""
 
-    train_shards: list[Path]
-    valid_shards: list[Path]
+    train_shards: list[str]
+    valid_shards: list[str]
     phones: tuple[str, ...]
     num_utterances: int
     codec: Path | None
     codec_fingerprint: str
 
 
-def read_prepared(settings: Settings, processed_dir: Path) -> PreparedData:
+def read_prepared(settings: Settings) -> PreparedData:
     """Raises UserError where stage 1 has not run, ran with other settings, or left nothing to train on."""
-    train, valid, num_utterances = [], [], 0
+    processed_dir = settings.preprocess.processed_dir
+    if not is_url(processed_dir):
+        processed_dir = str(resolve_path(processed_dir, ROOT))
+    train: list[str] = []
+    valid: list[str] = []
+    num_utterances = 0
     phones: set[str] = set()
     fingerprints: dict[str, str] = {}
     for name in settings.dataset:
-        folder = processed_dir / name
-        stats = _read_stats(folder / "stats.json")
+        folder = f"{processed_dir}/{name}"
+        stats = _read_stats(fetch(f"{folder}/stats.json"))
         for key, value in stats["settings"].items():
             if getattr(settings.preprocess, key) != value:
                 now = getattr(settings.preprocess, key)
                 raise UserError(f"{folder}: made with preprocess.{key} {value!r}, now {now!r}; run stage 1 again")
         fingerprints[stats["codec"]] = name
-        train += list_shards(folder / "train")
-        valid += list_shards(folder / "valid")
-        num_utterances += stats["splits"]["train"]["utterances"]
-        phones.update(SymbolTable.load(folder / "symbols.dict").phones)
+        train += [shard_path(folder, "train", index) for index in stats["splits"]["train"]["shards"]]
+        valid += [shard_path(folder, "valid", index) for index in stats["splits"]["valid"]["shards"]]
+        num_utterances += round(settings.train.dataset_weights.get(name, 1.0) * stats["splits"]["train"]["utterances"])
+        phones.update(SymbolTable.load(fetch(f"{folder}/symbols.dict")).phones)
     if len(fingerprints) > 1:
         raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
     if not num_utterances:
         raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
     # Validation sees the first batches: those of every corpus.
-    valid.sort(key=lambda shard: shard.name)
-    codec_file: Path | None = processed_dir / CODEC_FILES["MelRVQ"]
-    if settings.preprocess.acoustic_token_extractor != "MelRVQ":
-        weights = settings.preprocess.codec_checkpoint
-        codec_file = None if weights is None else resolve_path(weights, ROOT)
+    valid.sort(key=lambda shard: shard.rsplit("/", 1)[1])
+    weights = settings.preprocess.codec_checkpoint
+    codec_file = None if weights is None else resolve_path(weights, ROOT)
+    if settings.preprocess.acoustic_token_extractor == "MelRVQ":
+        codec_file = fetch(f"{processed_dir}/{CODEC_FILES['MelRVQ']}")
     return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)))
 
 
@@ -130,9 +136,9 @@ def _read_stats(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: missing; run stage 1 first")
     try:
         stats: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if {"settings", "codec", "splits"} <= stats.keys():
+        if {"settings", "codec", "splits"} <= stats.keys() and all("shards" in of for of in stats["splits"].values()):
             return stats
-    except ValueError:
+    except (ValueError, AttributeError, TypeError):
         pass
     raise UserError(f"{path}: not as stage 1 writes it; run stage 1 again")
 

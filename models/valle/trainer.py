@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import TrainSettings
-from models.valle.batch import Batch
+from models.valle.batch import START, Batch, Place
 from models.valle.data import TrainData
 from models.valle.samples import SampleLogger
 from models.valle.schedule import learning_rate
@@ -32,11 +32,11 @@ MAX_SKIPPED = 20
 
 @dataclass
 class Progress:
-    """Where training stands: optimizer steps, whole epochs, batches of the epoch under way, the last mean loss."""
+    """Where training stands: optimizer steps, whole epochs, the place in the epoch under way, the last mean loss."""
 
     step: int = 0
     epoch: int = 0
-    batches_done: int = 0
+    place: Place = START
     loss: float = 0.0
 
 
@@ -162,12 +162,12 @@ class Trainer:
         tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
         with Signals() as self.signals, self._unless_stopped(), self._progress_bar() as bar:
             while not self._is_over():
-                batches = self.data.batches(progress.epoch, progress.batches_done)
+                batches = self.data.batches(progress.epoch, progress.place)
                 while group := self._next_group(batches):
                     rate = learning_rate(settings, progress.step, progress.epoch)
                     gradient_norm = self._optimize(group, rate, tally)
                     progress.step += 1
-                    progress.batches_done += len(group)
+                    progress.place = group[-1].end
                     self._share_signals()
                     num_tokens += sum(batch.num_tokens for batch in group) * self.accelerator.num_processes
                     bar.update(self._bar_units(group))
@@ -187,12 +187,12 @@ class Trainer:
                     if self._is_over():
                         break
                 else:
-                    progress.epoch, progress.batches_done = progress.epoch + 1, 0
+                    progress.epoch, progress.place = progress.epoch + 1, START
                     if self._is_over() or any(
                         progress.epoch % stride == 0 for stride in settings.save_checkpoint_stride
                     ):
                         self.save(ends_epoch=True)
-        if progress.batches_done:
+        if progress.place != START:
             self.save(ends_epoch=False)
         if self.skipped.too_many:
             raise UserError(
@@ -303,16 +303,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             # What the settings say now counts, not what they said then.
             group.update(betas=tuple(self.settings.adamw.betas), weight_decay=self.settings.adamw.weight_decay)
-        self.progress = Progress(**state["progress"])
+        if "place" not in state["progress"]:
+            raise UserError(
+                f"--resume: {source.path} is of an older version; go on from it with --resume_type finetune"
+            )
+        self.progress = Progress(**state["progress"] | {"place": Place(**state["progress"]["place"])})
         self.saved = replace(self.progress)
         num_before, num_now = state["num_processes"], self.accelerator.num_processes
         if num_before == num_now:
             _set_random_state(state["ranks"][self.accelerator.process_index])
         else:
-            self.progress.batches_done = self.progress.batches_done * num_before // num_now
-            log.info(
-                "trained on %d processes before, now on %d: the position is kept to within a batch", num_before, num_now
-            )
+            log.info("trained on %d processes before, now on %d: training goes on at its place", num_before, num_now)
 
     @contextmanager
     def _unless_stopped(self) -> Iterator[None]:

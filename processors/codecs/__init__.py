@@ -41,7 +41,7 @@ def _load_mel_rvq(settings: PreprocessSettings, fitted_path: Path | None) -> Mel
     if fitted_path is None:
         raise UserError("preprocess.acoustic_token_extractor: MelRVQ has no fitted codebooks yet; run stage 1")
     codec = MelRVQ.load(fitted_path)
-    for key in ("frame_rate_hz", "num_mels"):
+    for key in ("frame_rate_hz", "num_mels", "num_codebooks"):
         wanted, fitted = getattr(settings.mel_rvq, key), getattr(codec.settings, key)
         if wanted != fitted:
             raise UserError(

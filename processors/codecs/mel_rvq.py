@@ -22,10 +22,8 @@ from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import progress_bar
 
-NUM_CODEBOOKS = 8
 CODEBOOK_SIZE = 1024
-FORMAT = "vallet-mel-rvq-2"
-MAX_MEL_HOP_SECONDS = 1 / 50
+FORMAT = "vallet-mel-rvq-3"
 MAX_PHASE_HOP_SECONDS = 1 / 75
 MIN_WINDOW_SECONDS = 0.04
 # Added to magnitudes before the logarithm: what lies below is not heard beside speech, and codebooks that tell apart
@@ -114,9 +112,8 @@ class MelAnalysis:
 
 
 class MelRVQ(Codec):
-    """Codebooks fitted on a corpus; a code frame is one mel frame, or several of at most 20 ms stacked."""
+    """Codebooks fitted on a corpus; a code frame is one mel frame."""
 
-    num_codebooks = NUM_CODEBOOKS
     codebook_size = CODEBOOK_SIZE
 
     def __init__(
@@ -125,7 +122,7 @@ class MelRVQ(Codec):
         """Made by `fit` or `load`.
 
         Args:
-            codebooks: (Q, codebook_size, mel frames per code frame * num_mels).
+            codebooks: (Q, codebook_size, num_mels).
             gains: (Q,) factors that bring the magnitudes from the first q codebooks back to the level of the audio.
 
         Raises:
@@ -134,10 +131,10 @@ class MelRVQ(Codec):
         """
         self.settings = settings
         self.sample_rate_hz = sample_rate_hz
-        self.hop_samples, mel_hop = _hops(settings, sample_rate_hz)
-        self.analysis = MelAnalysis(sample_rate_hz, mel_hop, settings.num_mels)
-        self.stack = self.hop_samples // mel_hop
-        shape = (NUM_CODEBOOKS, CODEBOOK_SIZE, self.stack * settings.num_mels)
+        self.num_codebooks = settings.num_codebooks
+        self.hop_samples = _hop(settings, sample_rate_hz)
+        self.analysis = MelAnalysis(sample_rate_hz, self.hop_samples, settings.num_mels)
+        shape = (self.num_codebooks, CODEBOOK_SIZE, settings.num_mels)
         if codebooks.shape != shape or gains.shape != shape[:1]:
             raise ValueError(f"codebooks are {tuple(codebooks.shape)} and the settings say {shape}")
         self.codebooks, self.gains = codebooks, gains
@@ -155,8 +152,8 @@ class MelRVQ(Codec):
         Raises:
             UserError: there is not one frame, or the frame rate is not a whole number of samples.
         """
-        hop, mel_hop = _hops(settings, sample_rate_hz)
-        analysis = MelAnalysis(sample_rate_hz, mel_hop, settings.num_mels)
+        hop = _hop(settings, sample_rate_hz)
+        analysis = MelAnalysis(sample_rate_hz, hop, settings.num_mels)
         kept: list[torch.Tensor] = []
         seen, step = 0, 1
         for waveform in waveforms:
@@ -164,7 +161,6 @@ class MelRVQ(Codec):
                 continue
             lens = torch.tensor([len(waveform)])
             frames = analysis.log_mel(fill_whole_hops(waveform[None].cpu(), lens, hop)[0][0])
-            frames = frames.reshape(-1, hop // mel_hop * settings.num_mels)
             kept.append(frames[-seen % step :: step].clone())
             seen += len(frames)
             # Kept are the frames whose number is a multiple of step.
@@ -175,7 +171,8 @@ class MelRVQ(Codec):
         frames = torch.cat(kept)
         num_frames = min(len(frames), settings.fit_frames)
         frames = frames[torch.arange(num_frames) * len(frames) // num_frames]
-        return cls(*_residual_kmeans(frames, settings.fit_iterations), settings, sample_rate_hz)
+        fitted = _residual_kmeans(frames, settings.num_codebooks, settings.fit_iterations)
+        return cls(*fitted, settings, sample_rate_hz)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with the settings in its header; under its final name it is whole."""
@@ -224,7 +221,7 @@ class MelRVQ(Codec):
     def _encode(self, audio: torch.Tensor, codes_lens: torch.Tensor) -> torch.Tensor:
         num_frames = audio.shape[1] // self.hop_samples
         if audio.numel() == 0:
-            return torch.zeros(len(audio), num_frames, NUM_CODEBOOKS, dtype=torch.long, device=self.device)
+            return torch.zeros(len(audio), num_frames, self.num_codebooks, dtype=torch.long, device=self.device)
         # Frames know nothing of each other: those of all rows are coded together.
         residual = self.analysis.log_mel(audio).reshape(len(audio) * num_frames, -1)
         codes = []
@@ -239,8 +236,7 @@ class MelRVQ(Codec):
         for row, length in enumerate(codes_lens.tolist()):
             if length == 0:
                 continue
-            frames = self.codebooks[books, codes[row, :length]].sum(1) + self.gains[len(books) - 1].log()
-            log_mel = frames.reshape(length * self.stack, self.settings.num_mels)
+            log_mel = self.codebooks[books, codes[row, :length]].sum(1) + self.gains[len(books) - 1].log()
             waveform = self.analysis.waveform(log_mel, self.settings.griffin_lim_iterations)
             audio[row, : length * self.hop_samples] = waveform / waveform.abs().max().clamp(min=1.0)
         return audio
@@ -251,15 +247,15 @@ def _division(size: int, limit: float) -> int:
     return next(parts for parts in count(1) if size % parts == 0 and (size <= limit * parts or parts == size))
 
 
-def _hops(settings: MelRVQSettings, sample_rate_hz: int) -> tuple[int, int]:
-    """Samples per code frame and per mel frame."""
+def _hop(settings: MelRVQSettings, sample_rate_hz: int) -> int:
+    """Samples per code frame."""
     hop = round(sample_rate_hz / settings.frame_rate_hz)
     if hop < 1 or not math.isclose(hop * settings.frame_rate_hz, sample_rate_hz, rel_tol=1e-9):
         raise UserError(
             f"preprocess.mel_rvq.frame_rate_hz: {settings.frame_rate_hz:g} does not divide preprocess.sample_rate "
             f"{sample_rate_hz}; take {sample_rate_hz / max(hop, 1):g}"
         )
-    return hop, hop // _division(hop, sample_rate_hz * MAX_MEL_HOP_SECONDS)
+    return hop
 
 
 def _nearest(frames: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -269,14 +265,14 @@ def _nearest(frames: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _residual_kmeans(frames: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _residual_kmeans(frames: torch.Tensor, num_codebooks: int, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(T, W) frames to (Q, codebook_size, W) codebooks and (Q,) gains; with few frames the entries repeat."""
     generator = torch.Generator().manual_seed(0)
     num_clusters = min(CODEBOOK_SIZE, math.ceil(len(frames) / MIN_FRAMES_PER_CODE))
     codebooks, gains, residual = [], [], frames
     energy = (2 * frames).exp().mean()
-    with progress_bar(total=NUM_CODEBOOKS, desc="fitting MelRVQ", unit="codebook") as bar:
-        for _ in range(NUM_CODEBOOKS):
+    with progress_bar(total=num_codebooks, desc="fitting MelRVQ", unit="codebook") as bar:
+        for _ in range(num_codebooks):
             centroids = _kmeans(residual, num_clusters, iterations, generator)
             residual = residual - centroids[_nearest(residual, centroids)]
             codebooks.append(centroids[torch.arange(CODEBOOK_SIZE) % num_clusters])

@@ -33,12 +33,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def speak(folder: Path, lines: list, shift: int = 0) -> Path:
+def speak(folder: Path, lines: list, shift: int = 0, words_per_minute: int = 25) -> Path:
     """What a good model would have made of the lines, or, shifted, of others: each voice, but faster and noisy."""
     noise = np.random.default_rng(0)
     (folder / "batch").mkdir(parents=True)
     for i, line in enumerate(lines):
-        faster = replace(line.voice, words_per_minute=line.voice.words_per_minute + 25)
+        faster = replace(line.voice, words_per_minute=line.voice.words_per_minute + words_per_minute)
         audio = render(lines[(i + shift) % len(lines)].text, faster)
         audio += noise.normal(0, 0.03 * np.sqrt((audio**2).mean()), len(audio)).astype(np.float32)
         soundfile.write(folder / "batch" / f"{i + 1}_{line.audio_prompt.stem}.wav", audio, 24000)
@@ -56,6 +56,8 @@ def test_the_check_hears_what_was_said_and_by_whom(
     assert int(good[0]) >= 95 and int(good[1]) >= 95
     # The text that was said instead is among the ten.
     assert int(bad[0]) == 0 and float(bad[2]) > 1.5 * float(good[2])
+    # Right and yet far from what the codec could do.
+    assert not demo.check(said, speak(tmp_path / "exact", lines, words_per_minute=1), lines)
 
 
 def test_a_voice_that_is_not_kept_is_heard(demo: ModuleType, corpus: Path) -> None:

@@ -1,5 +1,8 @@
 """Batches: what is in them, their order, and that nothing but seed, epoch and place decides it."""
 
+import shutil
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,18 +10,19 @@ import pytest
 import torch
 
 from config.schema import TrainSettings
-from models.valle.batch import IGNORED, Batch, Collator
+from models.valle.batch import IGNORED, Batch, Collator, Place
 from models.valle.data import TrainData, join
 from processors.manifest import list_shards, read_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_train
+from utils.errors import UserError
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> list[Path]:
+def shards(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("shards")
     utterances = made_up_utterances(50)
     for index in range(5):
@@ -95,18 +99,80 @@ def test_loader_processes_change_nothing_and_epochs_differ(shards) -> None:
     assert not same(list(plain.batches(0)), list(data(shards, tiny_train(random_seed=9)).batches(0)))
 
 
-def test_an_epoch_goes_on_where_it_was_left(shards) -> None:
-    source = data(shards, tiny_train(join_probability=0.3))
+@pytest.mark.parametrize("shards_per_block", [1, 2, 9])
+def test_an_epoch_goes_on_where_it_was_left(shards, shards_per_block: int) -> None:
+    source = data(shards, tiny_train(join_probability=0.3, shards_per_block=shards_per_block))
     whole = list(source.batches(epoch=2))
-    assert same(list(source.batches(epoch=2, num_done=3)), whole[3:])
+    assert len({batch.end.block for batch in whole}) == -(-5 // shards_per_block)
+    for done in (1, 3, len(whole) // 2, len(whole)):
+        assert same(list(source.batches(2, whole[done - 1].end)), whole[done:])
 
 
-def test_processes_share_an_epoch(shards) -> None:
-    whole = list(data(shards, tiny_train()).batches(0))
-    parts = [list(data(shards, tiny_train(), rank=rank, world_size=3).batches(0)) for rank in range(3)]
-    assert len({len(part) for part in parts}) == 1
-    for rank in range(3):
-        assert same(parts[rank][: len(whole) // 3], whole[rank::3][: len(whole) // 3])
+def test_shards_before_the_place_are_not_read(shards, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(Path(shards[0]).parent, tmp_path / "corpus" / "train"))
+    source = data(list_shards(folder), tiny_train(shards_per_block=2))
+    whole = list(source.batches(0))
+    start = next(batch.end for batch in whole if batch.end.block == 1)
+    for shard in source._epoch_shards(0)[:2]:
+        Path(shard).write_bytes(b"gone")
+    assert list(source.batches(0, start)) and same(list(source.batches(0, start)), whole[whole_index(whole, start) :])
+    with pytest.raises(UserError, match="damaged"):
+        list(source.batches(0))
+
+
+def whole_index(batches: list[Batch], place: Place) -> int:
+    return 1 + [batch.end for batch in batches].index(place)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_processes_share_an_epoch(shards, world_size: int) -> None:
+    """All get equally many batches; what is there twice is at most one utterance for each process but one."""
+    settings = tiny_train(shards_per_block=2)
+    whole = list(data(shards, settings).batches(0))
+    parts = [list(data(shards, settings, rank=rank, world_size=world_size).batches(0)) for rank in range(world_size)]
+    [num_steps] = {len(part) for part in parts}
+    assert num_steps == -(-len(whole) // world_size)
+    dealt = [part[step] for step in range(num_steps) for part in parts]
+    assert same(dealt[: len(whole)], whole)
+    assert [batch.num_utterances for batch in dealt[len(whole) :]] == [1] * (len(dealt) - len(whole))
+    assert len(dealt) - len(whole) <= world_size - 1
+
+
+def test_another_number_of_processes_goes_on_at_the_same_place(shards) -> None:
+    settings = tiny_train(shards_per_block=2)
+    whole = list(data(shards, settings).batches(0))
+    of_two = list(data(shards, settings, rank=1, world_size=2).batches(0))
+    assert same(list(data(shards, settings).batches(0, of_two[2].end)), whole[6:])
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (4, 2), (2, 4)])
+def test_steps_of_an_epoch_do_not_depend_on_the_number_of_processes(shards, batch_size: int, world_size: int) -> None:
+    settings = tiny_train(use_dynamic_batchsize=False, batch_size=batch_size)
+    assert len(list(data(shards, settings, world_size=world_size).batches(0))) == 7
+
+
+def test_a_corpus_is_read_as_often_as_its_weight_says(shards, tmp_path: Path) -> None:
+    folder = Path(shards[0]).parent
+    for corpus in ("ljspeech", "vctk"):
+        shutil.copytree(folder, tmp_path / corpus / "train")
+    both = [shard for corpus in ("ljspeech", "vctk") for shard in list_shards(tmp_path / corpus / "train")]
+    source = data(both, tiny_train(dataset_weights={"ljspeech": 0.5, "vctk": 2.0}))
+    epochs = [Counter(source._epoch_shards(epoch)) for epoch in range(4)]
+    assert [sum(epoch[shard] for shard in both[:5]) for epoch in epochs] == [2, 3, 2, 3]
+    assert [{epoch[shard] for shard in both[5:]} for epoch in epochs] == [{2}] * 4
+    assert {sum(epoch[shard] for epoch in epochs) for shard in both[:5]} == {2}
+    assert sum(batch.num_utterances for batch in source.batches(0)) == 10 * (2 + 10)
+
+
+def test_shards_are_read_through_a_url(shards, serve: Callable[[Path], str]) -> None:
+    """And a server that is out for a moment costs nothing."""
+    root = Path(shards[0]).parents[2]
+    url = serve(root)
+    streamed = [f"{url}/{Path(shard).relative_to(root)}" for shard in shards]
+    settings = tiny_train(shards_per_block=2, join_probability=0.3, dataloader={"num_worker": 1})
+    whole = list(data(shards, settings).batches(1))
+    assert same(list(data(streamed, settings).batches(1)), whole)
+    assert same(list(data(streamed, settings).batches(1, whole[3].end)), whole[4:])
 
 
 def test_a_small_buffer_still_shuffles_and_loses_nothing(shards) -> None:

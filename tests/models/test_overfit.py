@@ -31,7 +31,7 @@ def short_clips(num: int) -> list[tuple[str, Path]]:
     return sorted(clips, key=lambda clip: clip[1].stat().st_size)[:num]
 
 
-def train(model: VALLE, stage: int, num_steps: int, shards: list[Path], tokenizer: TextTokenizer) -> None:
+def train(model: VALLE, stage: int, num_steps: int, shards: list[str], tokenizer: TextTokenizer) -> None:
     settings = tiny_train(
         max_tokens=2000,
         num_buckets=2,
@@ -48,7 +48,7 @@ def train(model: VALLE, stage: int, num_steps: int, shards: list[Path], tokenize
         settings=settings,
         model=model,
         data=TrainData(shards, shards, tokenizer, Collator(8, 1, 75, for_nar=stage == 2), settings),
-        folder=shards[0].parent,
+        folder=Path(shards[0]).parent,
         accelerator=Accelerator(cpu=True),
         samples=None,
         num_utterances=2,
@@ -61,7 +61,12 @@ def test_each_text_gives_its_own_utterance(tmp_path) -> None:
     clips = short_clips(3)
     audio = [read_audio(path, 24000) for _, path in clips]
     settings = MelRVQSettings(
-        frame_rate_hz=25, num_mels=80, fit_frames=2000, fit_iterations=3, griffin_lim_iterations=2
+        frame_rate_hz=25,
+        num_mels=80,
+        num_codebooks=8,
+        fit_frames=2000,
+        fit_iterations=3,
+        griffin_lim_iterations=2,
     )
     codec = MelRVQ.fit(audio, settings, 24000)
     phonemizer = build_phonemizer("espeak", "en-us")

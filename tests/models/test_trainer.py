@@ -154,7 +154,7 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
     [saved] = find_checkpoints(first.folder / "checkpoint")
     second = make_trainer(stage, "parts", max_steps=9, **changes)
     second.resume(saved)
-    assert (second.progress.step, second.progress.batches_done) == (4, first.progress.batches_done)
+    assert (second.progress.step, second.progress.place) == (4, first.progress.place)
     second.train()
     assert second.progress == whole.progress
     assert distance(weights(second), weights(whole)) == 0
