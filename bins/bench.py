@@ -10,7 +10,7 @@ from utils.cli import ROOT, Parser, run
 DESCRIPTION = (
     "Measure each part: time, rate, memory, the ratio to the plain way and to the machine's best, and the goal."
 )
-PARTS = ("decoding", "training", "features", "startup")
+PARTS = ("decoding", "training", "streaming", "features", "startup")
 
 
 def main(arguments: Sequence[str] | None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parser.parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
-    from benchmarks import agreement, decoding, features, startup, training
+    from benchmarks import agreement, decoding, features, startup, streaming, training
     from benchmarks.measure import Row, machine, table
     from config.schema import Settings
     from utils.config import load_settings
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None) -> int:
             found[part] = decoding.rows(settings.model, device, flags.full) + agreement.rows(experiment)
         elif part == "training":
             found[part] = training.rows(settings, device, flags.full)
+        elif part == "streaming":
+            found[part] = streaming.rows(settings, flags.full)
         elif part == "features":
             found[part] = features.rows(settings.preprocess, device, flags.full)
         else:

@@ -1,6 +1,7 @@
 """Stage 1: corpora to phones and codes."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from utils.cli import ROOT, Parser, find_path, run
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None) -> int:
         overrides.append(f"preprocess.num_workers={flags.num_workers}")
     settings = load_settings(find_path(flags.config, "--config"), Settings, overrides, root=ROOT)
     device = pick_device()
-    state = PartialState(cpu=device.type == "cpu")
+    # The first to be done waits for the last, which may take long.
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=7))
     set_up_logging(state.is_main_process)
     if is_url(settings.preprocess.processed_dir):
         raise UserError("preprocess.processed_dir: stage 1 writes to a folder; copy it to the store for stage 2")

@@ -27,32 +27,33 @@ from utils.log import progress_bar
 SAMPLE_RATE_HZ = 24000
 _ESPEAK_RATE_HZ = 22050
 _HEAD_SECONDS, _TAIL_SECONDS = 0.05, 0.1
+# Of 100: nearly flat, as melody is more than a small model learns in a short time.
+_PITCH_RANGE = 10
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: an espeak-ng variant of en-us with its own pitch (0 to 100), range (0 to 100) and words per minute."""
+    """A speaker: an espeak-ng variant of en-us with its own pitch (0 to 100) and words per minute."""
 
     speaker: str
     gender: str
     variant: str
     pitch: int
-    pitch_range: int
     words_per_minute: int
 
 
 # Variants without klatt synthesis (it draws from the C library's random state) and without echo.
 VOICES = (
-    Voice("101", "M", "m3", 30, 10, 168),
-    Voice("102", "F", "f1", 52, 10, 172),
-    Voice("103", "M", "m7", 65, 10, 180),
-    Voice("104", "F", "f5", 58, 10, 165),
-    Voice("105", "M", "Andy", 55, 10, 176),
-    Voice("106", "F", "belinda", 52, 10, 168),
-    Voice("107", "M", "quincy", 25, 10, 162),
-    Voice("108", "F", "shelby", 30, 10, 180),
-    Voice("109", "M", "boris", 85, 10, 166),
-    Voice("110", "F", "grandma", 88, 10, 168),
+    Voice("101", "M", "m3", 30, 168),
+    Voice("102", "F", "f1", 52, 172),
+    Voice("103", "M", "m7", 65, 180),
+    Voice("104", "F", "f5", 58, 165),
+    Voice("105", "M", "Andy", 55, 176),
+    Voice("106", "F", "belinda", 52, 168),
+    Voice("107", "M", "quincy", 25, 162),
+    Voice("108", "F", "shelby", 30, 180),
+    Voice("109", "M", "boris", 85, 166),
+    Voice("110", "F", "grandma", 88, 168),
 )
 
 _SLOTS = {
@@ -128,7 +129,7 @@ class _Espeak:
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {name}")
         rate, volume, pitch, pitch_range = 1, 2, 3, 4
-        settings = {rate: voice.words_per_minute, volume: 60, pitch: voice.pitch, pitch_range: voice.pitch_range}
+        settings = {rate: voice.words_per_minute, volume: 60, pitch: voice.pitch, pitch_range: _PITCH_RANGE}
         for parameter, value in settings.items():
             self._library.espeak_SetParameter(parameter, value, 0)
         data, utf8 = text.encode() + b"\0", 1

@@ -98,8 +98,9 @@ def read_shards(cuts_paths: Sequence[str]) -> Iterator[Utterance]:
             except Exception as error:  # Of many types: gzip's, tar's, JSON's, lhotse's, a store's.
                 seconds = next(waits, None)
                 if seconds is None:
-                    advice = "is the store reachable?" if is_url(cuts_path) else "run stage 1 again"
-                    raise UserError(f"{cuts_path} or {codes_name}: damaged ({first_line(error)}); {advice}") from error
+                    trouble = "cannot be read" if is_url(cuts_path) else "damaged"
+                    reason = first_line(error)
+                    raise UserError(f"{cuts_path} or {codes_name}: {trouble} ({reason}); run stage 1 again") from error
                 time.sleep(seconds)
 
 

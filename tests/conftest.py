@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -36,17 +35,24 @@ class Defaults(Section):
 torch.set_num_threads(1)
 
 
-class _OutForAMoment(SimpleHTTPRequestHandler):
-    """Serves files; the first request of all is refused."""
-
-    asked: ClassVar[set[int]] = set()
+class _Unsteady(SimpleHTTPRequestHandler):
+    """Serves files, but for the first request, which is refused, and the first for a tar file, which is cut off."""
 
     def do_GET(self) -> None:
-        if id(self.server) in self.asked:
-            super().do_GET()
-        else:
-            self.asked.add(id(self.server))
+        troubles: set[str] = vars(self.server).setdefault("troubles", {"refuse", "cut"})
+        path = Path(self.translate_path(self.path))
+        if "refuse" in troubles:
+            troubles.remove("refuse")
             self.send_error(503)
+        elif path.suffix == ".tar" and "cut" in troubles:
+            troubles.remove("cut")
+            content = path.read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+        else:
+            super().do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -54,11 +60,11 @@ class _OutForAMoment(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], str]]:
-    """A function that serves a folder and gives its URL; the server's first answer is that it is out of order."""
+    """A function that serves a folder and gives its URL; the server has troubles at first."""
     with ExitStack() as stack:
 
         def start(folder: Path) -> str:
-            handler = partial(_OutForAMoment, directory=str(folder))
+            handler = partial(_Unsteady, directory=str(folder))
             server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)

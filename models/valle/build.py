@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 
 from config.schema import Settings
 from models.valle.batch import Collator
@@ -22,6 +22,7 @@ from utils.files import locked
 from utils.log import log, set_up_logging
 
 MAX_PROMPT_SECONDS = 3
+_KINDS = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU}
 
 
 def train(
@@ -130,6 +131,10 @@ def build_accelerator(settings: Settings, experiment: Experiment, train_stage: i
         ],
     )
     set_up_logging(accelerator.is_main_process)
+    if accelerator.distributed_type not in _KINDS:
+        raise UserError(
+            f"accelerate: {accelerator.distributed_type.value} is not supported; set distributed_type to MULTI_GPU"
+        )
     return accelerator
 
 

@@ -1,5 +1,7 @@
 """From shards to batches: shuffling, pairing by speaker, length buckets, and a position that can be resumed."""
 
+import hashlib
+import json
 import math
 import random
 import warnings
@@ -167,9 +169,9 @@ class _Batches(IterableDataset):
 class TrainData:
     """The training batches of each epoch, dealt to processes, and the fixed ones for validation.
 
-    Shards are read one after another, and nothing but their names is kept. An epoch is cut into blocks of
-    `shards_per_block`, each of which is shuffled and bucketed by itself: to go on in the midst of an epoch, no block
-    before that one is read.
+    Shards are read one after another, and none is kept. An epoch is cut into blocks of `shards_per_block`, each of
+    which is shuffled and bucketed by itself: to go on in the midst of an epoch, no block before that one is read, but
+    for the few examples that lengths are measured on.
     """
 
     train_shards: Sequence[str]
@@ -187,6 +189,12 @@ class TrainData:
         whether training was interrupted. Every process gets equally many.
         """
         return self._loader(partial(self._train_groups, epoch, start))
+
+    def fingerprint(self) -> str:
+        """Changes with whatever decides which shards a block of an epoch has, wherever they lie."""
+        settings = self.settings.model_dump(include={"shards_per_block", "dataset_weights", "random_seed"})
+        shards = [shard.rsplit("/", 3)[1:] for shard in self.train_shards]
+        return hashlib.sha256(json.dumps([settings, shards], sort_keys=True).encode()).hexdigest()
 
     def valid_batches(self) -> Iterator[Batch]:
         """The same batches each time, with nothing drawn."""
@@ -231,7 +239,8 @@ class TrainData:
         for corpus, shards in by_corpus.items():
             random.Random(f"{self.settings.random_seed} {corpus}").shuffle(shards)
             share = weights.get(corpus, 1.0) * len(shards)
-            first, last = (math.floor(share * num_epochs) for num_epochs in (epoch, epoch + 1))
+            # Rounded up, so that the first epoch has something of each.
+            first, last = (math.ceil(share * num_epochs) for num_epochs in (epoch, epoch + 1))
             chosen += [shards[place % len(shards)] for place in range(first, last)]
         random.Random(f"{self.settings.random_seed} {epoch}").shuffle(chosen)
         return chosen

@@ -86,7 +86,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What stage 1 left for the corpora of an experiment; an epoch has `num_utterances`."""
+    """What stage 1 left for the corpora of an experiment; an epoch has about `num_utterances`."""
 
     train_shards: list[str]
     valid_shards: list[str]
@@ -98,7 +98,7 @@ class PreparedData:
 
 def read_prepared(settings: Settings) -> PreparedData:
     """Raises UserError where stage 1 has not run, ran with other settings, or left nothing to train on."""
-    processed_dir = settings.preprocess.processed_dir
+    processed_dir = settings.preprocess.processed_dir.rstrip("/")
     if not is_url(processed_dir):
         processed_dir = str(resolve_path(processed_dir, ROOT))
     train: list[str] = []

@@ -284,6 +284,7 @@ class Trainer:
                     "optimizer_name": settings.optimizer,
                     "progress": asdict(progress),
                     "num_processes": self.accelerator.num_processes,
+                    "data": self.data.fingerprint(),
                 },
                 meta={**self.meta, **asdict(progress), "ends_epoch": ends_epoch},
                 rank_states=random_states,
@@ -294,6 +295,8 @@ class Trainer:
     def resume(self, source: Checkpoint) -> None:
         """Take weights, optimizer, position and random states from a checkpoint."""
         state = checkpoint.load_state(source)
+        if "data" not in state:
+            raise UserError(f"{source.path} is of an older version; go on from it with --resume_type finetune")
         self.raw_model.load_named_weights(checkpoint.load_weights(source))
         if state["optimizer_name"] != self.settings.optimizer:
             raise UserError(
@@ -303,12 +306,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             # What the settings say now counts, not what they said then.
             group.update(betas=tuple(self.settings.adamw.betas), weight_decay=self.settings.adamw.weight_decay)
-        if "place" not in state["progress"]:
-            raise UserError(
-                f"--resume: {source.path} is of an older version; go on from it with --resume_type finetune"
-            )
         self.progress = Progress(**state["progress"] | {"place": Place(**state["progress"]["place"])})
         self.saved = replace(self.progress)
+        if state["data"] != self.data.fingerprint() and self.progress.place != START:
+            self.progress.place = START
+            log.info("the data or how it is read has changed: epoch %d begins anew", self.progress.epoch)
         num_before, num_now = state["num_processes"], self.accelerator.num_processes
         if num_before == num_now:
             _set_random_state(state["ranks"][self.accelerator.process_index])

@@ -50,7 +50,8 @@ class MelAnalysis:
         # Recovered phases need more overlap than the frames that are coded.
         self.phase_steps = _division(hop_samples, sample_rate_hz * MAX_PHASE_HOP_SECONDS)
         phase_hop = hop_samples // self.phase_steps
-        self.n_fft = phase_hop * math.ceil(sample_rate_hz * MIN_WINDOW_SECONDS / phase_hop)
+        # At least a frame's hop, so that every sample is in a frame.
+        self.n_fft = phase_hop * max(math.ceil(sample_rate_hz * MIN_WINDOW_SECONDS / phase_hop), self.phase_steps)
         self.window = torch.hann_window(self.n_fft)
         self.filters = torchaudio.functional.melscale_fbanks(
             self.n_fft // 2 + 1, 0.0, sample_rate_hz / 2, num_mels, sample_rate_hz, norm="slaney", mel_scale="slaney"

@@ -44,7 +44,10 @@ def prepare_codec(
 def _is_fitted(path: Path, settings: PreprocessSettings) -> bool:
     if not path.is_file():
         return False
-    fitted = MelRVQ.load(path)
+    try:
+        fitted = MelRVQ.load(path)
+    except UserError:
+        return False  # Of another version, or damaged: it is made anew.
     wanted = settings.mel_rvq.model_copy(update={"griffin_lim_iterations": fitted.settings.griffin_lim_iterations})
     return fitted.settings == wanted and fitted.sample_rate_hz == settings.sample_rate
 

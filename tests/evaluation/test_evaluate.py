@@ -133,6 +133,7 @@ def test_a_continuation_is_of_the_whole_text_and_its_prompt_tells_nothing_of_the
         ((), "--infer_expt_dir: needed, or --audio_dir"),
         (("--audio_dir", "x"), "--eval_output_dir: needed with --audio_dir alone"),
         (("--audio_dir", "x", "--eval_output_dir", "y", "--continual"), "--continual: needs --infer_expt_dir"),
+        (("--audio_dir", "x", "--eval_output_dir", "y", "--set", "infer.seed=1"), "--set: needs --infer_expt_dir"),
         (("--infer_expt_dir", "x", "--asr_model", "y"), "--asr_model is for --asr whisper or hubert"),
         (("--build_test_lists", "libritts"), "--eval_output_dir: needed with --build_test_lists"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from models.valle.batch import Collator, Example
+from models.valle.batch import START, Collator, Example
 from models.valle.data import TrainData
 from models.valle.schedule import learning_rate
 from models.valle.trainer import Tally, Trainer
@@ -161,6 +161,21 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
     if stage == 2:
         untouched = {n: v for n, v in weights(whole).items() if n.startswith("ar_")}
         assert distance(untouched, weights(make_trainer(stage))) == 0
+
+
+def test_with_other_data_the_epoch_begins_anew(make_trainer) -> None:
+    make_trainer(max_steps=4).train()
+    [saved] = find_checkpoints(make_trainer().folder / "checkpoint")
+    same, other = make_trainer(), make_trainer(shards_per_block=1)
+    same.resume(saved)
+    other.resume(saved)
+    assert same.progress.place > other.progress.place == START and other.progress.step == 4
+
+    state = torch.load(saved.path / "training_state.pt")
+    del state["data"]
+    torch.save(state, saved.path / "training_state.pt")
+    with pytest.raises(UserError, match=r"of an older version.*finetune"):
+        make_trainer().resume(saved)
 
 
 def test_an_epoch_ends_with_a_checkpoint_and_rotation_keeps_the_newest(make_trainer) -> None:

@@ -9,15 +9,18 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from safetensors.torch import save_file
 
 from config.schema import MelRVQSettings, PreprocessSettings
 from processors.codecs import build_codec
 from processors.codecs.base import Codec
 from processors.codecs.encodec import Encodec
-from processors.codecs.mel_rvq import MelRVQ
+from processors.codecs.mel_rvq import MelAnalysis, MelRVQ
 from processors.codecs.prepare import prepare_codec
+from processors.manifest import SourceUtterance
 from tests.conftest import ROOT, SHARED, Defaults
 from tests.standin_encodec import make_standin
+from utils.audio import write_audio
 from utils.config import load_settings
 from utils.errors import UserError
 
@@ -235,6 +238,26 @@ def test_mel_rvq_has_the_rate_and_the_codebooks_that_were_asked_for(
     assert codes.shape == (1, -(-len(speech[0]) // codec.hop_samples), num_codebooks)
     audio, _ = codec.decode(codes, lens)
     assert audio.isfinite().all() and audio.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("rate_hz", [75.0, 50.0, 25.0, 16.0, 10.0])
+def test_every_sample_is_in_a_mel_frame(rate_hz: float) -> None:
+    analysis = MelAnalysis(RATE, round(RATE / rate_hz), num_mels=80)
+    silence = torch.zeros(4 * analysis.hop_samples)
+    for place in range(1, len(silence), 149):
+        click = silence.clone()
+        click[place] = 1
+        assert (analysis.log_mel(click) > analysis.log_mel(silence)).any()
+
+
+def test_codebooks_of_another_version_are_fitted_anew(speech: list[torch.Tensor], mel_rvq: MelRVQ, tmp_path) -> None:
+    path = tmp_path / "mel_rvq.safetensors"
+    save_file({"codebooks": mel_rvq.codebooks, "gains": mel_rvq.gains}, path, metadata={"format": "vallet-mel-rvq-1"})
+    write_audio(tmp_path / "speech.wav", speech[0], RATE)
+    row = SourceUtterance("u", str(tmp_path / "speech.wav"), "said", "s", "train")
+    settings = settings_with(acoustic_token_extractor="MelRVQ")
+    codec = prepare_codec(settings, tmp_path, ROOT, [row], torch.device("cpu"))
+    assert MelRVQ.load(path).fingerprint() == codec.fingerprint()
 
 
 def test_mel_rvq_travels_in_a_file(mel_rvq: MelRVQ, speech: list[torch.Tensor], tmp_path: Path) -> None:

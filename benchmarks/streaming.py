@@ -1,0 +1,107 @@
+"""Training data of a corpus ten times as large: the first batch, a resumed epoch, and the memory of a loader."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import Row, peak_memory
+from config.schema import Settings, TrainSettings
+from models.valle.batch import Collator, Place
+from models.valle.data import TrainData
+from processors.manifest import Utterance, list_shards, write_shard
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer
+
+SHARD_SIZE, NUM_WRITTEN = 1000, 100
+UTTERANCES_PER_SPEAKER = 100
+PHONES = tuple("abcdefghijklmnopqrstuvwxyz_")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading an epoch took: seconds to its first batch and to that of its last block, MiB at the peak."""
+
+    first_seconds: float
+    resumed_seconds: float
+    peak_mib: float
+    rate: float
+
+
+def rows(settings: Settings, full: bool) -> list[Row]:
+    """A hundred thousand utterances and, where it is full, a million; else a tenth of both."""
+    nums = (100_000, 1_000_000) if full else (10_000, 100_000)
+    with tempfile.TemporaryDirectory() as folder:
+        written = _write(Path(folder) / "written" / "train", min(NUM_WRITTEN, nums[0] // SHARD_SIZE))
+        readings = []
+        for num in nums:
+            shards = _repeat(written, Path(folder) / f"corpus_{num}" / "train", num // SHARD_SIZE)
+            # A new process: memory that another reading left behind would count.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                readings.append(pool.apply(read, (settings.train, shards)))
+    made = []
+    for num, reading in zip(nums, readings, strict=True):
+        job = f"{num:,} utterances of a quarter of a second"
+        met = reading.first_seconds <= 10
+        made.append(Row(f"{job}: first batch", reading.first_seconds, goal="at most 10 s", met=met))
+        made.append(Row(f"{job}: first batch of the last block", reading.resumed_seconds))
+        made.append(Row(f"{job}: read", rate=reading.rate, unit="utterance/s", peak_mib=reading.peak_mib))
+    growth = readings[1].peak_mib / readings[0].peak_mib
+    goal = f"at most 1.2 x that of {nums[0]:,}"
+    made[-1].goal, made[-1].met, made[-1].note = f"{goal} in memory", growth <= 1.2, f"{growth:.2f} x"
+    return made
+
+
+def read(settings: TrainSettings, shards: Sequence[str]) -> Reading:
+    """An epoch of batches, built in this process."""
+    loader = settings.dataloader.model_copy(update={"num_worker": 0})
+    data = TrainData(
+        train_shards=shards,
+        valid_shards=[],
+        tokenizer=TextTokenizer(None, SymbolTable(PHONES), add_blank=False),
+        collator=Collator(8, 1, 225, for_nar=False),
+        settings=settings.model_copy(update={"dataloader": loader}),
+    )
+    started = time.perf_counter()
+    next(data.batches(0))
+    first_seconds = time.perf_counter() - started
+    last_block = (len(shards) - 1) // settings.shards_per_block
+    started = time.perf_counter()
+    next(data.batches(0, Place(last_block, 0)))
+    resumed_seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    with peak_memory() as peak:
+        num = sum(batch.num_utterances for batch in data.batches(0))
+    rate = num / (time.perf_counter() - started)
+    return Reading(first_seconds, resumed_seconds, peak.before + (peak.mib or 0), rate)
+
+
+def _write(folder: Path, num_shards: int) -> list[str]:
+    """Shards of short utterances of many speakers."""
+    rng = np.random.default_rng(0)
+    for shard in range(num_shards):
+        utterances = []
+        for index in range(shard * SHARD_SIZE, (shard + 1) * SHARD_SIZE):
+            num_frames = int(rng.integers(4, 40))
+            phones = tuple(rng.choice(PHONES, num_frames // 2).tolist())
+            codes = rng.integers(0, 1024, (num_frames, 8)).astype(np.int16)
+            speaker = f"s{index // UTTERANCES_PER_SPEAKER}"
+            utterances.append(Utterance(f"u{index:07d}", "made up", phones, speaker, codes))
+        write_shard(folder, shard, utterances, 75)
+    return list_shards(folder)
+
+
+def _repeat(written: Sequence[str], folder: Path, num: int) -> list[str]:
+    """So many shards, each a link to a written one."""
+    folder.mkdir(parents=True)
+    for index in range(num):
+        source = Path(written[index % len(written)])
+        for path in source.parent.glob(f"*.{source.name.split('.')[1]}.*"):
+            kind, _, suffix = path.name.split(".", 2)
+            os.link(path, folder / f"{kind}.{index:06d}.{suffix}")
+    return list_shards(folder)
