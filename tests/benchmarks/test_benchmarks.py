@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import agreement, decoding, training
+from benchmarks import agreement, decoding, streaming, training
 from benchmarks.measure import Row, peak_memory, seconds_of, table
 from config.schema import Settings
 from models.valle.decoder import Decoder
 from modules.attention import SelfAttention
 from modules.masks import prefix_lm_mask
+from processors.manifest import read_shards
 from tests.conftest import ROOT, tiny_model
 from utils.config import load_settings
 
@@ -93,3 +94,16 @@ def test_one_part_alone_writes_its_figures(tmp_path: Path) -> None:
     assert loading["met"] == (loading["rate"] > speed["rate"]) and speed["met"] == (speed["to_plain"] >= 3)
     assert on_gpu["note"] == "not measured" and figures.keys() == {"machine", "training"}
     assert "GFLOP/s" in figures["machine"] and "AR training" in done.stdout
+
+
+def test_a_repeated_corpus_is_read_to_its_end(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "SHARD_SIZE", 20)
+    written = streaming._write(tmp_path / "written" / "train", 2)
+    shards = streaming._repeat(written, tmp_path / "corpus" / "train", 5)
+    assert [len(list(read_shards([shard]))) for shard in shards] == [20] * 5
+    blocks = settings.train.model_copy(update={"shards_per_block": 2})
+    reading = streaming.read(blocks, shards)
+    assert min(reading.first_seconds, reading.resumed_seconds, reading.rate) > 0
+    assert reading.peak_mib > 50
