@@ -46,7 +46,7 @@ def rows(settings: Settings, full: bool) -> list[Row]:
                 readings.append(pool.apply(read, (settings.train, shards)))
     made = []
     for num, reading in zip(nums, readings, strict=True):
-        job = f"{num:,} utterances of a quarter of a second"
+        job = f"{num:,} short utterances"
         met = reading.first_seconds <= 10
         made.append(Row(f"{job}: first batch", reading.first_seconds, goal="at most 10 s", met=met))
         made.append(Row(f"{job}: first batch of the last block", reading.resumed_seconds))
