@@ -11,16 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Row, peak_memory
-from config.schema import Settings, TrainSettings
-from models.valle.batch import Collator, Place
-from models.valle.data import TrainData
+from benchmarks.training import FRAME_RATE_HZ, PHONES, train_data
+from config.schema import Settings
+from models.valle.batch import Place
 from processors.manifest import Utterance, list_shards, write_shard
-from processors.symbols import SymbolTable
-from processors.text import TextTokenizer
 
-SHARD_SIZE, NUM_WRITTEN = 1000, 100
-UTTERANCES_PER_SPEAKER = 100
-PHONES = tuple("abcdefghijklmnopqrstuvwxyz_")
+SHARD_SIZE, UTTERANCES_PER_SPEAKER = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,13 @@ def rows(settings: Settings, full: bool) -> list[Row]:
     """A hundred thousand utterances and, where it is full, a million; else a tenth of both."""
     nums = (100_000, 1_000_000) if full else (10_000, 100_000)
     with tempfile.TemporaryDirectory() as folder:
-        written = _write(Path(folder) / "written" / "train", min(NUM_WRITTEN, nums[0] // SHARD_SIZE))
+        written = _write(Path(folder) / "written" / "train", nums[0] // SHARD_SIZE)
         readings = []
         for num in nums:
             shards = _repeat(written, Path(folder) / f"corpus_{num}" / "train", num // SHARD_SIZE)
             # A new process: memory that another reading left behind would count.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                readings.append(pool.apply(read, (settings.train, shards)))
+                readings.append(pool.apply(read, (settings, shards)))
     made = []
     for num, reading in zip(nums, readings, strict=True):
         job = f"{num:,} short utterances"
@@ -57,20 +53,13 @@ def rows(settings: Settings, full: bool) -> list[Row]:
     return made
 
 
-def read(settings: TrainSettings, shards: Sequence[str]) -> Reading:
+def read(settings: Settings, shards: Sequence[str]) -> Reading:
     """An epoch of batches, built in this process."""
-    loader = settings.dataloader.model_copy(update={"num_worker": 0})
-    data = TrainData(
-        train_shards=shards,
-        valid_shards=[],
-        tokenizer=TextTokenizer(None, SymbolTable(PHONES), add_blank=False),
-        collator=Collator(8, 1, 225, for_nar=False),
-        settings=settings.model_copy(update={"dataloader": loader}),
-    )
+    data = train_data(settings, shards, num_workers=0)
     started = time.perf_counter()
     next(data.batches(0))
     first_seconds = time.perf_counter() - started
-    last_block = (len(shards) - 1) // settings.shards_per_block
+    last_block = (len(shards) - 1) // settings.train.shards_per_block
     started = time.perf_counter()
     next(data.batches(0, Place(last_block, 0)))
     resumed_seconds = time.perf_counter() - started
@@ -92,7 +81,7 @@ def _write(folder: Path, num_shards: int) -> list[str]:
             codes = rng.integers(0, 1024, (num_frames, 8)).astype(np.int16)
             speaker = f"s{index // UTTERANCES_PER_SPEAKER}"
             utterances.append(Utterance(f"u{index:07d}", "made up", phones, speaker, codes))
-        write_shard(folder, shard, utterances, 75)
+        write_shard(folder, shard, utterances, FRAME_RATE_HZ)
     return list_shards(folder)
 
 

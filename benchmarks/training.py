@@ -33,9 +33,9 @@ def rows(settings: Settings, device: torch.device, full: bool) -> list[Row]:
     """Everything about training."""
     with tempfile.TemporaryDirectory() as folder:
         write_shard(Path(folder), 0, list(_utterances(4000)), FRAME_RATE_HZ)
-        data = _data(settings, list_shards(Path(folder)), num_workers=0)
+        data = train_data(settings, list_shards(Path(folder)), num_workers=0)
         padding = _padding_row(data)
-        loading = _loading_row(_data(settings, list_shards(Path(folder)), num_workers=1))
+        loading = _loading_row(train_data(settings, list_shards(Path(folder)), num_workers=1))
         if device.type == "cuda":
             return [padding, loading, _gpu_row(settings, data, device)]
         training = _training_row(settings, data, device, full)
@@ -59,7 +59,7 @@ def _utterances(num: int) -> Iterator[Utterance]:
         yield Utterance(f"u{num:06d}", "made up", phones, f"s{num % 50}", codes)
 
 
-def _data(settings: Settings, shards: Sequence[str], num_workers: int) -> TrainData:
+def train_data(settings: Settings, shards: Sequence[str], num_workers: int) -> TrainData:
     tokenizer = TextTokenizer(None, SymbolTable(PHONES), add_blank=False)
     collator = Collator(8, settings.model.prefix_mode, 3 * FRAME_RATE_HZ, for_nar=False)
     loader = settings.train.dataloader.model_copy(update={"num_worker": num_workers})

@@ -6,6 +6,7 @@ the `en-us` phones of stage 1 are the phones that were spoken. Everything is det
 
 import _ctypes
 import ctypes
+import hashlib
 import json
 import math
 import random
@@ -185,7 +186,8 @@ def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
     The folder appears under its name when it is whole; one that is there already, made with the same arguments, is left
     as it is. Raises UserError where the folder holds something else.
     """
-    stamp = {"minutes": minutes, "seed": seed}
+    content = repr([VOICES, _PITCH_RANGE, _SLOTS, _TEMPLATES])
+    stamp = {"minutes": minutes, "seed": seed, "content": hashlib.sha256(content.encode()).hexdigest()}
     if folder.exists():
         made = folder / "demo_corpus.json"
         if not made.is_file() or json.loads(made.read_text()) != stamp:

@@ -73,7 +73,6 @@ def serve() -> Iterator[Callable[[Path], str]]:
         yield start
 
 
-@pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

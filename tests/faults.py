@@ -9,7 +9,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import bins.inference
 import bins.preprocess
 import bins.train
 from processors.manifest import SPLITS, list_shards, read_shards
+from tests.conftest import free_port
 from tests.tiny_runs import Program, call, infer, prepare, sets, train, write_config, write_custom
 from utils.checkpoint import find_checkpoints, load_state, load_weights
 from utils.cli import run
@@ -61,7 +61,7 @@ def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = N
 
     With several processes, the child starts them, as a launcher does, and ends with the first that fails.
     """
-    port = _free_port()
+    port = free_port()
     child = os.fork()
     if child:
         return child
@@ -87,12 +87,6 @@ def in_child(program: Program, flags: Sequence[str], limit_bytes: int | None = N
         sys.stderr.flush()
     finally:
         os._exit(99)  # Nothing of the parent's is the child's to end or remove.
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _launch(num_processes: int, port: int) -> None:

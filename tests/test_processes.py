@@ -17,7 +17,7 @@ import bins.train
 from models.valle import build
 from models.valle.experiment import Experiment
 from processors.manifest import SPLITS, list_shards
-from tests.conftest import ROOT, tiny_train
+from tests.conftest import ROOT, free_port, tiny_train
 from tests.gradients import stepped_weights
 from tests.tiny_runs import call, prepare, sets, train, write_config, write_custom
 from utils.checkpoint import find_checkpoints, load_state, load_weights
@@ -89,11 +89,11 @@ def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(stage: int
     assert max(float((untrained[name] - value).abs().max()) for name, value in of_one.items()) > 1e-2
 
 
-def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path, data: Path, free_port: int) -> None:
+def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path, data: Path) -> None:
     own = (ROOT / "bins" / "train.py", "--config", config)
     experiments = config.parent / "ckpts"
     steps = sets({"train.max_steps": 2, "train.max_sentences": 2, "train.shards_per_block": 2})
-    finish(*machines(2, (*own, "--name", "ar", "--model_train_stage", "1", *steps), free_port))
+    finish(*machines(2, (*own, "--name", "ar", "--model_train_stage", "1", *steps), free_port()))
     [first] = find_checkpoints(experiments / "ar" / "checkpoint")
     assert load_state(first)["num_processes"] == 2 and first.step == 2
 

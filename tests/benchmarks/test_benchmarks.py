@@ -104,6 +104,6 @@ def test_a_repeated_corpus_is_read_to_its_end(
     shards = streaming._repeat(written, tmp_path / "corpus" / "train", 5)
     assert [len(list(read_shards([shard]))) for shard in shards] == [20] * 5
     blocks = settings.train.model_copy(update={"shards_per_block": 2})
-    reading = streaming.read(blocks, shards)
+    reading = streaming.read(settings.model_copy(update={"train": blocks}), shards)
     assert min(reading.first_seconds, reading.resumed_seconds, reading.rate) > 0
     assert reading.peak_mib > 50

@@ -11,9 +11,8 @@ import pytest
 from gradio_client import Client, handle_file
 
 import bins.webui
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 from tests.recipe import Recipe, prompt
-from tests.web.conftest import free_port
 
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from lhotse.recipes import prepare_libritts
 
+from processors import demo_corpus
 from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, sentences, write_demo_corpus
 from processors.text import EspeakPhonemizer
 from utils.errors import UserError
@@ -89,6 +90,12 @@ def test_another_folder_of_that_name_is_left_alone(corpus: Path, tmp_path: Path)
     with pytest.raises(UserError, match="6 minutes"):
         write_demo_corpus(corpus, minutes=6)
     assert _contents(tmp_path) == {"mine.txt": b"mine"}
+
+
+def test_a_corpus_of_other_sentences_is_not_taken_for_this_one(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_corpus, "_TEMPLATES", ("{name} {verb} {det} {thing}.",))
+    with pytest.raises(UserError, match="remove it"):
+        write_demo_corpus(corpus, minutes=5)
 
 
 def test_words_recur_in_many_sentences() -> None:

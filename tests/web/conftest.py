@@ -1,7 +1,6 @@
 """A trained pair beside an AR alone, and what the page builds of them."""
 
 import shutil
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +56,3 @@ def own(trained: Trained, tmp_path: Path) -> Trained:
 def voice(trained: Trained) -> Synthesizer:
     """What stage 3 speaks with."""
     return build_voice(trained.nar, "")[0]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]

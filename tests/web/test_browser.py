@@ -18,8 +18,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.conftest import ROOT
-from tests.web.conftest import Trained, free_port
+from tests.conftest import ROOT, free_port
+from tests.web.conftest import Trained
 
 pytestmark = pytest.mark.browser
 

@@ -22,8 +22,8 @@ from PIL import Image
 from bins.voice import build_voice
 from config.schema import InferSettings
 from models.valle.synthesizer import Request, Synthesizer
-from tests.conftest import tiny_infer
-from tests.web.conftest import Trained, free_port
+from tests.conftest import free_port, tiny_infer
+from tests.web.conftest import Trained
 from utils.audio import read_audio, write_audio
 from utils.log import log
 from web.page import Page, Remembered, build_page, sampling_fields
