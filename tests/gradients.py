@@ -1,46 +1,61 @@
-"""One step of plain gradient descent on a share of a batch: a program for a launcher of processes."""
+"""Steps of gradient descent on shares of a batch: a program for a launcher of processes."""
 
+import os
+import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from models.valle.batch import Collator, Example
+from models.valle.batch import Batch, Collator, Example
+from models.valle.build import ddp_options
 from models.valle.data import TrainData
-from models.valle.trainer import Trainer
+from models.valle.sharding import set_up
 from models.valle.valle import VALLE
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
+from tests.sharded import allow_fsdp
+from tests.tiny_trainer import build_trainer
+from utils.sharded import whole
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
+COLLATOR = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
 
 
-def stepped_weights(stage: int, rank: int, world_size: int, rate: float = 1.0) -> dict[str, torch.Tensor]:
-    """The weights after a step on every `world_size`-th of six utterances of different lengths."""
-    torch.manual_seed(0)
-    collator = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
-    trainer = Trainer(
-        settings=tiny_train(gradient_clip_norm=1e6),
-        model=VALLE(tiny_model(), train_stage=stage),
-        data=TrainData([], [], TextTokenizer(None, TABLE, add_blank=False), collator, tiny_train()),
-        folder=Path(),
-        accelerator=Accelerator(cpu=True),
-        samples=None,
-        num_utterances=6,
-        meta={},
-    )
-    trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=rate, fused=True)
+def share(rank: int, world_size: int, drawn: bool) -> Batch:
+    """Every `world_size`-th of six utterances of different lengths; with all of the NAR's stages or one `drawn`."""
     examples = [Example(one, tuple(TABLE.encode(one.phones, False))) for one in made_up_utterances(6)]
-    trainer._optimize([collator(examples[rank::world_size], None)], rate, trainer._new_tally())
-    return trainer.raw_model.named_weights()
+    return COLLATOR(examples[rank::world_size], random.Random(rank) if drawn else None)
 
 
-if __name__ == "__main__":
-    stage, path = int(sys.argv[1]), Path(sys.argv[2])
+def stepped_weights(stage: int, batches: Sequence[Batch], rate: float = 1.0) -> dict[str, torch.Tensor]:
+    """The weights after one step on these batches, and on those of the other processes."""
+    data = TrainData([], [], TextTokenizer(None, TABLE, add_blank=False), COLLATOR, tiny_train(gradient_clip_norm=1e6))
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[ddp_options(stage)])
+    # Whatever others begin with, the weights of the first count.
+    torch.manual_seed(accelerator.process_index)
+    trainer = build_trainer(VALLE(tiny_model(), train_stage=stage), data, Path(), accelerator)
+    # With so large an epsilon and no memory, a step of nearly the gradient, and not of its sign alone.
+    trainer.optimizer = torch.optim.Adam(trainer.parameters, lr=rate, betas=(0.0, 0.0), eps=1.0, fused=True)
+    trainer._optimize(batches, rate, trainer._new_tally())
+    return whole(trainer.raw_model.named_weights())
+
+
+def main(stage: int, path: Path) -> None:
+    if "FSDP_VERSION" in os.environ:
+        allow_fsdp()
+        set_up(Accelerator(cpu=True).state.fsdp_plugin)
     state = Accelerator(cpu=True).state
-    weights = stepped_weights(stage, state.process_index, state.num_processes)
+    weights = [
+        stepped_weights(stage, [share(state.process_index, state.num_processes, drawn)]) for drawn in (False, True)
+    ]
     if state.is_main_process:
         torch.save(weights, path)
     torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

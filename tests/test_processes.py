@@ -10,21 +10,32 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bins.preprocess
 import bins.train
 from models.valle import build
 from models.valle.experiment import Experiment
+from models.valle.sharding import set_up
 from processors.manifest import SPLITS, list_shards
 from tests.conftest import ROOT, free_port, tiny_train
-from tests.gradients import stepped_weights
+from tests.gradients import share, stepped_weights
 from tests.tiny_runs import call, prepare, sets, train, write_config, write_custom
 from utils.checkpoint import find_checkpoints, load_state, load_weights
 from utils.errors import UserError
 
 TORCHRUN = ("-m", "torch.distributed.run")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no")
+TWO = (*TORCHRUN, "--standalone", "--nproc_per_node", "2")
+FSDP = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+num_machines: 1
+num_processes: 2
+fsdp_config:
+  fsdp_version: 2
+"""
 # Ended here, and not by the harness, a launcher's processes are ended with it.
 SECONDS = 200
 
@@ -54,6 +65,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(folder / "config.json", write_custom(folder / "corpus", 40), folder)
 
 
+@pytest.fixture(scope="module")
+def with_fsdp(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """A launcher of two processes, by a user's file."""
+    path = tmp_path_factory.mktemp("launcher") / "fsdp.yaml"
+    path.write_text(FSDP)
+    return ("-m", "accelerate.commands.launch", "--config_file", path)
+
+
 def contents(data: Path) -> dict[str, bytes]:
     """What stage 1 made, but for the headers of gzip files, which hold the time.
 
@@ -78,15 +97,22 @@ def test_stage_1_makes_the_same_on_two_processes_as_on_one(config: Path, data: P
     assert all(list_shards(data / "custom" / split) for split in SPLITS)
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(stage: int, tmp_path: Path) -> None:
-    script = (*TORCHRUN, "--standalone", "--nproc_per_node", "2", "-m", "tests.gradients")
-    finish(start(*script, str(stage), tmp_path / "weights.pt"))
-    of_two = torch.load(tmp_path / "weights.pt")
-    of_one = stepped_weights(stage, rank=0, world_size=1)
-    untrained = stepped_weights(stage, rank=0, world_size=1, rate=0.0)
-    assert max(float((of_two[name] - value).abs().max()) for name, value in of_one.items()) < 1e-5
-    assert max(float((untrained[name] - value).abs().max()) for name, value in of_one.items()) > 1e-2
+def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(
+    stage: int, kind: str, with_fsdp: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    """Whether all of the NAR's stages are there, or one is drawn for each process."""
+    launcher = TWO if kind == "ddp" else with_fsdp
+    finish(start(*launcher, "-m", "tests.gradients", str(stage), tmp_path / "weights.pt"))
+    with_all, with_drawn = torch.load(tmp_path / "weights.pt")
+    whole_batch, shares = [share(0, 1, drawn=False)], [share(rank, 2, drawn=True) for rank in range(2)]
+    assert stage == 1 or shares[0].nar[0].stage != shares[1].nar[0].stage
+    untrained = stepped_weights(stage, whole_batch, rate=0.0)
+    for of_two, batches in ((with_all, whole_batch), (with_drawn, shares)):
+        of_one = stepped_weights(stage, batches)
+        assert max(float((of_two[name] - value).abs().max()) for name, value in of_one.items()) < 1e-5
+        assert max(float((untrained[name] - value).abs().max()) for name, value in of_one.items()) > 1e-2
 
 
 def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path, data: Path) -> None:
@@ -98,7 +124,7 @@ def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path,
     assert load_state(first)["num_processes"] == 2 and first.step == 2
 
     from_ar = ("--model_train_stage", "2", "--ar_model_ckpt_dir", experiments / "ar")
-    finish(start(*TORCHRUN, "--standalone", "--nproc_per_node", "2", *own, "--name", "nar", *from_ar, *steps))
+    finish(start(*TWO, *own, "--name", "nar", *from_ar, *steps))
     [nar] = find_checkpoints(experiments / "nar" / "checkpoint")
     assert load_state(nar)["num_processes"] == 2
     weights = load_weights(nar)
@@ -110,6 +136,37 @@ def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path,
     train(config, "ar", 1, changes, "--resume", "true")
     last = find_checkpoints(experiments / "ar" / "checkpoint")[-1]
     assert last.step == 3 and load_state(last)["num_processes"] == 1
+
+
+def test_a_model_trains_with_fsdp_as_in_one_process(
+    config: Path, data: Path, with_fsdp: tuple[str | Path, ...]
+) -> None:
+    """Two steps in one process, two with FSDP on two, two in one: as six in one, whose every step has two batches."""
+    experiments = config.parent / "ckpts"
+    still = {"model.dropout": 0.0, "train.audio_token_dropout": 0.0, "train.max_sentences": 2, "train.base_lr": 1e-3}
+    alone = {**still, "train.gradient_accumulation_step": 2}
+    train(config, "uninterrupted", 1, {**alone, "train.max_steps": 6})
+    train(config, "handed_on", 1, {**alone, "train.max_steps": 2})
+    shown = {**still, "train.max_steps": 4, "train.valid_interval": 1, "train.tracker": ["tensorboard"]}
+    program = (*with_fsdp, "-m", "tests.sharded", "--config", config)
+    flags = ("--name", "handed_on", "--model_train_stage", "1", "--resume", "true")
+    finish(start(*program, *flags, *sets(shown)))
+    train(config, "handed_on", 1, {**alone, "train.max_steps": 6}, "--resume", "true")
+    expected, found = (
+        find_checkpoints(experiments / name / "checkpoint")[-1] for name in ("uninterrupted", "handed_on")
+    )
+    assert load_state(expected)["progress"]["place"] == load_state(found)["progress"]["place"]
+    weights = load_weights(found)
+    assert weights.keys() == load_weights(expected).keys()
+    assert max(float((weights[name] - value).abs().max()) for name, value in load_weights(expected).items()) < 1e-5
+
+    flags = ("--name", "nar_fsdp", "--model_train_stage", "2", "--ar_model_ckpt_dir", str(experiments / "handed_on"))
+    finish(start(*program, *flags, *sets(shown)))
+    [nar] = find_checkpoints(experiments / "nar_fsdp" / "checkpoint")
+    trained = load_weights(nar)
+    assert all(trained[name].equal(value) for name, value in weights.items())
+    logged = EventAccumulator(str(experiments / "nar_fsdp" / "log"), size_guidance={"audio": 0}).Reload()
+    assert [event.step for event in logged.Audio("sample/speech")] == [1, 2, 3, 4]
 
 
 def test_a_model_trains_on_shards_behind_a_url(config: Path, data: Path, serve: Callable[[Path], str]) -> None:
@@ -126,11 +183,18 @@ def test_a_model_trains_on_shards_behind_a_url(config: Path, data: Path, serve: 
 
 
 def test_what_training_cannot_run_under_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    started = SimpleNamespace(distributed_type=DistributedType.FSDP, is_main_process=True)
+    started = SimpleNamespace(distributed_type=DistributedType.MEGATRON_LM, is_main_process=True)
     monkeypatch.setattr(build, "Accelerator", lambda **_: started)
     settings = SimpleNamespace(train=tiny_train())
-    with pytest.raises(UserError, match="FSDP is not supported; set distributed_type to MULTI_GPU"):
+    with pytest.raises(UserError, match="MEGATRON_LM is not supported; set distributed_type to MULTI_GPU or FSDP"):
         build.build_accelerator(settings, Experiment(tmp_path), train_stage=1)
+    for given, advice in (
+        ({"fsdp_version": 1}, "set fsdp_version to 2"),
+        ({"fsdp_version": 2, "cpu_offload": True}, "fsdp_offload_params is not supported"),
+        ({"fsdp_version": 2, "activation_checkpointing": True}, "train.activation_checkpointing to true"),
+    ):
+        with pytest.raises(UserError, match=advice):
+            set_up(FullyShardedDataParallelPlugin(**given))
 
 
 def test_a_url_that_does_not_answer_is_one_line(config: Path) -> None:

@@ -1,6 +1,7 @@
 """Puts a training together from settings, data and a start."""
 
 from contextlib import nullcontext
+from copy import deepcopy
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
@@ -12,6 +13,7 @@ from models.valle.experiment import Experiment, PreparedData, Start, supersede, 
 from models.valle.interfaces import Codec, Tokenizer
 from models.valle.load import load_checked
 from models.valle.samples import SampleLogger
+from models.valle.sharding import set_up
 from models.valle.synthesizer import Synthesizer
 from models.valle.trainer import Trainer
 from models.valle.valle import VALLE
@@ -22,7 +24,7 @@ from utils.files import locked
 from utils.log import log, set_up_logging
 
 MAX_PROMPT_SECONDS = 3
-_KINDS = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU}
+_KINDS = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP}
 
 
 def train(
@@ -71,14 +73,16 @@ def _train(
     model = VALLE(settings.model, train_stage)
     load_checked(model, start.weights, None)
     model.speed_up(settings.train)
+    whole_model = deepcopy(model) if accelerator.is_fsdp2 else model
     train_data = build_data(settings, data, train_stage, codec, tokenizer, accelerator)
     trainer = Trainer(
         settings=settings.train,
         model=model,
+        whole_model=whole_model,
         data=train_data,
         folder=experiment.folder,
         accelerator=accelerator,
-        samples=build_samples(settings, model, codec, tokenizer, train_data, accelerator),
+        samples=build_samples(settings, whole_model, codec, tokenizer, train_data, accelerator),
         num_utterances=data.num_utterances,
         meta={"train_stage": train_stage, "codec": data.codec_fingerprint},
     )
@@ -124,18 +128,24 @@ def build_accelerator(settings: Settings, experiment: Experiment, train_stage: i
         mixed_precision="bf16" if use_bf16 else "no",
         log_with=list(settings.train.tracker) or None,
         project_dir=experiment.folder,
-        # The heads of stages that were not drawn get no gradient.
-        kwargs_handlers=[
-            # Position tables grow with what each process sees: they are never to be broadcast.
-            DistributedDataParallelKwargs(find_unused_parameters=train_stage != 1, broadcast_buffers=False)
-        ],
+        kwargs_handlers=[ddp_options(train_stage)],
     )
     set_up_logging(accelerator.is_main_process)
     if accelerator.distributed_type not in _KINDS:
         raise UserError(
-            f"accelerate: {accelerator.distributed_type.value} is not supported; set distributed_type to MULTI_GPU"
+            f"accelerate: {accelerator.distributed_type.value} is not supported; set distributed_type to MULTI_GPU or "
+            "FSDP"
         )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        set_up(accelerator.state.fsdp_plugin)
     return accelerator
+
+
+def ddp_options(train_stage: int) -> DistributedDataParallelKwargs:
+    """How processes that each have the whole model share its gradients."""
+    # The heads of stages that were not drawn get no gradient. Position tables grow with what each process sees: they
+    # are never to be broadcast.
+    return DistributedDataParallelKwargs(find_unused_parameters=train_stage != 1, broadcast_buffers=False)
 
 
 def build_data(

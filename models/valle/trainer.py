@@ -19,15 +19,15 @@ from models.valle.batch import START, Batch, Place
 from models.valle.data import TrainData
 from models.valle.samples import SampleLogger
 from models.valle.schedule import learning_rate
-from models.valle.valle import VALLE, Score
+from models.valle.sharding import make_ready
+from models.valle.tally import MAX_SKIPPED, Skipped, Tally, model_of
+from models.valle.valle import VALLE
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log, progress_bar
+from utils.sharded import cut_as, whole, whole_here
 from utils.signals import Signals, exit_status
-
-# So many steps in a row that are not finite end a training.
-MAX_SKIPPED = 20
 
 
 @dataclass
@@ -44,74 +44,12 @@ class HelperEndedError(Exception):
     """A process of the loader ended before its work did."""
 
 
-class Tally:
-    """Sums of scores, kept on the device: nothing is read back until `means` is called.
-
-    Scores whose loss is not finite are left out.
-    """
-
-    def __init__(self, names: Sequence[str], device: torch.device) -> None:
-        self.names = list(names)
-        self.sums = torch.zeros(len(self.names), 3, dtype=torch.double, device=device)
-
-    def add(self, scores: dict[str, Score]) -> None:
-        for name, score in scores.items():
-            loss_sum = score.loss_sum.detach().double()
-            is_finite = loss_sum.isfinite()
-            row = self.sums[self.names.index(name)]
-            row[0] += loss_sum.nan_to_num(0.0, 0.0, 0.0)
-            row[1] += score.num_top10 * is_finite
-            row[2] += score.num_targets * is_finite
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """`<name>/loss` and `<name>/top10` over all processes; `loss` is the sum of the AR's mean and the NAR's."""
-        means: dict[str, float] = {}
-        totals: dict[str, list[float]] = {}
-        for name, (loss_sum, num_top10, count) in zip(
-            self.names, accelerator.reduce(self.sums, "sum").tolist(), strict=True
-        ):
-            if count:
-                means[f"{name}/loss"], means[f"{name}/top10"] = loss_sum / count, num_top10 / count
-                total = totals.setdefault(model_of(name), [0.0, 0.0])
-                total[0], total[1] = total[0] + loss_sum, total[1] + count
-        means["loss"] = sum(loss_sum / count for loss_sum, count in totals.values())
-        return means
-
-
-class Skipped:
-    """Counts the steps whose gradient was not finite, on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._counts = torch.zeros(2, dtype=torch.long, device=device)
-
-    def note(self, gradient_norm: Tensor) -> Tensor:
-        """1 for a step that is to be skipped, else 0, as a float."""
-        is_skipped = ~gradient_norm.isfinite()
-        self._counts[0] += is_skipped
-        self._counts[1] = (self._counts[1] + 1) * is_skipped
-        return is_skipped.float()
-
-    @property
-    def total(self) -> int:
-        """Of this run."""
-        return int(self._counts[0])
-
-    @property
-    def too_many(self) -> bool:
-        """Whether the last `MAX_SKIPPED` steps were all skipped."""
-        return int(self._counts[1]) >= MAX_SKIPPED
-
-
-def model_of(name: str) -> str:
-    """The model, ar or nar, that a score's name belongs to."""
-    return name.split("_")[0]
-
-
 class Trainer:
     """Trains `model` on `data` into the experiment folder `folder`.
 
     `samples` speaks and draws at each validation; None leaves that out. Everything that resuming needs is in a
-    checkpoint: weights, optimizer, `Progress`, and each process's random state.
+    checkpoint: weights, optimizer, `Progress`, and each process's random state. `whole_model` validates and speaks: the
+    model, or, where FSDP cuts that, a copy.
     """
 
     def __init__(
@@ -119,6 +57,7 @@ class Trainer:
         *,
         settings: TrainSettings,
         model: VALLE,
+        whole_model: VALLE,
         data: TrainData,
         folder: Path,
         accelerator: Accelerator,
@@ -139,16 +78,20 @@ class Trainer:
         self.messages = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self.skipped = Skipped(accelerator.device)
         self.progress = Progress()
-        self.raw_model = model.to(accelerator.device)
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = getattr(torch.optim, settings.optimizer)(
-            self.parameters,
+        self.raw_model, self.whole_model = model.to(accelerator.device), whole_model
+        optimizer = getattr(torch.optim, settings.optimizer)(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=settings.base_lr,
             betas=tuple(settings.adamw.betas),
             weight_decay=settings.adamw.weight_decay,
             fused=True,
         )
-        self.model = accelerator.prepare(model)
+        if accelerator.is_fsdp2:
+            make_ready(model)
+        self.model, prepared = accelerator.prepare(model, optimizer)
+        self.optimizer = prepared.optimizer
+        # FSDP has put others in the place of those there were.
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def train(self) -> int:
         """Go on from `progress` to the last epoch or step, and leave a checkpoint there.
@@ -226,7 +169,7 @@ class Trainer:
                 loss = sum(score.loss_sum / counts[model_of(name)] for name, score in scores.items())
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             tally.add(scores)
-        gradient_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm)
+        gradient_norm = whole_here(self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm))
         # The fused optimizer passes over such a step by itself, and no device has to be asked.
         self.optimizer.found_inf = self.skipped.note(gradient_norm)
         for parameters in self.optimizer.param_groups:
@@ -252,19 +195,30 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Scores on the fixed validation batches, logged; then the samples."""
-        self.model.eval()
         tally = self._new_tally()
-        for batch in self.data.valid_batches():
-            with self.accelerator.autocast():
-                tally.add(self.raw_model(batch.to(self.accelerator.device)))
-        means = tally.means(self.accelerator)
-        if means["loss"]:
-            log.info("step %d: validation loss %.4f", self.progress.step, means["loss"])
-            self._log("valid", means)
-        if self.samples is not None and self.accelerator.is_main_process:
-            self.samples.log(self.progress.step)
+        with self._in_one_piece() as model:
+            model.eval()
+            for batch in self.data.valid_batches():
+                with self.accelerator.autocast():
+                    tally.add(model(batch.to(self.accelerator.device)))
+            means = tally.means(self.accelerator)
+            if means["loss"]:
+                log.info("step %d: validation loss %.4f", self.progress.step, means["loss"])
+                self._log("valid", means)
+            if self.samples is not None and self.accelerator.is_main_process:
+                self.samples.log(self.progress.step)
         self.accelerator.wait_for_everyone()
         return means
+
+    @contextmanager
+    def _in_one_piece(self) -> Iterator[VALLE]:
+        """The model for what each process does alone. A copy takes room on the device for so long, no longer."""
+        is_copy = self.whole_model is not self.raw_model
+        if is_copy:
+            self.whole_model.to(self.accelerator.device).load_named_weights(whole(self.raw_model.named_weights()))
+        yield self.whole_model
+        if is_copy:
+            self.whole_model.cpu()
 
     def save(self, ends_epoch: bool) -> None:
         """Write a checkpoint of where training stands, unless there is one, and remove those that no rule keeps."""
@@ -272,15 +226,16 @@ class Trainer:
             return
         self.saved = replace(self.progress)
         random_states: list[dict[str, Any]] = gather_object([_random_state(self.accelerator.device)])
+        weights, optimizer = whole(self.raw_model.named_weights()), whole(self.optimizer.state_dict())
         if self.accelerator.is_main_process:
             progress, settings = self.progress, self.settings
             folder = self.folder / "checkpoint"
             checkpoint.save_checkpoint(
                 folder,
                 checkpoint.checkpoint_name(progress.epoch, progress.step, progress.loss),
-                weights=self.raw_model.named_weights(),
+                weights=weights,
                 state={
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": optimizer,
                     "optimizer_name": settings.optimizer,
                     "progress": asdict(progress),
                     "num_processes": self.accelerator.num_processes,
@@ -302,6 +257,12 @@ class Trainer:
             raise UserError(
                 f"train.optimizer: {source.path} was trained with {state['optimizer_name']}; resume with it"
             )
+        for index, moments in state["optimizer"]["state"].items():
+            parameter = self.parameters[index]
+            state["optimizer"]["state"][index] = {
+                name: cut_as(value, parameter) if value.shape == parameter.shape else value
+                for name, value in moments.items()
+            }
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             # What the settings say now counts, not what they said then.

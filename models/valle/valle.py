@@ -13,6 +13,7 @@ from models.valle.batch import IGNORED, Batch
 from models.valle.nar import NAR
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
 from modules.transformer import Transformer
+from utils.sharded import cut_as
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ class VALLE(nn.Module):
         return names
 
     def named_weights(self) -> dict[str, Tensor]:
-        """The state dict under the checkpoint format's names: `ar_...` and `nar_...`."""
-        return {_outer_name(name): value for name, value in self.state_dict().items()}
+        """The state dict under the checkpoint format's names: `ar_...` and `nar_...`; of a tied pair one tensor."""
+        own = self.state_dict(keep_vars=True)
+        values = {id(value): value.detach() for value in own.values()}
+        return {_outer_name(name): values[id(value)] for name, value in own.items()}
 
     def load_named_weights(self, weights: dict[str, Tensor], assign: bool = False) -> list[str]:
         """Load weights under those names; returns the names that are missing.
@@ -117,7 +120,9 @@ class VALLE(nn.Module):
             if other != name and not value.equal(weights[other]):
                 raise ValueError(f"weights {other} and {name} differ, and model.share_embedding makes them one")
         loaded = {
-            inner: weights[given[id(value)]].to(value.dtype) for inner, value in own.values() if id(value) in given
+            inner: cut_as(weights[given[id(value)]].to(value.dtype), value)
+            for inner, value in own.values()
+            if id(value) in given
         }
         self.load_state_dict(loaded, strict=False, assign=assign)
         return [name for name, (_, value) in own.items() if id(value) not in given]

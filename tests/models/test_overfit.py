@@ -4,19 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from config.schema import MelRVQSettings
 from models.valle.batch import Collator
 from models.valle.data import TrainData, join
 from models.valle.synthesizer import Request, Synthesizer
-from models.valle.trainer import Trainer
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
 from tests.conftest import SHARED, tiny_infer, tiny_model, tiny_train
+from tests.tiny_trainer import build_trainer
 from utils.audio import read_audio
 
 CORPUS = SHARED / "speech" / "Kathleen"
@@ -44,17 +43,8 @@ def train(model: VALLE, stage: int, num_steps: int, shards: list[str], tokenizer
         save_checkpoint_steps=None,
     )
     torch.manual_seed(0)
-    trainer = Trainer(
-        settings=settings,
-        model=model,
-        data=TrainData(shards, shards, tokenizer, Collator(8, 1, 75, for_nar=stage == 2), settings),
-        folder=Path(shards[0]).parent,
-        accelerator=Accelerator(cpu=True),
-        samples=None,
-        num_utterances=2,
-        meta={"train_stage": stage, "codec": "made up"},
-    )
-    trainer.train()
+    data = TrainData(shards, shards, tokenizer, Collator(8, 1, 75, for_nar=stage == 2), settings)
+    build_trainer(model, data, Path(shards[0]).parent).train()
 
 
 def test_each_text_gives_its_own_utterance(tmp_path) -> None:

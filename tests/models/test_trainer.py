@@ -12,12 +12,14 @@ from accelerate import Accelerator
 from models.valle.batch import START, Collator, Example
 from models.valle.data import TrainData
 from models.valle.schedule import learning_rate
-from models.valle.trainer import Tally, Trainer
+from models.valle.tally import Tally
+from models.valle.trainer import Trainer
 from models.valle.valle import VALLE, Score
 from processors.manifest import list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
+from tests.tiny_trainer import build_trainer
 from utils.checkpoint import find_checkpoints, load_weights
 from utils.errors import UserError
 from utils.signals import Signals, exit_status
@@ -37,16 +39,7 @@ def make_trainer(tmp_path):
         changes = {"max_steps": 4, "num_buckets": 3, "save_checkpoint_steps": None, "valid_interval": 1000} | changes
         settings = tiny_train(**changes)
         data = TrainData(shards, shards, TextTokenizer(None, TABLE, add_blank=False), COLLATOR, settings)
-        return Trainer(
-            settings=settings,
-            model=VALLE(tiny_model(), train_stage=stage),
-            data=data,
-            folder=tmp_path / name,
-            accelerator=Accelerator(cpu=True),
-            samples=None,
-            num_utterances=24,
-            meta={"train_stage": stage, "codec": "made up"},
-        )
+        return build_trainer(VALLE(tiny_model(), train_stage=stage), data, tmp_path / name)
 
     return make
 
