@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,22 @@ from models.valle.batch import Place
 from processors.manifest import Utterance, list_shards, write_shard
 
 SHARD_SIZE, UTTERANCES_PER_SPEAKER = 1000, 100
+# Processes that divide the reading among them.
+NUM_READERS = 8
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading an epoch took: seconds to its first batch and to that of its last block, MiB at the peak."""
+    """What reading an epoch took: seconds to its first batch and to that of its last block, MiB at the peak.
+
+    Rates are utterances a second, `shared_rate` those of a whole epoch whose reading is divided.
+    """
 
     first_seconds: float
     resumed_seconds: float
     peak_mib: float
     rate: float
+    shared_rate: float
 
 
 def rows(settings: Settings, full: bool) -> list[Row]:
@@ -50,6 +56,17 @@ def rows(settings: Settings, full: bool) -> list[Row]:
     growth = readings[1].peak_mib / readings[0].peak_mib
     goal = f"at most 1.2 x that of {nums[0]:,}"
     made[-1].goal, made[-1].met, made[-1].note = f"{goal} in memory", growth <= 1.2, f"{growth:.2f} x"
+    shared, alone = readings[1].shared_rate, readings[1].rate
+    made.append(
+        Row(
+            f"{nums[1]:,} short utterances: read in {NUM_READERS} streams by as many processes",
+            rate=shared,
+            unit="utterance/s",
+            goal=f"at least {NUM_READERS / 2:g} x one process",
+            met=shared >= alone * NUM_READERS / 2,
+            note=f"{shared / alone:.1f} x",
+        )
+    )
     return made
 
 
@@ -67,7 +84,18 @@ def read(settings: Settings, shards: Sequence[str]) -> Reading:
     with peak_memory() as peak:
         num = sum(batch.num_utterances for batch in data.batches(0))
     rate = num / (time.perf_counter() - started)
-    return Reading(first_seconds, resumed_seconds, peak.before + (peak.mib or 0), rate)
+    shared_rate = num / _seconds_of_first(settings, shards)
+    return Reading(first_seconds, resumed_seconds, peak.before + (peak.mib or 0), rate, shared_rate)
+
+
+def _seconds_of_first(settings: Settings, shards: Sequence[str]) -> float:
+    """An epoch's batches, for the first of the processes that divide it."""
+    train = settings.train.model_copy(update={"num_streams": NUM_READERS})
+    data = train_data(settings.model_copy(update={"train": train}), shards, num_workers=0)
+    started = time.perf_counter()
+    for _ in replace(data, world_size=NUM_READERS).batches(0):
+        pass
+    return time.perf_counter() - started
 
 
 def _write(folder: Path, num_shards: int) -> list[str]:

@@ -127,6 +127,9 @@ class TrainSettings(Section):
     shards_per_block: Count = Field(
         description="shards that are shuffled and bucketed together; a resumed training reads at most these again"
     )
+    num_streams: Count = Field(
+        description="parts of a block that are shuffled and bucketed apart, so that processes divide the reading"
+    )
     dataset_weights: dict[Dataset, Positive] = Field(
         description="how often an epoch reads a corpus: 0.5 half of its shards, 2 each twice; 1 where it is not named"
     )

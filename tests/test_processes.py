@@ -118,7 +118,8 @@ def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(
 def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path, data: Path) -> None:
     own = (ROOT / "bins" / "train.py", "--config", config)
     experiments = config.parent / "ckpts"
-    steps = sets({"train.max_steps": 2, "train.max_sentences": 2, "train.shards_per_block": 2})
+    changes = {"train.max_sentences": 2, "train.shards_per_block": 2, "train.num_streams": 2}
+    steps = sets({"train.max_steps": 2, **changes})
     finish(*machines(2, (*own, "--name", "ar", "--model_train_stage", "1", *steps), free_port()))
     [first] = find_checkpoints(experiments / "ar" / "checkpoint")
     assert load_state(first)["num_processes"] == 2 and first.step == 2
@@ -130,10 +131,9 @@ def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path,
     weights = load_weights(nar)
     assert all(weights[name].equal(value) for name, value in load_weights(first).items())
 
-    changes = {"train.max_steps": 3, "train.max_sentences": 2, "train.shards_per_block": 2}
     # Two steps of two batches, of two utterances each.
     assert load_state(first)["progress"]["place"] == {"block": 0, "groups_done": 4}
-    train(config, "ar", 1, changes, "--resume", "true")
+    train(config, "ar", 1, {"train.max_steps": 3, **changes}, "--resume", "true")
     last = find_checkpoints(experiments / "ar" / "checkpoint")[-1]
     assert last.step == 3 and load_state(last)["num_processes"] == 1
 

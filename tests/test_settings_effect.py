@@ -112,6 +112,7 @@ ROWS = [
     Row("train.shuffle_buffer", 3, weights),
     Row("train.num_buckets", 4, weights),
     Row("train.shards_per_block", 1, weights),
+    Row("train.num_streams", 2, weights),
     Row("train.dataset_weights", {"custom": 2}, checkpoints, EPOCH),
     Row("train.dataset_weights", {"vctk": 2}, weights, refused=True),
     Row("train.join_probability", 1, weights),

@@ -31,7 +31,7 @@ class Example:
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where an epoch stands: in which block of shards, and how many batches of it all processes have done."""
+    """Where an epoch stands: in which block of shards, and how many turns of it all processes have done."""
 
     block: int = 0
     groups_done: int = 0
@@ -61,7 +61,9 @@ class NarInput:
 class Batch:
     """text (B, S) ids, codes (B, T, Q), both zero where padded. Counts are plain ints: no device is asked for them.
 
-    `end` is where the epoch goes on once every process has done its batch of this turn.
+    `end` is where the epoch goes on once every process has done its batch of this turn. One that `is_filler` stands in
+    where others have a batch and this process has none: it counts nothing. One that `ends_block` is the last of its
+    block, and a filler.
     """
 
     text: Tensor
@@ -73,7 +75,9 @@ class Batch:
     num_frames: int
     num_utterances: int
     longest: int
-    end: Place
+    end: Place = START
+    is_filler: bool = False
+    ends_block: bool = False
 
     def to(self, device: torch.device) -> "Batch":
         return _moved(self, device)
@@ -102,7 +106,7 @@ class Collator:
     max_prompt_frames: int
     for_nar: bool
 
-    def __call__(self, examples: Sequence[Example], rng: random.Random | None, end: Place = START) -> Batch:
+    def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:
         """With `rng` the NAR's stage and prompt are drawn; without (validation) every stage is there, unmoved."""
         codes = [torch.from_numpy(example.utterance.codes.astype(np.int64)) for example in examples]
         text = [torch.tensor(example.ids) for example in examples]
@@ -116,7 +120,6 @@ class Collator:
             num_frames=sum(len(code) for code in codes),
             num_utterances=len(examples),
             longest=max(example.num_tokens for example in examples),
-            end=end,
         )
 
     def _nar_inputs(

@@ -1,4 +1,4 @@
-"""From shards to batches: shuffling, pairing by speaker, length buckets, and a position that can be resumed."""
+"""From examples to batches: length buckets, what each process gets, and a position that can be resumed."""
 
 import hashlib
 import json
@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice
+from itertools import count, islice
 
-import numpy as np
 import torch
 from lhotse.dataset.sampling.base import SamplingConstraint
 from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketer
@@ -19,12 +18,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from config.schema import TrainSettings
 from models.valle.batch import START, Batch, Collator, Example, Place
+from models.valle.examples import ExampleSource
 from models.valle.interfaces import Tokenizer
-from processors.manifest import Utterance, corpus_of, read_shards
+from processors.manifest import corpus_of
 from utils.errors import UserError
 from utils.signals import expect_helpers_to_end, ignore_in_helper
 
-WORD_BOUNDARY = "_"
 # Enough to know how lengths are distributed.
 MEASURED_EXAMPLES = 2000
 
@@ -56,95 +55,14 @@ class PaddedTokens(SamplingConstraint):
 
 
 @dataclass(frozen=True)
-class ExampleSource:
-    """The examples of some shards, in an order that the seed determines.
-
-    Utterances are shuffled within a buffer; from that buffer come an utterance's partners: the other utterance of its
-    speaker that it may be joined to, and the one that `prefix_mode` 4 takes a segment from. Without `shuffle`
-    (validation) the order is that on disk, and nothing is drawn.
-    """
-
-    shards: Sequence[str]
-    tokenizer: Tokenizer
-    buffer_size: int
-    join_probability: float
-    with_other: bool
-    seed: str
-    shuffle: bool
-
-    def __iter__(self) -> Iterator[Example]:
-        rng = random.Random(self.seed)
-        waiting: list[Utterance] = []
-        by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-        source = _read_all(self.shards)
-        for utterance in source:
-            self._hold(utterance, waiting, by_speaker, rng)
-            if len(waiting) >= self.buffer_size:
-                break
-        while waiting:
-            utterance = self._release(waiting, by_speaker)
-            yield self._example(utterance, by_speaker[utterance.speaker], rng)
-            for _ in range(self.buffer_size - len(waiting)):
-                following = next(source, None)
-                if following is None:
-                    break
-                self._hold(following, waiting, by_speaker, rng)
-
-    def _hold(
-        self, utterance: Utterance, waiting: list[Utterance], by_speaker: dict[str, list[Utterance]], rng: random.Random
-    ) -> None:
-        """Put an utterance at a random place of the buffer."""
-        waiting.append(utterance)
-        by_speaker[utterance.speaker].append(utterance)
-        if self.shuffle:
-            place = rng.randrange(len(waiting))
-            waiting[place], waiting[-1] = waiting[-1], waiting[place]
-
-    def _release(self, waiting: list[Utterance], by_speaker: dict[str, list[Utterance]]) -> Utterance:
-        """Take the last one out; its speaker's list keeps at least two, for those that come after."""
-        utterance = waiting.pop() if self.shuffle else waiting.pop(0)
-        of_speaker = by_speaker[utterance.speaker]
-        if len(of_speaker) > 2:
-            of_speaker.pop(next(i for i, other in enumerate(of_speaker) if other.id == utterance.id))
-        return utterance
-
-    def _example(self, utterance: Utterance, of_speaker: Sequence[Utterance], rng: random.Random) -> Example:
-        other_codes = None
-        if self.join_probability or self.with_other:
-            others = [other for other in of_speaker if other.id != utterance.id]
-            if others and self.with_other:
-                other_codes = (rng.choice(others) if self.shuffle else others[0]).codes
-            if others and rng.random() < self.join_probability:
-                utterance = join(utterance, rng.choice(others))
-        return Example(utterance, tuple(self.tokenizer.ids(utterance.phones)), other_codes)
-
-
-def _read_all(shards: Sequence[str]) -> Iterator[Utterance]:
-    """The utterances of shards; ids and speakers of different corpora stay apart."""
-    for shard in shards:
-        dataset = corpus_of(shard)
-        for utterance in read_shards([shard]):
-            yield replace(utterance, id=f"{dataset}/{utterance.id}", speaker=f"{dataset}/{utterance.speaker}")
-
-
-def join(first: Utterance, second: Utterance) -> Utterance:
-    """Two utterances of a speaker as one, as a prompt and its target are at inference."""
-    return replace(
-        first,
-        id=f"{first.id}+{second.id}",
-        text=f"{first.text} {second.text}",
-        phones=(*first.phones, WORD_BOUNDARY, *second.phones),
-        codes=np.concatenate([first.codes, second.codes]),
-    )
-
-
-@dataclass(frozen=True)
 class Group:
-    """The examples of a batch, the seed of what is drawn for it, and where an epoch goes on behind it."""
+    """The examples of a batch, the seed of what is drawn for it, and what the batch says of itself."""
 
     examples: list[Example]
     seed: str | None
-    end: Place
+    end: Place = START
+    is_filler: bool = False
+    ends_block: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,16 +80,35 @@ class _Batches(IterableDataset):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for group in islice(self.groups(), first, None, step):
-            yield self.collator(group.examples, None if group.seed is None else random.Random(group.seed), group.end)
+            batch = self.collator(group.examples, None if group.seed is None else random.Random(group.seed))
+            yield replace(batch, end=group.end, is_filler=group.is_filler, ends_block=group.ends_block)
+
+
+def in_step(batches: Iterator[Batch], world_size: int, greatest: Callable[[int], int]) -> Iterator[Batch]:
+    """The batches of one of several processes, as many as the others have.
+
+    `greatest` gives the greatest number that a process has called it with, which all do as often. A process whose block
+    has ended repeats its last batch, a filler, until the others' has; a turn of fillers alone is passed over.
+    """
+    for batch in batches:
+        # 2 for one that counts, 1 for a filler, 0 at the block's end.
+        while most := greatest(2 - batch.is_filler - batch.ends_block):
+            if batch.ends_block:
+                batch = replace(batch, end=replace(batch.end, groups_done=batch.end.groups_done + world_size))
+            if most == 2:
+                yield batch
+            if not batch.ends_block:
+                break
 
 
 @dataclass(frozen=True)
 class TrainData:
     """The training batches of each epoch, dealt to processes, and the fixed ones for validation.
 
-    Shards are read one after another, and none is kept. An epoch is cut into blocks of `shards_per_block`, each of
-    which is shuffled and bucketed by itself: to go on in the midst of an epoch, no block before that one is read, but
-    for the few examples that lengths are measured on.
+    Shards are read one after another, and none is kept. An epoch is cut into blocks of `shards_per_block`: to go on in
+    the midst of one, no block before is read, but for the few examples that lengths are measured on. A block's shards
+    are dealt to `num_streams` streams, each of which is shuffled and bucketed by itself, and which give a batch in
+    turn: a process reads those alone that its own turns fall on, so that processes divide the reading.
     """
 
     train_shards: Sequence[str]
@@ -186,13 +123,16 @@ class TrainData:
         """The batches of an epoch for this process, from a place on.
 
         What a batch holds depends on the seed, the epoch and its place alone: not on the number of processes, nor on
-        whether training was interrupted. Every process gets equally many.
+        whether training was interrupted. Among several processes each block ends with a batch that `ends_block`: one
+        process has it earlier than another, and `in_step` lets them wait.
         """
         return self._loader(partial(self._train_groups, epoch, start))
 
     def fingerprint(self) -> str:
         """Changes with whatever decides which shards a block of an epoch has, wherever they lie."""
-        settings = self.settings.model_dump(include={"shards_per_block", "dataset_weights", "random_seed"})
+        settings = self.settings.model_dump(
+            include={"shards_per_block", "num_streams", "dataset_weights", "random_seed"}
+        )
         shards = [shard.rsplit("/", 3)[1:] for shard in self.train_shards]
         return hashlib.sha256(json.dumps([settings, shards], sort_keys=True).encode()).hexdigest()
 
@@ -205,29 +145,47 @@ class TrainData:
         return list(islice(self._source(self.valid_shards, "", shuffle=False), num))
 
     def _train_groups(self, epoch: int, start: Place) -> Iterator[Group]:
-        """This process's share of an epoch's groups: one of every `world_size`."""
-        dealt: list[Group] = []
-        for group in self._epoch_groups(epoch, start.block):
-            if group.end.groups_done == 1:
-                filler = replace(group, examples=group.examples[:1])
-            if group.end <= start:
-                continue
-            dealt.append(group)
-            if len(dealt) == self.world_size:
-                yield replace(dealt[self.rank], end=group.end)
-                dealt = []
-        if dealt:
-            # At the end, so that no process waits for another, those without a group take one utterance again.
-            yield replace((dealt + [filler] * self.world_size)[self.rank], end=group.end)
-
-    def _epoch_groups(self, epoch: int, first_block: int) -> Iterator[Group]:
-        """Every group from the beginning of a block on."""
+        """This process's share of an epoch's groups."""
         shards, size = self._epoch_shards(epoch), self.settings.shards_per_block
-        for block in range(first_block, -(-len(shards) // size)):
-            seed = f"{self.settings.random_seed} {epoch} {block}"
-            source = self._source(shards[block * size : (block + 1) * size], seed, shuffle=True)
-            for index, examples in enumerate(self._grouped(source)):
-                yield Group(examples, f"{seed} {index}", Place(block, index + 1))
+        for block in range(start.block, -(-len(shards) // size)):
+            done = start if block == start.block else Place(block, 0)
+            yield from self._share(epoch, shards[block * size : (block + 1) * size], done)
+
+    def _share(self, epoch: int, shards: Sequence[str], done: Place) -> Iterator[Group]:
+        """Of a block's turns, in which its streams give a group each, every `world_size`-th from a place on.
+
+        Among several processes a turn whose stream has ended is a filler; so is the last group, which ends the block.
+        """
+        num_streams = min(self.settings.num_streams, len(shards))
+        first = done.groups_done + self.rank
+        own = {turn % num_streams for turn in range(first, first + num_streams * self.world_size, self.world_size)}
+        seed = f"{self.settings.random_seed} {epoch} {done.block}"
+        streams = {number: self._stream(seed, shards, number, num_streams) for number in own}
+        end, filler = done, None
+        for turn in count():
+            if turn % num_streams not in own:
+                continue
+            group = next(streams.get(turn % num_streams, iter(())), None)
+            if group is None:
+                streams.pop(turn % num_streams, None)
+                if not streams:
+                    break
+            elif filler is None:
+                filler = replace(group, examples=group.examples[:1], is_filler=True)
+            if turn >= first and (turn - first) % self.world_size == 0:
+                end = Place(done.block, turn - self.rank + self.world_size)
+                given = filler if group is None and self.world_size > 1 else group
+                if given is not None:
+                    yield replace(given, end=end)
+        if filler is not None and self.world_size > 1:
+            yield replace(filler, end=end, ends_block=True)
+
+    def _stream(self, seed: str, shards: Sequence[str], number: int, num_streams: int) -> Iterator[Group]:
+        """The groups of every `num_streams`-th of a block's shards."""
+        seed = f"{seed} {number}" if number else seed
+        source = self._source(shards[number::num_streams], seed, shuffle=True, num_streams=num_streams)
+        for index, examples in enumerate(self._grouped(source)):
+            yield Group(examples, f"{seed} {index}")
 
     def _epoch_shards(self, epoch: int) -> list[str]:
         """The shards of an epoch, shuffled: of each corpus all, or as many as its weight says, in turn."""
@@ -248,13 +206,14 @@ class TrainData:
     def _valid_groups(self) -> Iterator[Group]:
         groups = self._grouped(self._source(self.valid_shards, "", shuffle=False))
         for examples in islice(groups, self.rank, self.settings.valid_max_batches, self.world_size):
-            yield Group(examples, None, START)
+            yield Group(examples, None)
 
-    def _source(self, shards: Sequence[str], seed: str, shuffle: bool) -> ExampleSource:
+    def _source(self, shards: Sequence[str], seed: str, shuffle: bool, num_streams: int = 1) -> ExampleSource:
         return ExampleSource(
             shards=shards,
             tokenizer=self.tokenizer,
-            buffer_size=self.settings.shuffle_buffer,
+            # A process may hold those of all streams at once.
+            buffer_size=-(-self.settings.shuffle_buffer // num_streams),
             join_probability=self.settings.join_probability if shuffle else 0.0,
             with_other=self.collator.for_nar and self.collator.prefix_mode == 4,
             seed=seed,
@@ -276,7 +235,7 @@ class TrainData:
             duration_bins=self._length_bins,
             world_size=1,
             constraint=PaddedTokens(settings.max_tokens, settings.max_sentences),
-            buffer_size=settings.shuffle_buffer,
+            buffer_size=source.buffer_size,
             shuffle=source.shuffle,
             rng=random.Random(seed),
             bucket_rng=random.Random(seed),

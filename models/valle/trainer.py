@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from config.schema import TrainSettings
 from models.valle.batch import START, Batch, Place
-from models.valle.data import TrainData
+from models.valle.data import TrainData, in_step
 from models.valle.samples import SampleLogger
 from models.valle.schedule import learning_rate
 from models.valle.sharding import make_ready
@@ -105,7 +105,7 @@ class Trainer:
         tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
         with Signals() as self.signals, self._unless_stopped(), self._progress_bar() as bar:
             while not self._is_over():
-                batches = self.data.batches(progress.epoch, progress.place)
+                batches = self._batches()
                 while group := self._next_group(batches):
                     rate = learning_rate(settings, progress.step, progress.epoch)
                     gradient_norm = self._optimize(group, rate, tally)
@@ -146,6 +146,19 @@ class Trainer:
             log.info("stopped at step %d by a signal; go on with --resume true", progress.step)
         return exit_status(self.stop_signal)
 
+    def _batches(self) -> Iterator[Batch]:
+        """Those of the epoch from its place on, as many as each other process has."""
+        batches = self.data.batches(self.progress.epoch, self.progress.place)
+        num_processes = self.accelerator.num_processes
+        return in_step(batches, num_processes, lambda value: self._most([value])[0]) if num_processes > 1 else batches
+
+    def _most(self, values: Sequence[int]) -> list[int]:
+        """The greatest of each value on all processes, between their processors: no GPU is asked."""
+        most = torch.tensor(values, dtype=torch.long)
+        if self.messages is not None:
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, self.messages)
+        return most.tolist()
+
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
         """The batches of a step; none at the end of an epoch."""
         try:
@@ -167,8 +180,9 @@ class Trainer:
             with nullcontext() if place == len(group) else self.accelerator.no_sync(self.model):
                 scores = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
                 loss = sum(score.loss_sum / counts[model_of(name)] for name, score in scores.items())
-                self.accelerator.backward(loss * self.accelerator.num_processes)
-            tally.add(scores)
+                self.accelerator.backward(loss * (0 if batch.is_filler else self.accelerator.num_processes))
+            if not batch.is_filler:
+                tally.add(scores)
         gradient_norm = whole_here(self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm))
         # The fused optimizer passes over such a step by itself, and no device has to be asked.
         self.optimizer.found_inf = self.skipped.note(gradient_norm)
@@ -180,10 +194,11 @@ class Trainer:
 
     def _count_targets(self, group: Sequence[Batch]) -> dict[str, Tensor]:
         """How many targets each model has in the group, on all processes."""
+        counting = [batch for batch in group if not batch.is_filler]
         counts = torch.tensor(
             [
-                sum(self.raw_model.num_ar_targets(batch) for batch in group),
-                sum(nar.num_targets for batch in group for nar in batch.nar),
+                sum(self.raw_model.num_ar_targets(batch) for batch in counting),
+                sum(nar.num_targets for batch in counting for nar in batch.nar),
             ],
             dtype=torch.double,
         )
@@ -303,11 +318,9 @@ class Trainer:
 
     def _share_signals(self) -> None:
         """Make what any process was sent by the end of a step known to all of them: they stop and save together."""
-        sent = torch.tensor([self.signals.stop_signal, self.signals.save_is_asked], dtype=torch.long)
-        if self.messages is not None:
-            torch.distributed.all_reduce(sent, torch.distributed.ReduceOp.MAX, self.messages)
+        stop_signal, save_is_asked = self._most([self.signals.stop_signal, self.signals.save_is_asked])
         self.signals.save_is_asked = False
-        self.stop_signal, self.save_is_asked = int(sent[0]), bool(sent[1])
+        self.stop_signal, self.save_is_asked = stop_signal, bool(save_is_asked)
 
     def _is_over(self) -> bool:
         settings, progress = self.settings, self.progress

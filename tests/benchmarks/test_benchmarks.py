@@ -105,5 +105,5 @@ def test_a_repeated_corpus_is_read_to_its_end(
     assert [len(list(read_shards([shard]))) for shard in shards] == [20] * 5
     blocks = settings.train.model_copy(update={"shards_per_block": 2})
     reading = streaming.read(settings.model_copy(update={"train": blocks}), shards)
-    assert min(reading.first_seconds, reading.resumed_seconds, reading.rate) > 0
+    assert min(reading.first_seconds, reading.resumed_seconds, reading.rate, reading.shared_rate) > 0
     assert reading.peak_mib > 50

@@ -1,18 +1,23 @@
 """Batches: what is in them, their order, and that nothing but seed, epoch and place decides it."""
 
 import shutil
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from config.schema import TrainSettings
-from models.valle.batch import IGNORED, Batch, Collator
-from models.valle.data import TrainData, join
-from processors.manifest import list_shards, read_shards, write_shard
+from models.valle import examples
+from models.valle.batch import IGNORED, START, Batch, Collator, Place
+from models.valle.data import TrainData, in_step
+from models.valle.examples import join
+from processors.manifest import Utterance, list_shards, read_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_train
@@ -128,34 +133,90 @@ def test_the_fingerprint_tells_data_apart_but_not_where_they_lie(shards, tmp_pat
     assert data(moved, source.settings).fingerprint() == source.fingerprint()
     others = [data(shards[1:], source.settings), data(shards, tiny_train()), data(shards, tiny_train(random_seed=9))]
     others.append(data(shards, tiny_train(dataset_weights={"vctk": 1.0}, shards_per_block=2)))
-    assert len({other.fingerprint() for other in [source, *others]}) == 5
+    others.append(data(shards, tiny_train(dataset_weights={"vctk": 1.0}, num_streams=2)))
+    assert len({other.fingerprint() for other in [source, *others]}) == 6
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_processes_share_an_epoch(shards, world_size: int) -> None:
-    """All get equally many batches; what is there twice is at most one utterance for each process but one."""
-    settings = tiny_train(shards_per_block=2)
+def in_turns(
+    shards: Sequence[str], settings: TrainSettings, world_size: int, start: Place = START
+) -> list[tuple[Batch, ...]]:
+    """What the processes of a training get, turn by turn; threads stand for them."""
+    values, meeting = [0] * world_size, threading.Barrier(world_size, timeout=60)
+
+    def greatest(rank: int, value: int) -> int:
+        values[rank] = value
+        meeting.wait()
+        found = max(values)
+        meeting.wait()
+        return found
+
+    def of(rank: int) -> list[Batch]:
+        batches = data(shards, settings, rank=rank, world_size=world_size).batches(0, start)
+        return list(in_step(batches, world_size, partial(greatest, rank)))
+
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(zip(*pool.map(of, range(world_size)), strict=True))
+
+
+def counting(turns: Sequence[tuple[Batch, ...]]) -> list[Batch]:
+    return [batch for turn in turns for batch in turn if not batch.is_filler]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 7])
+@pytest.mark.parametrize("num_streams", [1, 2, 3])
+def test_processes_share_an_epoch(shards, num_streams: int, world_size: int) -> None:
+    """All get equally many batches, and those that count are those of one process, in its order."""
+    settings = tiny_train(shards_per_block=3, num_streams=num_streams, max_sentences=4)
     whole = list(data(shards, settings).batches(0))
-    parts = [list(data(shards, settings, rank=rank, world_size=world_size).batches(0)) for rank in range(world_size)]
-    [num_steps] = {len(part) for part in parts}
-    assert num_steps == -(-len(whole) // world_size)
-    dealt = [part[step] for step in range(num_steps) for part in parts]
-    assert same(dealt[: len(whole)], whole)
-    assert [batch.num_utterances for batch in dealt[len(whole) :]] == [1] * (len(dealt) - len(whole))
-    assert len(dealt) - len(whole) <= world_size - 1
+    turns = in_turns(shards, settings, world_size)
+    assert same(counting(turns), whole) and sum(batch.num_utterances for batch in counting(turns)) == 50
+    assert all(len({batch.end for batch in turn}) == 1 and counting([turn]) for turn in turns)
+    assert not any(batch.is_filler for batch in whole)
 
 
-def test_another_number_of_processes_goes_on_at_the_same_place(shards) -> None:
-    settings = tiny_train(shards_per_block=2)
+@pytest.mark.parametrize("num_streams", [1, 2, 3])
+def test_another_number_of_processes_goes_on_at_the_same_place(shards, num_streams: int) -> None:
+    settings = tiny_train(shards_per_block=3, num_streams=num_streams, max_sentences=4)
     whole = list(data(shards, settings).batches(0))
-    of_two = list(data(shards, settings, rank=1, world_size=2).batches(0))
-    assert same(list(data(shards, settings).batches(0, of_two[2].end)), whole[6:])
+    turns = in_turns(shards, settings, 3)
+    for num_done in range(1, len(turns) + 1):
+        place = turns[num_done - 1][0].end
+        rest = whole[len(counting(turns[:num_done])) :]
+        assert same(list(data(shards, settings).batches(0, place)), rest)
+        assert same(counting(in_turns(shards, settings, 2, place)), rest)
+
+
+def test_processes_divide_the_reading_of_streams(shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard is read by one process; with a single stream by all."""
+    read: list[str] = []
+
+    def noted(paths: Sequence[str]) -> Iterator[Utterance]:
+        read.extend(paths)
+        return read_shards(paths)
+
+    monkeypatch.setattr(examples, "read_shards", noted)
+    for num_streams, times in ((2, 1), (1, 2)):
+        # Buckets would have their lengths measured on the first block.
+        settings = tiny_train(shards_per_block=4, num_streams=num_streams, use_dynamic_batchsize=False, batch_size=3)
+        read.clear()
+        in_turns(shards[:4], settings, 2)
+        assert Counter(read) == Counter(shards[:4] * times)
+
+
+def test_loader_processes_change_nothing_where_processes_share_streams(shards) -> None:
+    orders = []
+    for num in (0, 2):
+        settings = tiny_train(shards_per_block=3, num_streams=2, max_sentences=4, dataloader={"num_worker": num})
+        orders.append(list(data(shards, settings, rank=1, world_size=4).batches(1)))
+    assert same(*orders)
+    assert [batch.ends_block for batch in orders[0]] == [batch.ends_block for batch in orders[1]]
+    assert [batch.end for batch in orders[0]] == [batch.end for batch in orders[1]]
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (4, 2), (2, 4)])
 def test_steps_of_an_epoch_do_not_depend_on_the_number_of_processes(shards, batch_size: int, world_size: int) -> None:
     settings = tiny_train(use_dynamic_batchsize=False, batch_size=batch_size)
-    assert len(list(data(shards, settings, world_size=world_size).batches(0))) == 7
+    assert len(in_turns(shards, settings, world_size)) == 7
 
 
 def test_a_corpus_is_read_as_often_as_its_weight_says(shards, tmp_path: Path) -> None:

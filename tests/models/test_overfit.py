@@ -7,7 +7,8 @@ import torch
 
 from config.schema import MelRVQSettings
 from models.valle.batch import Collator
-from models.valle.data import TrainData, join
+from models.valle.data import TrainData
+from models.valle.examples import join
 from models.valle.synthesizer import Request, Synthesizer
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ

@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,6 +82,16 @@ def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> No
         results.append(weights(trainer))
     assert distance(results[0], results[1]) < 1e-5
     assert distance(results[0], weights(make_trainer(stage))) > 1e-2
+
+
+def test_a_filler_counts_nothing(make_trainer) -> None:
+    results = []
+    for num_fillers in (0, 2):
+        trainer, tally = make_trainer(0), make_trainer(0)._new_tally()
+        batch = next(trainer.data.batches(0))
+        trainer._optimize([batch] + [replace(batch, is_filler=True)] * num_fillers, 1e-3, tally)
+        results.append((weights(trainer), tally.means(trainer.accelerator)))
+    assert distance(results[0][0], results[1][0]) == 0 and results[0][1] == results[1][1]
 
 
 def test_gradients_are_clipped_before_the_step(make_trainer) -> None:
