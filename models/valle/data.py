@@ -183,7 +183,7 @@ class TrainData:
     def _stream(self, seed: str, shards: Sequence[str], number: int, num_streams: int) -> Iterator[Group]:
         """The groups of every `num_streams`-th of a block's shards."""
         seed = f"{seed} {number}" if number else seed
-        source = self._source(shards[number::num_streams], seed, shuffle=True, num_streams=num_streams)
+        source = self._source(shards[number::num_streams], seed, shuffle=True)
         for index, examples in enumerate(self._grouped(source)):
             yield Group(examples, f"{seed} {index}")
 
@@ -208,12 +208,11 @@ class TrainData:
         for examples in islice(groups, self.rank, self.settings.valid_max_batches, self.world_size):
             yield Group(examples, None)
 
-    def _source(self, shards: Sequence[str], seed: str, shuffle: bool, num_streams: int = 1) -> ExampleSource:
+    def _source(self, shards: Sequence[str], seed: str, shuffle: bool) -> ExampleSource:
         return ExampleSource(
             shards=shards,
             tokenizer=self.tokenizer,
-            # A process may hold those of all streams at once.
-            buffer_size=-(-self.settings.shuffle_buffer // num_streams),
+            buffer_size=self.settings.shuffle_buffer,
             join_probability=self.settings.join_probability if shuffle else 0.0,
             with_other=self.collator.for_nar and self.collator.prefix_mode == 4,
             seed=seed,
@@ -235,7 +234,7 @@ class TrainData:
             duration_bins=self._length_bins,
             world_size=1,
             constraint=PaddedTokens(settings.max_tokens, settings.max_sentences),
-            buffer_size=source.buffer_size,
+            buffer_size=settings.shuffle_buffer,
             shuffle=source.shuffle,
             rng=random.Random(seed),
             bucket_rng=random.Random(seed),
