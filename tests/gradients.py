@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from models.valle.batch import Batch, Collator, Example
 from models.valle.build import ddp_options
@@ -31,10 +31,14 @@ def share(rank: int, world_size: int, drawn: bool) -> Batch:
     return COLLATOR(examples[rank::world_size], random.Random(rank) if drawn else None)
 
 
-def stepped_weights(stage: int, batches: Sequence[Batch], rate: float = 1.0) -> dict[str, torch.Tensor]:
+def stepped_weights(
+    stage: int, batches: Sequence[Batch], rate: float = 1.0, precision: str = "no"
+) -> dict[str, torch.Tensor]:
     """The weights after one step on these batches, and on those of the other processes."""
     data = TrainData([], [], TextTokenizer(None, TABLE, add_blank=False), COLLATOR, tiny_train(gradient_clip_norm=1e6))
-    accelerator = Accelerator(cpu=True, kwargs_handlers=[ddp_options(stage)])
+    accelerator = Accelerator(cpu=True, mixed_precision=precision, kwargs_handlers=[ddp_options(stage)])
+    if accelerator.is_fsdp2:
+        set_up(accelerator.state.fsdp_plugin)
     # Whatever others begin with, the weights of the first count.
     torch.manual_seed(accelerator.process_index)
     trainer = build_trainer(VALLE(tiny_model(), train_stage=stage), data, Path(), accelerator)
@@ -44,18 +48,16 @@ def stepped_weights(stage: int, batches: Sequence[Batch], rate: float = 1.0) -> 
     return whole(trainer.raw_model.named_weights())
 
 
-def main(stage: int, path: Path) -> None:
+def main(stage: int, precision: str, path: Path) -> None:
     if "FSDP_VERSION" in os.environ:
         allow_fsdp()
-        set_up(Accelerator(cpu=True).state.fsdp_plugin)
-    state = Accelerator(cpu=True).state
-    weights = [
-        stepped_weights(stage, [share(state.process_index, state.num_processes, drawn)]) for drawn in (False, True)
-    ]
-    if state.is_main_process:
+    state = PartialState(cpu=True)
+    rank, world_size = state.process_index, state.num_processes
+    weights = [stepped_weights(stage, [share(rank, world_size, drawn)], precision=precision) for drawn in (False, True)]
+    if rank == 0:
         torch.save(weights, path)
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -104,7 +104,7 @@ def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(
 ) -> None:
     """Whether all of the NAR's stages are there, or one is drawn for each process."""
     launcher = TWO if kind == "ddp" else with_fsdp
-    finish(start(*launcher, "-m", "tests.gradients", str(stage), tmp_path / "weights.pt"))
+    finish(start(*launcher, "-m", "tests.gradients", str(stage), "no", tmp_path / "weights.pt"))
     with_all, with_drawn = torch.load(tmp_path / "weights.pt")
     whole_batch, shares = [share(0, 1, drawn=False)], [share(rank, 2, drawn=True) for rank in range(2)]
     assert stage == 1 or shares[0].nar[0].stage != shares[1].nar[0].stage
@@ -113,6 +113,18 @@ def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(
         of_one = stepped_weights(stage, batches)
         assert max(float((of_two[name] - value).abs().max()) for name, value in of_one.items()) < 1e-5
         assert max(float((untrained[name] - value).abs().max()) for name, value in of_one.items()) > 1e-2
+
+
+def test_fsdp_computes_in_bf16_where_that_is_asked_for(with_fsdp: tuple[str | Path, ...], tmp_path: Path) -> None:
+    """Near to a step in fp32, and not the same."""
+    finish(start(*with_fsdp, "-m", "tests.gradients", "2", "bf16", tmp_path / "weights.pt"))
+    in_bf16, _ = torch.load(tmp_path / "weights.pt")
+    in_fp32 = stepped_weights(2, [share(0, 1, drawn=False)])
+    untrained = stepped_weights(2, [share(0, 1, drawn=False)], rate=0.0)
+    distances = {name: float((in_bf16[name] - value).norm()) for name, value in in_fp32.items()}
+    steps = {name: float((untrained[name] - value).norm()) for name, value in in_fp32.items()}
+    assert all(value.dtype == torch.float32 for value in in_bf16.values())
+    assert 1e-4 < sum(distances.values()) / sum(steps.values()) < 0.05
 
 
 def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path, data: Path) -> None:

@@ -13,7 +13,7 @@ from utils.sharded import is_cut
 
 
 def set_up(plugin: FullyShardedDataParallelPlugin) -> None:
-    """Cut layer by layer, and compute as DDP does: weights in fp32, what autocast chooses in bf16.
+    """Cut layer by layer; weights and gradients travel in fp32, and autocast chooses what is computed in bf16.
 
     Raises UserError for what this trainer cannot do.
     """
@@ -31,6 +31,7 @@ def set_up(plugin: FullyShardedDataParallelPlugin) -> None:
         )
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
     plugin.transformer_cls_names_to_wrap = [TransformerLayer.__name__]
+    # Norms and what flows between layers are not for bf16, and a policy knows no exceptions.
     plugin.mixed_precision_policy = None
     # It would make two weights of a tied pair, and each process has read them all by then.
     plugin.cpu_ram_efficient_loading = False

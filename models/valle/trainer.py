@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import AutocastKwargs, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
@@ -86,6 +86,8 @@ class Trainer:
             weight_decay=settings.adamw.weight_decay,
             fused=True,
         )
+        # accelerate leaves it out with FSDP, where what it keeps would be copies of all weights.
+        self.autocast = AutocastKwargs(cache_enabled=not accelerator.is_fsdp2)
         if accelerator.is_fsdp2:
             make_ready(model)
         self.model, prepared = accelerator.prepare(model, optimizer)
@@ -178,7 +180,8 @@ class Trainer:
         for place, batch in enumerate(group, start=1):
             # Gradients travel between processes once a step.
             with nullcontext() if place == len(group) else self.accelerator.no_sync(self.model):
-                scores = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
+                with self.accelerator.autocast(self.autocast):
+                    scores = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
                 loss = sum(score.loss_sum / counts[model_of(name)] for name, score in scores.items())
                 self.accelerator.backward(loss * (0 if batch.is_filler else self.accelerator.num_processes))
             if not batch.is_filler:
