@@ -122,10 +122,12 @@ class TrainSettings(Section):
     use_dynamic_batchsize: bool = Field(description="length-bucketed batches by total tokens")
     max_tokens: Count = Field(description="phones and frames per batch, padding included")
     max_sentences: Count = Field(description="utterances per batch at most, when dynamic")
-    shuffle_buffer: Count = Field(description="utterances held for shuffling, bucketing and pairing by speaker")
+    shuffle_buffer: Count = Field(
+        description="utterances of a stream held for shuffling, bucketing and pairing by speaker"
+    )
     num_buckets: Annotated[int, Field(ge=2)] = Field(description="length buckets of dynamic batches")
     shards_per_block: Count = Field(
-        description="shards that are shuffled and bucketed together; a resumed training reads at most these again"
+        description="shards of a block; epochs are read by blocks, and a resumed training reads at most one again"
     )
     num_streams: Count = Field(
         description="parts of a block that are shuffled and bucketed apart, so that processes divide the reading"

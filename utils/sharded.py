@@ -11,7 +11,7 @@ from torch import Tensor
 def whole(value: Any) -> Any:
     """Tensors that are cut, put together on the CPU, in dicts and lists of them, too; anything else as it is.
 
-    Every process must call it, with the same tensors. What a dict holds twice it holds twice again.
+    Every process must call it, with the same tensors. What a dict has under two names is one tensor for both again.
     """
     if isinstance(value, dict):
         done = {id(item): whole(item) for item in value.values()}

@@ -86,7 +86,7 @@ class Trainer:
             weight_decay=settings.adamw.weight_decay,
             fused=True,
         )
-        # accelerate leaves it out with FSDP, where what it keeps would be copies of all weights.
+        # accelerate leaves autocast out with FSDP, and its cache would hold a copy of every weight there.
         self.autocast = AutocastKwargs(cache_enabled=not accelerator.is_fsdp2)
         if accelerator.is_fsdp2:
             make_ready(model)
@@ -230,7 +230,7 @@ class Trainer:
 
     @contextmanager
     def _in_one_piece(self) -> Iterator[VALLE]:
-        """The model for what each process does alone. A copy takes room on the device for so long, no longer."""
+        """The model for what each process does alone. A copy is on the device for that long."""
         is_copy = self.whole_model is not self.raw_model
         if is_copy:
             self.whole_model.to(self.accelerator.device).load_named_weights(whole(self.raw_model.named_weights()))
