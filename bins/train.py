@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     from config.schema import Settings
     from models.valle.build import train
-    from models.valle.experiment import Experiment, plan_start, read_prepared
+    from models.valle.experiment import Experiment, plan_start, read_prepared, with_measured_limits
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
     from utils.config import load_settings, resolve_path
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None) -> int:
     settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_prepared(settings)
+    settings = with_measured_limits(settings, data)
     start = plan_start(
         settings,
         experiment,

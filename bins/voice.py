@@ -29,7 +29,13 @@ def build_voice(
     settings = experiment.settings(overrides)
     if config is not None:
         given = load_settings(config, Settings, overrides, root=ROOT)
-        settings = settings.model_copy(update={"infer": given.infer})
+        # What another config leaves open is as the experiment's corpus was measured.
+        measured = {
+            name: getattr(settings.infer, name)
+            for name in ("min_seconds_per_phone", "max_seconds_per_phone")
+            if getattr(given.infer, name) is None
+        }
+        settings = settings.model_copy(update={"infer": given.infer.model_copy(update=measured)})
     device = pick_device()
     preprocess = settings.preprocess
     codec = build_codec(preprocess, experiment.codec(preprocess.acoustic_token_extractor), ROOT, device)

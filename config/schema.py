@@ -188,8 +188,15 @@ class InferSettings(Section):
     seed: CountOrZero
     repetition_window: CountOrZero = Field(description="frames that repetition-aware sampling looks back; 0: off")
     repetition_threshold: Fraction = Field(description="share of them above which a code is drawn again")
-    min_seconds_per_phone: Annotated[float, Field(ge=0)] = Field(description="speech never ends before this")
-    max_seconds_per_phone: Positive = Field(description="speech always ends by this")
+    min_seconds_per_phone: Annotated[float, Field(ge=0)] | None = Field(
+        description="speech never ends before this, times the text's phones; null: as the corpus was measured"
+    )
+    max_seconds_per_phone: Positive | None = Field(
+        description="speech always ends by this, times the text's phones, and slack_seconds; null: as measured"
+    )
+    min_seconds: Annotated[float, Field(ge=0)] = Field(description="no speech is shorter")
+    slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the longest that a text may last")
+    max_tries: Count = Field(description="seeds to try where speech is cut off, ends at once or is silent")
     continual_prompt_seconds: Positive = Field(description="with --continual, this much of the audio is kept")
     max_batch_size: Count = Field(description="texts decoded together")
 

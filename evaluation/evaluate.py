@@ -106,9 +106,11 @@ def read_system(name: str, folder: Path, jobs: Sequence[Job | BadLine]) -> Syste
     for job in jobs:
         audio, copy = folder / f"{job.name}.wav", folder / f"{job.name}_copysyn.wav"
         row = told.get(job.name, {"error": f"{path}: has no {job.name}; speak the list with stage 3 first"})
-        if "error" in row or not audio.is_file():
+        has_audio = "audio" in row and audio.is_file()
+        if "error" in row or not has_audio:
             system.failures[job.name] = row.get("error", f"{audio}: no such audio file")
-        else:
+        # Speech that failed is measured as well: what is left out would make the rest look better.
+        if has_audio:
             system.clips[job.name] = Clip(audio)
             if copy.is_file():
                 system.prompt_copies[job.name] = Clip(copy)
@@ -186,7 +188,7 @@ def _measure(system: System, job: Job, target: Target, measures: Measures) -> No
     if "real_time_factor" in told:
         values["real_time_factor"] = Value(told["real_time_factor"])
     if "ended" in told:
-        values["capped"] = Value(float(told["ended"] == "cap"))
+        values["failed"] = Value(float(told["ended"] != "eos"))
     system.measured[job.name] = Utterance(clip, values, heard)
 
 

@@ -42,7 +42,7 @@ COLUMNS = (
     Column("pitch_correlation", "F0 corr.", better="higher"),
     Column("duration_ratio", "duration ratio"),
     Column("real_time_factor", "RTF", better="lower"),
-    Column("capped", "capped %", 100, 1, "lower"),
+    Column("failed", "failed %", 100, 1, "lower"),
 )
 
 

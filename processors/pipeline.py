@@ -1,5 +1,6 @@
 """Stage 1: corpora to shards of phones and codes, shard by shard, so that it can be interrupted and goes on."""
 
+import gzip
 import hashlib
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -30,6 +32,7 @@ from utils.log import log, progress_bar
 # Utterances that a process reads at a time, and that are coded together, sorted by length.
 _CHUNK = 16
 _WINDOW = 128
+QUANTILES = (0.001, 0.01, 0.5, 0.99, 0.999)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,9 @@ class Preparation:
             "seconds": sum(len(utterance.codes) for utterance in utterances) / codec.frame_rate_hz,
             "speakers": sorted({utterance.speaker for utterance in utterances}),
             "phones": sorted({phone for utterance in utterances for phone in utterance.phones}),
+            "seconds_per_phone": [
+                round(len(utterance.codes) / codec.frame_rate_hz / len(utterance.phones), 5) for utterance in utterances
+            ],
             "failures": [
                 {"id": item.row.id, "split": shard.split, "audio": item.row.audio_path, "reason": item.failure}
                 for item in failures
@@ -181,6 +187,7 @@ class Preparation:
             ),
             "split": describe_split(self.name, self.rows, self.settings),
             "phones": len(phones),
+            "seconds_per_phone": self._seconds_per_phone(),
             "dropped": len(failures),
             "dropped_why": dict(Counter(_kind(failure) for failure in failures)),
             "splits": {
@@ -203,6 +210,15 @@ class Preparation:
             with written_aside(self.folder / name) as path:
                 path.write_text(text, encoding="utf-8")
         return stats
+
+    def _seconds_per_phone(self) -> dict[str, float]:
+        """Quantiles over the training utterances: how fast and how slowly the corpus is spoken."""
+        shards = [shard for shard in self.shards if shard.split == "train"]
+        values = [value for shard in shards for value in _read_seconds_per_phone(shard)]
+        if not values:
+            return {}
+        levels = np.quantile(values, QUANTILES)
+        return {f"{quantile:g}": round(float(level), 5) for quantile, level in zip(QUANTILES, levels, strict=True)}
 
     def _remove_leftovers(self) -> None:
         """Take away what a killed run left half written, and shards of a corpus that was larger or cut differently."""
@@ -236,6 +252,16 @@ def _is_done(shard: Shard, fingerprint: str) -> bool:
 
 def _read(shard: Shard) -> dict[str, Any]:
     return json.loads(shard.report_path.read_text(encoding="utf-8"))
+
+
+def _read_seconds_per_phone(shard: Shard) -> list[float]:
+    """Of each utterance of a shard. A report of an older version does not have them: its cuts do, without any codes."""
+    report = _read(shard)
+    if "seconds_per_phone" in report or not report["utterances"]:
+        return report.get("seconds_per_phone", [])
+    with gzip.open(shard.cuts_path, "rt", encoding="utf-8") as lines:
+        cuts = [json.loads(line) for line in lines]
+    return [cut["duration"] / len(cut["custom"]["phones"]) for cut in cuts]
 
 
 def _kind(failure: dict[str, str]) -> str:

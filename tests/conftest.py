@@ -123,7 +123,8 @@ def defaults() -> Defaults:
 
 
 def tiny_infer(**changes) -> InferSettings:
-    return InferSettings(**{**defaults().infer.model_dump(), **changes})
+    exact = {"min_seconds_per_phone": 0.02, "max_seconds_per_phone": 0.4, "min_seconds": 0, "slack_seconds": 0}
+    return InferSettings(**{**defaults().infer.model_dump(), **exact, **changes})
 
 
 def tiny_train(**changes) -> TrainSettings:

@@ -156,7 +156,7 @@ def speech(world: World, changes: Changes, *flags: str, pair: str = "pair") -> d
     infer(world.pair.with_name(pair), world.folder, changes, *flags)
     rows = [json.loads(line) for line in (world.folder / "results.jsonl").read_text().splitlines()]
     assert len(rows) == 2
-    return {row["name"]: (row["ended"], (world.folder / row["audio"]).read_bytes()) for row in rows}
+    return {row["name"]: (row["ended"], row["tries"], (world.folder / row["audio"]).read_bytes()) for row in rows}
 
 
 def continued(world: World, changes: Changes) -> dict[str, Any]:

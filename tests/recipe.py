@@ -89,7 +89,14 @@ def tiny_config(corpus: Path, folder: Path) -> dict:
             "log_interval": 1,
             "dataloader": {"num_worker": 0},
         },
-        "infer": {"max_seconds_per_phone": 0.05, "max_batch_size": 2},
+        "infer": {
+            "min_seconds_per_phone": 0.02,
+            "max_seconds_per_phone": 0.05,
+            "min_seconds": 0,
+            "slack_seconds": 0,
+            "max_tries": 2,
+            "max_batch_size": 2,
+        },
     }
 
 

@@ -152,6 +152,9 @@ ROWS = [
     Row("infer.repetition_threshold", 1, speech, REPEATING),
     Row("infer.min_seconds_per_phone", 0.03, ended),
     Row("infer.max_seconds_per_phone", 0.1, speech),
+    Row("infer.min_seconds", 0.3, ended),
+    Row("infer.slack_seconds", 0.2, speech),
+    Row("infer.max_tries", 1, speech),
     Row("infer.continual_prompt_seconds", 0.7, continued),
     Row("infer.max_batch_size", 2, spoken_together),
 ]

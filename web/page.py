@@ -14,12 +14,13 @@ from PIL.Image import Image
 
 from config.schema import InferSettings
 from models.valle.experiment import Experiment
+from processors.prompts import MAX_SECONDS, MIN_SECONDS
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log
 from web.pictures import draw_speech
-from web.prompts import MAX_CHARACTERS, MAX_SECONDS, MIN_SECONDS, check_prompt, check_text
+from web.prompts import MAX_CHARACTERS, check_prompt, check_text
 from web.speaker import Job, Sampling, Speaker, Spoken
 from web.voices import Voices
 
@@ -29,11 +30,6 @@ _MAX_QUEUED = 256
 _MAX_HISTORY = 10
 _MAX_SHOWN = 80
 _UPDATE_SECONDS = 0.2
-_ENDINGS = {
-    "eos": "it ended by itself",
-    "floor": "it ended as soon as it may: try another seed or top-k",
-    "cap": "it was cut off at the longest it may be: try another seed or top-k",
-}
 _INTRODUCTION = (
     "# Vallet\nSays a text in the voice of a prompt: a recording, of about three seconds, whose text is known."
 )
@@ -219,11 +215,8 @@ def _doing(job: Job) -> str:
 
 def _line(spoken: Spoken, sampling: Sampling) -> str:
     speech = spoken.speech
-    again = "at the second try " if speech.is_retried else ""
-    return (
-        f"{speech.seconds:.2f} s; {again}{_ENDINGS[speech.ended]}; real-time factor {speech.real_time_factor:.2f}; "
-        f"seed {sampling.seed}"
-    )
+    tries = f"try {speech.num_tries}; " if speech.num_tries > 1 else ""
+    return f"{speech.seconds:.2f} s; {tries}real-time factor {speech.real_time_factor:.2f}; seed {sampling.seed}"
 
 
 def _told(message: str) -> gr.Error:

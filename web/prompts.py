@@ -2,15 +2,10 @@
 
 from pathlib import Path
 
-from torch import Tensor
-
-from utils.audio import read_audio, read_duration_seconds
+from processors.prompts import Prompt, check_prompt_length, prepare_prompt
 from utils.errors import UserError
 
 MAX_CHARACTERS = 1000
-MIN_SECONDS, MAX_SECONDS = 0.5, 30.0
-# 16 bits have 32768 steps: what stays below this is a muted microphone's noise.
-_SILENT_BELOW = 1e-3
 
 
 def check_text(text: str, name: str) -> str:
@@ -27,33 +22,19 @@ def check_prompt(path: str | None) -> Path:
     """The prompt's file. Raises UserError when there is none, it is not audio, or it is too short or too long."""
     if not path:
         raise UserError("there is no prompt; upload or record a few seconds of the voice")
-    prompt = Path(path)
     try:
-        seconds = read_duration_seconds(prompt)
+        check_prompt_length(Path(path))
     except UserError as error:
-        raise _by_its_name(prompt, error) from error
-    _check_length(seconds)
-    return prompt
+        raise _by_its_name(Path(path), error) from error
+    return Path(path)
 
 
-def read_prompt(path: Path, sample_rate_hz: int) -> Tensor:
-    """A prompt as (N,) samples. Raises UserError when it cannot be read, is silent, or its header lied."""
+def read_prompt(path: Path, text: str, sample_rate_hz: int) -> Prompt:
+    """`prepare_prompt`, with errors that name an upload as its owner does."""
     try:
-        # A header may tell less than there is.
-        audio = read_audio(path, sample_rate_hz, duration_seconds=MAX_SECONDS + 1)
+        return prepare_prompt(path, text, sample_rate_hz)
     except UserError as error:
         raise _by_its_name(path, error) from error
-    _check_length(len(audio) / sample_rate_hz)
-    if audio.abs().max() < _SILENT_BELOW:
-        raise UserError("the prompt is silent; check the microphone, or choose another recording")
-    return audio
-
-
-def _check_length(seconds: float) -> None:
-    if seconds < MIN_SECONDS:
-        raise UserError(f"the prompt has {seconds:.2f} s; at least {MIN_SECONDS:g} s are needed, and 3 s are good")
-    if seconds > MAX_SECONDS:
-        raise UserError(f"the prompt has {seconds:.0f} s; cut it to {MAX_SECONDS:g} s at most, as 3 s are good")
 
 
 def _by_its_name(path: Path, error: UserError) -> UserError:

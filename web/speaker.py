@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from models.valle.jobs import speak_each
 from models.valle.synthesizer import Request, Speech, Synthesizer
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
@@ -124,12 +123,10 @@ class Speaker:
         for job in group:
             job.doing = "speaking"
             try:
-                audio = read_prompt(job.prompt_audio, voice.codec.sample_rate_hz)
-                request = Request(job.text, job.prompt_text, audio)
-                voice.check(request, continual=False)
+                prompt = read_prompt(job.prompt_audio, job.prompt_text, voice.codec.sample_rate_hz)
                 # As fast as the prompt was said.
-                job.guessed_seconds = len(audio) / voice.codec.sample_rate_hz * len(job.text) / len(job.prompt_text)
-                ready.append((job, request))
+                job.guessed_seconds = prompt.seconds * len(job.text) / len(prompt.text)
+                ready.append((job, Request(job.text, prompt.text, prompt.audio)))
             except Exception as error:
                 job.done.set_exception(error)
 
@@ -140,10 +137,12 @@ class Speaker:
                 job.num_seconds = num_frames / voice.codec.frame_rate_hz
 
         sampled = voice.with_settings(**asdict(group[0].sampling))
-        speeches = speak_each(sampled, [request for _, request in ready], on_frames=hear)
+        speeches = sampled.speak([request for _, request in ready], on_frames=hear)
         for (job, _), speech in zip(ready, speeches, strict=True):
             if isinstance(speech, UserError):
                 job.done.set_exception(speech)
+            elif speech.failure is not None:
+                job.done.set_exception(UserError(speech.failure))
             else:
                 job.done.set_result(Spoken(speech, voice.codec.sample_rate_hz))
 

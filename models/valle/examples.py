@@ -9,9 +9,8 @@ import numpy as np
 
 from models.valle.batch import Example
 from models.valle.interfaces import Tokenizer
+from models.valle.prompting import join_phones
 from processors.manifest import Utterance, corpus_of, read_shards
-
-WORD_BOUNDARY = "_"
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,6 @@ def join(first: Utterance, second: Utterance) -> Utterance:
         first,
         id=f"{first.id}+{second.id}",
         text=f"{first.text} {second.text}",
-        phones=(*first.phones, WORD_BOUNDARY, *second.phones),
+        phones=tuple(join_phones(first.phones, second.phones)),
         codes=np.concatenate([first.codes, second.codes]),
     )

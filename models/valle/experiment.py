@@ -32,6 +32,8 @@ from utils.log import log
 from utils.remote import fetch, is_url
 
 CODEC_FILES = {"MelRVQ": "mel_rvq.safetensors", "Encodec": "encodec.th"}
+# How far beyond the quantiles of the corpus speech may be: prompts of other speakers are faster or slower.
+_FASTER, _SLOWER = 0.8, 1.5
 ResumeType = Literal["resume", "finetune"]
 # Keys of the model section that no weight depends on, and those that only the NAR's do.
 _FREE_KEYS = {"dropout", "prefix_mode"}
@@ -86,7 +88,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What stage 1 left for the corpora of an experiment; an epoch has about `num_utterances`."""
+    """What stage 1 left for the corpora of an experiment; an epoch has about `num_utterances`.
+
+    `seconds_per_phone` are the lowest and the highest quantile of any corpus; None where one was never measured.
+    """
 
     train_shards: list[str]
     valid_shards: list[str]
@@ -94,6 +99,7 @@ class PreparedData:
     num_utterances: int
     codec: Path | None
     codec_fingerprint: str
+    seconds_per_phone: tuple[float, float] | None = None
 
 
 def read_prepared(settings: Settings) -> PreparedData:
@@ -106,6 +112,7 @@ def read_prepared(settings: Settings) -> PreparedData:
     num_utterances = 0
     phones: set[str] = set()
     fingerprints: dict[str, str] = {}
+    paces: list[dict[str, float]] = []
     for name in settings.dataset:
         folder = f"{processed_dir}/{name}"
         stats = _read_stats(fetch(f"{folder}/stats.json"))
@@ -118,6 +125,7 @@ def read_prepared(settings: Settings) -> PreparedData:
         valid += [shard_path(folder, "valid", index) for index in stats["splits"]["valid"]["shards"]]
         num_utterances += round(settings.train.dataset_weights.get(name, 1.0) * stats["splits"]["train"]["utterances"])
         phones.update(SymbolTable.load(fetch(f"{folder}/symbols.dict")).phones)
+        paces.append(stats.get("seconds_per_phone") or {})
     if len(fingerprints) > 1:
         raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
     if not num_utterances:
@@ -128,7 +136,22 @@ def read_prepared(settings: Settings) -> PreparedData:
     codec_file = None if weights is None else resolve_path(weights, ROOT)
     if settings.preprocess.acoustic_token_extractor == "MelRVQ":
         codec_file = fetch(f"{processed_dir}/{CODEC_FILES['MelRVQ']}")
-    return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)))
+    pace = (min(min(p.values()) for p in paces), max(max(p.values()) for p in paces)) if all(paces) else None
+    return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)), pace)
+
+
+def with_measured_limits(settings: Settings, data: PreparedData) -> Settings:
+    """Settings whose speech may be as fast and as slow as the corpus is, and somewhat more, where they do not say."""
+    limits = ("min_seconds_per_phone", "max_seconds_per_phone")
+    if data.seconds_per_phone is None:
+        return settings
+    measured = (_FASTER * data.seconds_per_phone[0], _SLOWER * data.seconds_per_phone[1])
+    unset = {
+        name: round(value, 5)
+        for name, value in zip(limits, measured, strict=True)
+        if getattr(settings.infer, name) is None
+    }
+    return settings.model_copy(update={"infer": settings.infer.model_copy(update=unset)})
 
 
 def _read_stats(path: Path) -> dict[str, Any]:

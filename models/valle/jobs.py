@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.valle.synthesizer import OnFrames, Request, Speech, Synthesizer
-from utils.audio import read_audio, write_audio
+from models.valle.synthesizer import Request, Speech, Synthesizer
+from processors.prompts import Prompt, prepare_prompt
+from utils.audio import write_audio
 from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log, progress_bar
@@ -112,8 +113,10 @@ def run_jobs(
             rows.sort(key=lambda row: places[row["name"]])
             _write_results(output_dir / RESULTS, rows)
             bar.update(len(group))
-    spoken = [row for row in rows if "audio" in row]
+    spoken = [row for row in rows if "error" not in row]
     for row in rows:
+        for warning in row.get("prompt", {}).get("warnings", ()):
+            log.warning("%s: %s", row["name"], warning)
         if "error" in row:
             log.warning("%s: %s", row["name"], row["error"])
     seconds = sum(row["seconds"] for row in spoken)
@@ -126,57 +129,46 @@ def run_jobs(
 def _run_group(
     synthesizer: Synthesizer, group: Sequence[Job | BadLine], output_dir: Path, continual: bool, copysyn: bool
 ) -> list[dict[str, Any]]:
-    ready: list[tuple[Job, Request]] = []
+    """Speak a few jobs together; returns a row for each, with an `error` where it failed."""
+    rate_hz = synthesizer.codec.sample_rate_hz
+    ready: list[tuple[Job, Prompt]] = []
     rows: list[dict[str, Any]] = []
     for job in group:
         try:
             if isinstance(job, BadLine):
                 raise UserError(job.reason)
-            audio = read_audio(job.prompt_audio, synthesizer.codec.sample_rate_hz)
-            text = job.prompt_text if continual else job.text
-            request = Request(text, job.prompt_text, audio)
-            synthesizer.check(request, continual)
-            ready.append((job, request))
+            # A continuation needs the prompt's whole text, and of its audio the first seconds alone.
+            ready.append((job, prepare_prompt(job.prompt_audio, job.prompt_text, rate_hz, may_be_long=continual)))
         except UserError as error:
             rows.append({"name": job.name, "error": str(error)})
-    speeches = speak_each(synthesizer, [request for _, request in ready], continual)
-    for (job, request), speech in zip(ready, speeches, strict=True):
+    requests = [Request(prompt.text if continual else job.text, prompt.text, prompt.audio) for job, prompt in ready]
+    speeches = synthesizer.speak(requests, continual)
+    for (job, prompt), request, speech in zip(ready, requests, speeches, strict=True):
         if isinstance(speech, UserError):
             rows.append({"name": job.name, "error": str(speech)})
             continue
-        path = output_dir / f"{job.name}.wav"
-        write_audio(path, speech.audio, synthesizer.codec.sample_rate_hz)
+        # Speech that failed is written, too, to be listened to.
+        write_audio(output_dir / f"{job.name}.wav", speech.audio, rate_hz)
         if copysyn:
-            copy = synthesizer.copy(request.prompt_audio)
-            write_audio(output_dir / f"{job.name}_copysyn.wav", copy, synthesizer.codec.sample_rate_hz)
-        rows.append(_row(job, request, speech))
+            write_audio(output_dir / f"{job.name}_copysyn.wav", synthesizer.copy(prompt.audio), rate_hz)
+        rows.append(_row(job, request, prompt, speech))
     return rows
 
 
-def speak_each(
-    synthesizer: Synthesizer, requests: Sequence[Request], continual: bool = False, on_frames: OnFrames | None = None
-) -> list[Speech | UserError]:
-    """Speech for each request; one that cannot be spoken does not take the others with it."""
-    try:
-        return list(synthesizer.speak(requests, continual, on_frames))
-    except UserError as error:
-        if len(requests) == 1:
-            return [error]
-        return [result for request in requests for result in speak_each(synthesizer, [request], continual, on_frames)]
-
-
-def _row(job: Job, request: Request, speech: Speech) -> dict[str, Any]:
-    return {
+def _row(job: Job, request: Request, prompt: Prompt, speech: Speech) -> dict[str, Any]:
+    row = {
         "name": job.name,
         "audio": f"{job.name}.wav",
         "text": request.text,
         "prompt_text": job.prompt_text,
         "prompt_audio": str(job.prompt_audio),
+        "prompt": prompt.to_row(),
         "seconds": round(speech.seconds, 3),
         "real_time_factor": round(speech.real_time_factor, 4),
         "ended": speech.ended,
-        "retried": speech.is_retried,
+        "tries": speech.num_tries,
     }
+    return row if speech.failure is None else {**row, "error": speech.failure}
 
 
 def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:

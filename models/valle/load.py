@@ -22,7 +22,7 @@ def load_synthesizer(
     model.set_up_inference(pick_inference_precision(settings.infer.precision, device), device)
     synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, device)
     if source.is_reference:
-        synthesizer.frame_limits = FramesPerId(FRAMES_PER_ID, settings.model.prepend_bos)
+        synthesizer.follow_reference(FramesPerId(FRAMES_PER_ID, settings.model.prepend_bos))
     return synthesizer
 
 

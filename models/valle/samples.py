@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchaudio.transforms import MelSpectrogram
 
 from models.valle.batch import Example
+from models.valle.prompting import prompted_ids
 from models.valle.synthesizer import Prompted, Synthesizer
 
 _PICTURE_MELS, _PICTURE_DECIBELS = 80, 70
@@ -41,12 +42,11 @@ class SampleLogger:
         self.writer.add_image("sample/attention", self._attention_picture(prompted, spoken.codes[:, 0]), step)
 
     def _prompted(self) -> Prompted:
-        first, second = list(self.prompt.ids), list(self.target.ids)
-        # bos of the first, eos of the second: as if phonemized together.
-        ids = first[:-1] + second[1:]
-        nar_ids = second if self.synthesizer.prefix_mode in (2, 4) else ids
-        codes = torch.from_numpy(self.prompt.utterance.codes).long()
-        return Prompted(ids, nar_ids, codes, len(self.target.utterance.phones))
+        prompt, target = self.prompt.utterance, self.target.utterance
+        synthesizer = self.synthesizer
+        ids = prompted_ids(synthesizer.tokenizer, prompt.phones, target.phones, synthesizer.prefix_mode)
+        codes = torch.from_numpy(prompt.codes).long()
+        return Prompted(ids.ar, ids.nar, codes, 1 + len(target.phones))
 
     @torch.inference_mode()
     def _attention_picture(self, prompted: Prompted, codes: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,10 +14,15 @@ from config.schema import InferSettings
 from models.valle.batch import pad
 from models.valle.decoder import Decoder, Generated
 from models.valle.interfaces import Codec, Tokenizer
+from models.valle.prompting import WORD_BOUNDARY, prompted_ids
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
+from processors.prompts import is_silent
 from utils.device import memory_advice
 from utils.errors import UserError
+
+# Wide limits, for experiments that carry none of their own.
+UNMEASURED_SECONDS_PER_PHONE = (0.02, 0.4)
 
 OnFrames = Callable[[int], None]
 """Hears how many frames are decoded so far; a second try begins anew."""
@@ -50,16 +55,33 @@ class FrameLimits(Protocol):
 
 @dataclass(frozen=True)
 class SecondsPerPhone:
-    """Limits by the phones that are to be said."""
+    """Limits by the phones that are to be said.
+
+    A short text takes longer for each phone than a sentence does: `min_seconds` and `slack_seconds` count once a text.
+    """
 
     least_seconds: float
     most_seconds: float
+    min_seconds: float
+    slack_seconds: float
     frame_rate_hz: float
 
+    @classmethod
+    def from_settings(cls, settings: InferSettings, frame_rate_hz: float) -> "SecondsPerPhone":
+        """Null limits, of experiments whose corpus was never measured, take wide ones."""
+        least, most = settings.min_seconds_per_phone, settings.max_seconds_per_phone
+        return cls(
+            UNMEASURED_SECONDS_PER_PHONE[0] if least is None else least,
+            UNMEASURED_SECONDS_PER_PHONE[1] if most is None else most,
+            settings.min_seconds,
+            settings.slack_seconds,
+            frame_rate_hz,
+        )
+
     def __call__(self, item: Prompted) -> tuple[int, int]:
-        frames_per_second = item.num_target_phones * self.frame_rate_hz
-        least = max(1, int(frames_per_second * self.least_seconds))
-        return least, max(least, math.ceil(frames_per_second * self.most_seconds))
+        num_phones, rate = item.num_target_phones, self.frame_rate_hz
+        least = max(1, int(rate * max(self.min_seconds, num_phones * self.least_seconds)))
+        return least, max(least, math.ceil(rate * (self.slack_seconds + num_phones * self.most_seconds)))
 
 
 @dataclass(frozen=True)
@@ -75,22 +97,38 @@ class FramesPerId:
 
 @dataclass(frozen=True)
 class Spoken:
-    """Codes (T, Q) behind the prompt, or (T, 1) where there is no NAR, how they ended, and if that was a second try."""
+    """Codes (T, Q) behind the prompt, or (T, 1) where there is no NAR, and how they ended: see `Generated`."""
 
     codes: Tensor
     ended: str
-    is_retried: bool
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Audio (N,), how the generation ended ("eos", "floor" or "cap"), if it was tried twice, and what it cost."""
+    """Audio (N,), how it ended, after how many tries, and what it cost.
+
+    `ended` is "eos" for speech that ended by itself. All else is a failure: "floor" and "cap" as `Generated` has them,
+    and "silent".
+    """
 
     audio: Tensor
     ended: str
-    is_retried: bool
+    num_tries: int
     seconds: float
     real_time_factor: float
+
+    @property
+    def failure(self) -> str | None:
+        """Why this is no speech of the text, and what to do; None where it is."""
+        if self.ended == "eos":
+            return None
+        reason = {
+            "floor": f"the speech ended after {self.seconds:.2f} s, as soon as it may",
+            "cap": f"the speech did not end by itself, and was cut off at {self.seconds:.2f} s",
+            "silent": "the speech is silent",
+        }[self.ended]
+        tries = "1 try" if self.num_tries == 1 else f"each of {self.num_tries} tries"
+        return f"{reason} ({tries}); choose another seed or prompt, or raise infer.max_tries"
 
 
 class Synthesizer:
@@ -112,9 +150,13 @@ class Synthesizer:
         self.settings = settings
         self.prefix_mode = prefix_mode
         self.device = device
-        self.frame_limits: FrameLimits = SecondsPerPhone(
-            settings.min_seconds_per_phone, settings.max_seconds_per_phone, codec.frame_rate_hz
-        )
+        self.is_reference = False
+        self.frame_limits: FrameLimits = SecondsPerPhone.from_settings(settings, codec.frame_rate_hz)
+
+    def follow_reference(self, frame_limits: FrameLimits) -> None:
+        """Speak as the reference recipe does with its released models: its text path, and its limits."""
+        self.is_reference = True
+        self.frame_limits = frame_limits
 
     def with_settings(self, **changes: float) -> "Synthesizer":
         """The same model with other settings of sampling. The two share buffers: only one may speak at a time."""
@@ -124,46 +166,71 @@ class Synthesizer:
 
     def speak(
         self, requests: Sequence[Request], continual: bool = False, on_frames: OnFrames | None = None
-    ) -> list[Speech]:
-        """Speech for each request, at most `max_batch_size` at a time.
+    ) -> list[Speech | UserError]:
+        """Speech for each request, at most `max_batch_size` at a time; one that cannot be spoken stops no other.
 
         With `continual` the first seconds of a prompt's audio are kept, and the rest of its own text is said after
-        them; the request's text is not used. Raises UserError for a text or a prompt with nothing in it.
+        them; the request's text is not used.
         """
-        size, speeches = self.settings.max_batch_size, []
+        size, results = self.settings.max_batch_size, []
         for first in range(0, len(requests), size):
-            with memory_advice(f"lower infer.max_batch_size ({size}), or speak shorter texts"):
-                speeches += self._speak_together(requests[first : first + size], continual, on_frames)
-        return speeches
+            results += self._speak_batch(requests[first : first + size], continual, on_frames)
+        return results
 
-    def _speak_together(self, requests: Sequence[Request], continual: bool, on_frames: OnFrames | None) -> list[Speech]:
+    def _speak_batch(
+        self, requests: Sequence[Request], continual: bool, on_frames: OnFrames | None
+    ) -> list[Speech | UserError]:
+        try:
+            advice = f"lower infer.max_batch_size ({self.settings.max_batch_size}), or speak shorter texts"
+            with memory_advice(advice):
+                return self._try_batch(requests, continual, on_frames)
+        except UserError as error:
+            if len(requests) == 1:
+                return [error]
+            # What has no room together may have it alone.
+            return [result for request in requests for result in self._speak_batch([request], continual, on_frames)]
+
+    def _try_batch(
+        self, requests: Sequence[Request], continual: bool, on_frames: OnFrames | None
+    ) -> list[Speech | UserError]:
+        """Speak all requests together, and those that fail again with the next seed, up to `max_tries` times.
+
+        Where each try failed the first is kept. Greedy decoding would say the same again, and has one try.
+        """
         started = time.perf_counter()
-        prompted = self.tokens(requests, continual)
-        spoken = self.generate(prompted, on_frames)
-        whole = [
-            torch.cat([item.codes.cpu(), new.codes]) if continual else new.codes
-            for item, new in zip(prompted, spoken, strict=True)
-        ]
-        audio = self.decode(whole)
-        elapsed = time.perf_counter() - started
-        total = sum(len(row) for row in audio) / self.codec.sample_rate_hz
-        return [
-            Speech(row, new.ended, new.is_retried, len(row) / self.codec.sample_rate_hz, elapsed / total)
-            for row, new in zip(audio, spoken, strict=True)
-        ]
+        tokenized = self.tokenize(requests, continual)
+        results: list[Speech | UserError | None] = [item if isinstance(item, UserError) else None for item in tokenized]
+        pending = [index for index, item in enumerate(tokenized) if isinstance(item, Prompted)]
+        max_tries = self.settings.max_tries if self._sampler.num_draws else 1
+        for num_tries in range(1, max_tries + 1):
+            if not pending:
+                break
+            items = [item for index in pending if isinstance(item := tokenized[index], Prompted)]
+            spoken = self.generate(items, on_frames, self.settings.seed + num_tries - 1)
+            audio, new_audio = self._decode_all(items, spoken, continual)
+            elapsed = time.perf_counter() - started
+            rate_hz = self.codec.sample_rate_hz
+            real_time_factor = elapsed * rate_hz / sum(len(row) for row in audio)
+            for index, row, new, kept in zip(pending, spoken, new_audio, audio, strict=True):
+                ended = "silent" if row.ended == "eos" and is_silent(new, rate_hz) else row.ended
+                speech = Speech(kept, ended, num_tries, len(kept) / rate_hz, real_time_factor)
+                former = results[index]
+                if speech.failure is not None and isinstance(former, Speech):
+                    speech = replace(former, num_tries=num_tries)
+                results[index] = speech
+            pending = [i for i in pending if isinstance(found := results[i], Speech) and found.failure is not None]
+        return [result for result in results if result is not None]
 
-    def check(self, request: Request, continual: bool) -> None:
-        """Raises UserError when there is nothing to speak, or nothing to go on from."""
-        kept_seconds = self.settings.continual_prompt_seconds
-        if continual and len(request.prompt_audio) <= kept_seconds * self.codec.sample_rate_hz:
-            raise UserError(
-                f"--continual keeps {kept_seconds:g} s of the prompt, and it is no longer than that; take a longer "
-                "one, or lower infer.continual_prompt_seconds"
-            )
-        texts = {"prompt's text": request.prompt_text} | ({} if continual else {"text": request.text})
-        for name, phones in zip(texts, self.tokenizer.phones(list(texts.values())), strict=True):
-            if not any(phone.isalnum() for phone in phones):
-                raise UserError(f"the {name} {texts[name]!r} has nothing that can be spoken")
+    def _decode_all(
+        self, items: Sequence[Prompted], spoken: Sequence[Spoken], continual: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The audio of each row, in a continuation with the prompt in front, and what of it is new."""
+        if not continual:
+            audio = self.decode([row.codes for row in spoken])
+            return audio, audio
+        audio = self.decode([torch.cat([item.codes.cpu(), row.codes]) for item, row in zip(items, spoken, strict=True)])
+        hop = self.codec.sample_rate_hz / self.codec.frame_rate_hz
+        return audio, [row[round(len(item.codes) * hop) :] for item, row in zip(items, audio, strict=True)]
 
     def copy(self, audio: Tensor) -> Tensor:
         """Audio (N,) through the codec and back."""
@@ -176,24 +243,13 @@ class Synthesizer:
         return [row[:length].cpu() for row, length in zip(audio, lens.tolist(), strict=True)]
 
     @torch.inference_mode()
-    def generate(self, prompted: Sequence[Prompted], on_frames: OnFrames | None = None) -> list[Spoken]:
-        """Codes for each row, all decoded together.
-
-        What is cut off at its cap, or ends as soon as it may, is drawn once more with the next seed, and kept as it
-        was where that fails too. Greedy decoding would say the same again.
-        """
-        generated = self._first_codebook(prompted, self.settings.seed, on_frames)
-        failed = [index for index, row in enumerate(generated) if row.ended != "eos"]
-        is_retried = bool(failed) and self._sampler.num_draws > 0
-        if is_retried:
-            again = self._first_codebook([prompted[index] for index in failed], self.settings.seed + 1, on_frames)
-            for index, row in zip(failed, again, strict=True):
-                generated[index] = row if row.ended == "eos" else generated[index]
-        retried = [is_retried and index in failed for index in range(len(prompted))]
+    def generate(
+        self, prompted: Sequence[Prompted], on_frames: OnFrames | None = None, seed: int | None = None
+    ) -> list[Spoken]:
+        """Codes for each row, all decoded together, with a seed or that of the settings."""
+        generated = self._first_codebook(prompted, self.settings.seed if seed is None else seed, on_frames)
         if self.model.nar is None:
-            return [
-                Spoken(row.codes.unsqueeze(1), row.ended, again) for row, again in zip(generated, retried, strict=True)
-            ]
+            return [Spoken(row.codes.unsqueeze(1), row.ended) for row in generated]
         rows = []
         for item, row in zip(prompted, generated, strict=True):
             new = item.codes.new_zeros(len(row.codes), item.codes.shape[1])
@@ -207,7 +263,7 @@ class Synthesizer:
             text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != 0
         ).cpu()
         return [
-            Spoken(filled[index, len(item.codes) : len(item.codes) + len(row.codes)], row.ended, retried[index])
+            Spoken(filled[index, len(item.codes) : len(item.codes) + len(row.codes)], row.ended)
             for index, (item, row) in enumerate(zip(prompted, generated, strict=True))
         ]
 
@@ -235,28 +291,46 @@ class Synthesizer:
         lens = torch.tensor([len(row) for row in rows], device=self.device)
         return pad(rows).to(self.device), lens
 
-    def tokens(self, requests: Sequence[Request], continual: bool) -> list[Prompted]:
-        """Requests in tokens. Raises UserError for a text or a prompt's text with nothing that can be spoken."""
-        prompt_texts = [request.prompt_text.strip() for request in requests]
-        prompt_phones = self.tokenizer.phones(prompt_texts)
-        joint_phones = prompt_phones
-        if not continual:
-            texts = [f"{prompt} {request.text.strip()}" for prompt, request in zip(prompt_texts, requests, strict=True)]
-            joint_phones = self.tokenizer.phones(texts)
-        prompted = []
-        for request, before, joint, codes in zip(
-            requests, prompt_phones, joint_phones, self._prompt_codes(requests, continual), strict=True
-        ):
-            num_target = len(joint) - (0 if continual else len(before))
-            if not before or num_target < 1:
-                raise UserError(f"nothing that can be spoken in {(request.text if before else request.prompt_text)!r}")
-            ids = self.tokenizer.ids(joint)
-            nar_ids = ids
-            if self.prefix_mode in (2, 4) and not continual:
-                # Trained on the target's text alone, the NAR is not shown the prompt's.
-                nar_ids = ids[:1] + ids[len(self.tokenizer.ids(before)) - 1 :]
-            prompted.append(Prompted(ids, nar_ids, codes, num_target))
-        return prompted
+    def tokenize(self, requests: Sequence[Request], continual: bool) -> list[Prompted | UserError]:
+        """Requests in tokens, or why one cannot be spoken. One call of the phonemizer serves all of them."""
+        prompts = [request.prompt_text.strip() for request in requests]
+        texts = ["" if continual else request.text.strip() for request in requests]
+        if self.is_reference and not continual:
+            # The reference phonemizes prompt and text as one: a word may be said otherwise beside its neighbour.
+            texts = [f"{prompt} {text}" if text else "" for prompt, text in zip(prompts, texts, strict=True)]
+        phones = self.tokenizer.phones([*prompts, *texts])
+        before, after = phones[: len(prompts)], phones[len(prompts) :]
+        if self.is_reference and not continual:
+            after = [_behind_prompt(joint, len(prompt)) for prompt, joint in zip(before, after, strict=True)]
+        obstacles = [self._obstacle(*row, continual) for row in zip(requests, before, after, strict=True)]
+        ready = [request for request, obstacle in zip(requests, obstacles, strict=True) if obstacle is None]
+        codes = iter(self._prompt_codes(ready, continual) if ready else [])
+        results: list[Prompted | UserError] = []
+        for prompt_phones, text_phones, obstacle in zip(before, after, obstacles, strict=True):
+            if obstacle is not None:
+                results.append(UserError(obstacle))
+                continue
+            ids = prompted_ids(self.tokenizer, prompt_phones, text_phones, self.prefix_mode, self.is_reference)
+            # A word boundary stands before the text.
+            num_target = len(prompt_phones) if continual else 1 + len(text_phones)
+            results.append(Prompted(ids.ar, ids.nar, next(codes), num_target))
+        return results
+
+    def _obstacle(
+        self, request: Request, prompt_phones: Sequence[str], text_phones: Sequence[str], continual: bool
+    ) -> str | None:
+        """Why a request cannot be spoken."""
+        kept_seconds = self.settings.continual_prompt_seconds
+        if continual and len(request.prompt_audio) <= kept_seconds * self.codec.sample_rate_hz:
+            return (
+                f"--continual keeps {kept_seconds:g} s of the prompt, and it is no longer than that; take a longer "
+                "one, or lower infer.continual_prompt_seconds"
+            )
+        if not any(phone.isalnum() for phone in prompt_phones):
+            return f"the prompt's text {request.prompt_text!r} has nothing that can be spoken"
+        if not continual and not any(phone.isalnum() for phone in text_phones):
+            return f"the text {request.text!r} has nothing that can be spoken"
+        return None
 
     def _prompt_codes(self, requests: Sequence[Request], continual: bool) -> list[Tensor]:
         audio = [request.prompt_audio for request in requests]
@@ -266,3 +340,9 @@ class Synthesizer:
         lens = torch.tensor([len(row) for row in audio])
         codes, codes_lens = self.codec.encode(pad(audio).to(self.device), lens)
         return [row[:length].cpu() for row, length in zip(codes, codes_lens.tolist(), strict=True)]
+
+
+def _behind_prompt(joint: Sequence[str], num_prompt: int) -> list[str]:
+    """The phones behind the word boundary that ends the prompt's, of which there are `num_prompt` or a few more."""
+    boundary = next((i for i in range(num_prompt, len(joint)) if joint[i] == WORD_BOUNDARY), len(joint))
+    return list(joint[boundary + 1 :])

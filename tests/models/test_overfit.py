@@ -83,7 +83,7 @@ def test_each_text_gives_its_own_utterance(tmp_path) -> None:
 
     synthesizer = Synthesizer(model, codec, tokenizer, tiny_infer(top_k=1), 1, torch.device("cpu"))
     requests = [Request(target.text, prompt.text, prompt_audio) for target in (first, second)]
-    spoken = synthesizer.generate(synthesizer.tokens(requests, continual=False))
+    spoken = synthesizer.generate(synthesizer.tokenize(requests, continual=False))
     for target, found in zip((first, second), spoken, strict=True):
         wanted = torch.from_numpy(target.codes).long()
         assert len(found.codes) == len(wanted) and found.ended == "eos"

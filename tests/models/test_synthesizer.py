@@ -1,9 +1,12 @@
 """From requests to speech: batches, prompts, text for the NAR, the floor and the cap."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
-from models.valle.synthesizer import Request, Synthesizer
+from models.valle.synthesizer import Prompted, Request, SecondsPerPhone, Synthesizer
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.symbols import SymbolTable
@@ -41,9 +44,9 @@ def requests() -> list[Request]:
 @pytest.mark.parametrize(("mode", "top_k"), [(0, 1), (1, 1), (2, 1), (1, 0)])
 def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: int) -> None:
     synthesizer = build(codec, mode, top_k=top_k)
-    together = synthesizer.generate(synthesizer.tokens(requests, continual=False))
+    together = synthesizer.generate(synthesizer.tokenize(requests, continual=False))
     for request, spoken in zip(requests, together, strict=True):
-        [alone] = synthesizer.generate(synthesizer.tokens([request], continual=False))
+        [alone] = synthesizer.generate(synthesizer.tokenize([request], continual=False))
         assert torch.equal(spoken.codes, alone.codes) and spoken.ended == alone.ended
     groups = build(codec, mode, top_k=top_k, max_batch_size=2).speak(requests)
     whole = synthesizer.speak(requests)
@@ -54,15 +57,41 @@ def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: i
 def test_the_nar_of_modes_2_and_4_is_not_shown_the_prompts_text(codec, requests) -> None:
     for mode in (1, 2, 4):
         synthesizer = build(codec, mode)
-        [prompted] = synthesizer.tokens(requests[:1], continual=False)
+        [prompted] = synthesizer.tokenize(requests[:1], continual=False)
         assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog", "_", *"go", "_", *"home."], False)
-        target = TABLE.encode(["_", *"go", "_", *"home."], False)
+        target = TABLE.encode([*"go", "_", *"home."], False)
         assert list(prompted.nar_ids) == (target if mode != 1 else list(prompted.ids))
+
+
+@pytest.mark.parametrize("add_blank", [False, True])
+def test_released_models_of_modes_2_and_4_keep_the_boundary_before_the_text(codec, requests, add_blank) -> None:
+    synthesizer = build(codec, 2)
+    synthesizer.tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank)
+    synthesizer.follow_reference(synthesizer.frame_limits)
+    [prompted] = synthesizer.tokenize(requests[:1], continual=False)
+    joint = [*"a", "_", *"dog", "_", *"go", "_", *"home."]
+    assert list(prompted.ids) == TABLE.encode(joint, add_blank)
+    behind = TABLE.encode(joint, add_blank)[len(TABLE.encode([*"a", "_", *"dog"], add_blank)) - 1 :]
+    assert list(prompted.nar_ids) == [TABLE.bos_id, *behind]
+
+
+def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
+    calls = []
+
+    class Counted(GraphemePhonemizer):
+        def phonemize(self, texts):
+            calls.append(len(texts))
+            return super().phonemize(texts)
+
+    synthesizer = build(codec, max_batch_size=8)
+    synthesizer.tokenizer = TextTokenizer(Counted(), TABLE, add_blank=False)
+    synthesizer.speak(requests)
+    assert calls == [2 * len(requests)]
 
 
 def test_floor_and_cap_are_seconds_per_phone_of_the_target(codec, requests) -> None:
     synthesizer = build(codec, min_seconds_per_phone=0.4, max_seconds_per_phone=0.4)
-    [prompted] = synthesizer.tokens(requests[:1], continual=False)
+    [prompted] = synthesizer.tokenize(requests[:1], continual=False)
     [spoken] = synthesizer.generate([prompted])
     assert prompted.num_target_phones == len("_go_home.")
     assert len(spoken.codes) == 0.4 * 25 * len("_go_home.")
@@ -72,7 +101,7 @@ def test_floor_and_cap_are_seconds_per_phone_of_the_target(codec, requests) -> N
 def test_the_seed_decides(codec, requests) -> None:
     def codes(seed: int) -> torch.Tensor:
         synthesizer = build(codec, top_k=0, seed=seed, min_seconds_per_phone=0.1)
-        return synthesizer.generate(synthesizer.tokens(requests[:1], continual=False))[0].codes
+        return synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False))[0].codes
 
     assert torch.equal(codes(1), codes(1))
     assert not torch.equal(codes(1)[:, 0], codes(2)[:, 0])
@@ -90,37 +119,53 @@ def test_other_settings_and_who_listens_change_nothing_else(codec, requests) -> 
 def test_frames_are_heard_as_they_are_decoded(codec, requests) -> None:
     heard: list[int] = []
     synthesizer = build(codec, min_seconds_per_phone=0.1)
-    [spoken] = synthesizer.generate(synthesizer.tokens(requests[:1], continual=False), heard.append)
+    [spoken] = synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False), heard.append)
     # The frame that ends it, at the cap, is told by the result.
     assert heard == [*range(1, len(spoken.codes))]
 
 
-def test_what_does_not_end_by_itself_is_sampled_once_more(codec, requests) -> None:
+def test_speech_that_fails_is_tried_again_with_the_next_seeds(codec, requests) -> None:
     def speaker(seed: int, **infer) -> Synthesizer:
-        synthesizer = build(codec, **{"top_k": 0, "seed": seed, "min_seconds_per_phone": 0, **infer})
+        synthesizer = build(codec, **{"top_k": 0, "seed": seed, "min_seconds_per_phone": 0, "max_tries": 1, **infer})
         with torch.no_grad():
             # As likely as all others together once in about ten frames.
             synthesizer.model.ar.predict_layer.weight[synthesizer.model.ar.eos_id].fill_(0.4)
         return synthesizer
 
-    prompted = speaker(0).tokens(requests, continual=False)
-    kinds = set()
-    for seed in range(12):
-        first, second = (speaker(one)._first_codebook(prompted, one) for one in (seed, seed + 1))
-        spoken = speaker(seed).generate(prompted)
-        for row, again, found in zip(first, second, spoken, strict=True):
-            assert found.is_retried == (row.ended != "eos")
-            kept = again if row.ended != "eos" and again.ended == "eos" else row
-            assert torch.equal(found.codes[:, 0], kept.codes) and found.ended == kept.ended
-            kinds.add((row.ended, found.ended))
-    assert {("eos", "eos"), ("cap", "eos"), ("cap", "cap")} <= kinds
-    greedy = speaker(0, top_k=1, max_seconds_per_phone=1e-6).generate(prompted)
-    assert all(row.ended in ("cap", "floor") and not row.is_retried for row in greedy)
+    single = [speaker(seed).speak(requests) for seed in range(12)]
+    endings = {speech.ended for speeches in single for speech in speeches}
+    assert {"eos", "cap"} <= endings
+    for seed in range(10):
+        for row, found in enumerate(speaker(seed, max_tries=3).speak(requests)):
+            tries = [single[seed + number][row] for number in range(3)]
+            good = next((number for number in range(3) if tries[number].failure is None), None)
+            wanted = tries[good or 0]
+            assert torch.equal(found.audio, wanted.audio) and found.ended == wanted.ended
+            assert found.num_tries == (3 if good is None else good + 1)
+            assert (found.failure is None) == (good is not None)
+    greedy = speaker(0, top_k=1, max_seconds_per_phone=1e-6, max_tries=3).speak(requests)
+    assert all(row.ended in ("cap", "floor") and row.num_tries == 1 and row.failure for row in greedy)
+
+
+def test_silence_is_a_failure_however_it_ends(codec, requests, monkeypatch) -> None:
+    synthesizer = build(codec, top_k=0, max_tries=2)
+    monkeypatch.setattr(synthesizer, "decode", lambda codes: [torch.zeros(960 * len(row)) for row in codes])
+    original = synthesizer.generate
+    monkeypatch.setattr(synthesizer, "generate", lambda *given: [replace(row, ended="eos") for row in original(*given)])
+    for speech in synthesizer.speak(requests):
+        assert (speech.ended, speech.num_tries) == ("silent", 2) and "silent" in speech.failure
+
+
+def test_short_texts_may_last_longer_for_each_phone(codec) -> None:
+    settings = tiny_infer(min_seconds_per_phone=0.06, max_seconds_per_phone=0.12, min_seconds=0.25, slack_seconds=1)
+    limits = SecondsPerPhone.from_settings(settings, codec.frame_rate_hz)
+    codes = torch.zeros(10, 8)
+    assert [limits(Prompted([], [], codes, phones)) for phones in (2, 100)] == [(6, 31), (150, 325)]
 
 
 def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
     synthesizer = build(codec, continual_prompt_seconds=0.4)
-    [prompted] = synthesizer.tokens(requests[:1], continual=True)
+    [prompted] = synthesizer.tokenize(requests[:1], continual=True)
     assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(prompted.nar_ids)
     assert len(prompted.codes) == 10
     [speech] = synthesizer.speak(requests[:1], continual=True)
@@ -136,15 +181,18 @@ def test_copy_goes_through_the_codec(codec, requests) -> None:
     assert torch.equal(copied, codec.decode(codes, lens)[0][0, : len(audio)])
 
 
-def test_nothing_to_say_is_an_error(codec, requests) -> None:
-    synthesizer = build(codec, continual_prompt_seconds=1.0)
-    prompt = requests[0].prompt_audio
-    for request, continual in (
-        (Request("", "a dog", prompt), False),
-        (Request("?!", "a dog", prompt), False),
-        (Request("go", " ", prompt), False),
-        (Request("", "a dog", prompt), True),
-    ):
-        with pytest.raises(UserError):
-            synthesizer.check(request, continual)
-    synthesizer.check(Request("go", "a dog", prompt), False)
+def test_what_cannot_be_spoken_is_named_and_stops_no_other(codec, requests) -> None:
+    synthesizer = build(codec, continual_prompt_seconds=0.4)
+    prompt, short = requests[0].prompt_audio, torch.ones(RATE // 5)
+    bad = [
+        (Request("", "a dog", prompt), False, "the text '' has nothing that can be spoken"),
+        (Request("?!", "a dog", prompt), False, "the text '\\?!' has nothing"),
+        (Request("go", " ", prompt), False, "the prompt's text ' ' has nothing"),
+        (Request("", "a dog", short), True, "keeps 0.4 s of the prompt, and it is no longer"),
+        (Request("", "?!", prompt), True, "the prompt's text '\\?!' has nothing"),
+    ]
+    for request, continual, words in bad:
+        first, second = synthesizer.speak([request, requests[0]], continual)
+        assert isinstance(first, UserError) and re.search(words, str(first))
+        [alone] = synthesizer.speak(requests[:1], continual)
+        assert torch.equal(second.audio, alone.audio)

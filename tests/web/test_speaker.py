@@ -10,10 +10,9 @@ import pytest
 import soundfile
 import torch
 
-from models.valle.jobs import speak_each
 from models.valle.synthesizer import Request, SecondsPerPhone, Synthesizer
+from processors.prompts import prepare_prompt
 from tests.web.conftest import Trained
-from utils.audio import read_audio
 from utils.errors import UserError
 from web.speaker import Job, Sampling, Speaker
 
@@ -30,17 +29,18 @@ class Recorder:
         self.built: list[Path] = []
         self.groups: list[list[str]] = []
         self.failure: Exception | None = None
-        monkeypatch.setattr("web.speaker.speak_each", self._speak_each)
+        self._speak = Synthesizer.speak
+        monkeypatch.setattr(Synthesizer, "speak", lambda *given, **others: self._noted(*given, **others))
 
     def build(self, checkpoint) -> Synthesizer:
         self.built.append(checkpoint.path)
         return self.voice
 
-    def _speak_each(self, synthesizer, requests, **others):
+    def _noted(self, synthesizer, requests, **others):
         self.groups.append([request.text for request in requests])
         if self.failure is not None:
             raise self.failure
-        return speak_each(synthesizer, requests, **others)
+        return self._speak(synthesizer, requests, **others)
 
 
 @pytest.fixture
@@ -63,8 +63,9 @@ def job(trained: Trained, text: str, sampling: Sampling = DRAWN, index: int = 0,
 
 
 def alone(voice: Synthesizer, one: Job) -> torch.Tensor:
-    audio = read_audio(one.prompt_audio, voice.codec.sample_rate_hz)
-    [speech] = voice.with_settings(**asdict(one.sampling)).speak([Request(one.text, one.prompt_text, audio)])
+    prompt = prepare_prompt(one.prompt_audio, one.prompt_text, voice.codec.sample_rate_hz)
+    speaking = voice.with_settings(**asdict(one.sampling))
+    [speech] = speaking._speak_batch([Request(one.text, prompt.text, prompt.audio)], False, None)
     return speech.audio
 
 
@@ -108,7 +109,7 @@ def test_one_that_cannot_be_spoken_takes_no_other_with_it(trained, voice, record
             one.done.result(WAIT_SECONDS)
     for one in good:
         assert torch.equal(one.done.result(WAIT_SECONDS).speech.audio, alone(voice, one))
-    assert recorder.groups == [list(TEXTS[:2])]
+    assert recorder.groups == [["?!", TEXTS[0], TEXTS[1], TEXTS[0]]]
 
 
 def test_after_a_failure_the_next_are_spoken(trained, recorder, speaker) -> None:
@@ -150,7 +151,7 @@ def test_a_newer_checkpoint_takes_the_place_of_the_older(trained, recorder, spea
 
 def test_the_server_closes_without_an_end_of_what_it_speaks(trained, voice, recorder) -> None:
     recorder.voice = voice.with_settings()
-    recorder.voice.frame_limits = SecondsPerPhone(1000, 2000, voice.codec.frame_rate_hz)
+    recorder.voice.frame_limits = SecondsPerPhone(1000, 2000, 0, 0, voice.codec.frame_rate_hz)
     speaker = Speaker(recorder.build)
     jobs = [job(trained, text) for text in TEXTS[:2]]
     for one in jobs:
