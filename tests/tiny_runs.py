@@ -147,6 +147,10 @@ def infer(experiment: Path, output: Path, changes: dict[str, Any], *flags: str) 
     assert all("audio" in row for row in rows) and status == any("error" in row for row in rows)
 
 
+# Room enough for the speech of `let_speech_end` to end.
+ROOMY = {"infer.min_seconds": 0.2, "infer.slack_seconds": 2, "infer.max_tries": 5}
+
+
 def let_speech_end(experiment: Path) -> None:
     """Make the end of speech win in one frame of some ten, as no training of a few steps does."""
     path = resolve_checkpoint(experiment, "").weights

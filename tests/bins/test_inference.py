@@ -65,6 +65,33 @@ def test_a_config_gives_the_infer_section(speaker: Speaker, tmp_path: Path) -> N
     np.testing.assert_array_equal(speaker.say("--config", str(tmp_path / "other.json"), "--seed", "5"), greedy)
 
 
+def test_speech_that_is_cut_off_is_a_failure_everywhere(trained: Recipe, tmp_path: Path, capsys) -> None:
+    audio, text = prompt(trained.corpus, "101")
+    single = ("--infer_mode", "single", "--infer_text_prompt", text, "--infer_audio_prompt", str(audio))
+    where = ("--infer_expt_dir", str(trained.experiment("nar")), "--infer_output_dir", str(tmp_path))
+    flags = ("--set", "infer.max_seconds_per_phone=0.001", "--set", "infer.min_seconds_per_phone=0")
+    assert trained.call(bins.inference, *where, *single, "--infer_text", "Nine ships.", *flags) == 1
+    [row] = rows(tmp_path)
+    assert row["ended"] in ("cap", "floor") and row["tries"] == 2 and "tries" in row["error"]
+    # It can be listened to all the same.
+    assert (tmp_path / row["audio"]).is_file()
+    said = capsys.readouterr().err
+    assert "0 of 1 texts spoken" in said and f"{row['name']}: {row['error']}" in said
+
+
+def test_what_was_done_to_a_prompt_is_in_the_results(speaker: Speaker, tmp_path: Path) -> None:
+    plain = speaker.say("--top_k", "1")
+    samples, rate_hz = soundfile.read(speaker.audio)
+    quiet = np.zeros(rate_hz)
+    speaker.audio = tmp_path / "padded.wav"
+    soundfile.write(speaker.audio, np.concatenate([quiet, samples, quiet]), rate_hz)
+    padded = speaker.say("--top_k", "1")
+    [row] = rows(speaker.output)
+    assert row["prompt"]["trimmed_seconds"] == pytest.approx([1, 1], abs=0.5)
+    assert row["prompt"]["seconds"] < len(samples) / rate_hz + 0.2
+    assert len(padded) == pytest.approx(len(plain), rel=0.5)
+
+
 def test_continual_keeps_the_beginning_and_says_the_prompts_text(speaker: Speaker) -> None:
     settings = ("continual_prompt_seconds=1", "min_seconds_per_phone=0", "max_seconds_per_phone=1e-6")
     overrides = [word for setting in settings for word in ("--set", f"infer.{setting}")]

@@ -101,3 +101,24 @@ def test_a_smaller_corpus_leaves_nothing_behind(own: Recipe) -> None:
     assert own.call(bins.preprocess, "--config", str(own.config)) == 0
     assert json.loads((own.data / "stats.json").read_text())["splits"]["test"]["utterances"] == 4
     assert sorted({name[:3] for name in utterances(own) if "_3" in name}) == ["101", "102"]
+
+
+def test_the_pace_of_a_corpus_is_measured_on_its_training_utterances(own: Recipe) -> None:
+    def measured() -> dict[str, float]:
+        return json.loads((own.data / "stats.json").read_text())["seconds_per_phone"]
+
+    # Codes have 25 frames a second.
+    rows = read_shards(list_shards(own.data / "train"))
+    seconds = [len(row.codes) / 25 / len(row.phones) for row in rows]
+    for quantile, value in measured().items():
+        assert value == pytest.approx(float(np.quantile(seconds, float(quantile))), abs=1e-4)
+    assert len(measured()) == 5
+    # Reports of an older version do not have it, and no shard is made again for it.
+    before, times = measured(), shard_times(own)
+    for path in (own.data / "reports").glob("*.json"):
+        report = json.loads(path.read_text())
+        del report["seconds_per_phone"]
+        path.write_text(json.dumps(report))
+    assert own.call(bins.preprocess, "--config", str(own.config)) == 0
+    assert shard_times(own) == times
+    assert measured() == pytest.approx(before, abs=1e-4)

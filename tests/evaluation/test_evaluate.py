@@ -16,7 +16,7 @@ import bins.evaluate
 from evaluation.protocol import LISTS, write_test_lists
 from processors.manifest import SourceUtterance
 from tests.hostile import saved, tone
-from tests.tiny_runs import call, prepare, sets, train, write_config, write_custom
+from tests.tiny_runs import ROOMY, call, let_speech_end, prepare, sets, train, write_config, write_custom
 from utils.cli import find_path
 from utils.errors import UserError
 
@@ -29,7 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = write_config(folder / "exp_config.json", corpus, folder)
     prepare(config, {})
     for seed in (1, 2):
-        train(config, f"pair_{seed}", 0, {"train.random_seed": seed})
+        train(config, f"pair_{seed}", 0, {"train.random_seed": seed, **ROOMY})
+        let_speech_end(folder / "ckpts" / f"pair_{seed}")
     wavs = sorted((corpus / "wavs").iterdir())
     lines = [f"early birds {number}|often find|{wavs[number]}|{wavs[number + 5]}" for number in (0, 1)]
     (folder / "list.txt").write_text("\n".join([*lines, f"green apples|often find|{wavs[2]}"]))
@@ -56,7 +57,7 @@ def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path) -> No
     assert list(systems) == ["ground truth", "codec resynthesis", "pair_1", "pair_2"]
     assert [systems[name]["num_utterances"] for name in systems] == [2, 2, 3, 3]
     assert set(metrics["missing"]) == {"speaker similarity", "DNSMOS"}
-    needed = {"wer", "mcd_db", "duration_ratio", "real_time_factor", "capped"}
+    needed = {"wer", "mcd_db", "duration_ratio", "real_time_factor", "failed"}
     assert needed <= systems["pair_1"]["metrics"].keys()
     assert set(systems["ground truth"]["metrics"]) == {"wer"}
     resynthesis, pair = (systems[name]["metrics"]["mcd_db"] for name in ("codec resynthesis", "pair_1"))
@@ -110,6 +111,17 @@ def test_a_line_that_cannot_be_spoken_is_named_and_the_others_are_measured(
     assert system["num_utterances"] == 3 and len(system["failures"]) == 2
     stderr = capsys.readouterr().err
     assert "missing.wav" in stderr and "1 fields" in stderr and "Traceback" not in stderr
+
+
+def test_speech_that_failed_is_measured_and_is_a_failure(folder: Path) -> None:
+    short = ("--set", "infer.slack_seconds=0", "--set", "infer.max_seconds_per_phone=0.001")
+    metrics, page = evaluate(folder, *experiments(folder, 1), *short, status=1)
+    pair = metrics["systems"]["pair_1"]
+    assert len(pair["failures"]) == 3 and all("was cut off at" in reason for reason in pair["failures"].values())
+    assert pair["num_utterances"] == 3 and pair["metrics"]["failed"]["mean"] == 1
+    assert "was cut off at" in page
+    metrics, _ = evaluate(folder, *experiments(folder, 1))
+    assert metrics["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0
 
 
 def test_a_continuation_is_of_the_whole_text_and_its_prompt_tells_nothing_of_the_voice(

@@ -8,7 +8,7 @@ import pytest
 
 from bins.voice import build_voice
 from models.valle.synthesizer import Synthesizer
-from tests.tiny_runs import let_speech_end, prepare, train, write_config, write_custom
+from tests.tiny_runs import ROOMY, let_speech_end, prepare, train, write_config, write_custom
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 
 
@@ -40,10 +40,9 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("web")
     config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", 14), folder)
-    long = {"infer.min_seconds": 0.2, "infer.slack_seconds": 2, "infer.max_tries": 5}
     prepare(config, {})
     train(config, "ar", 1, {})
-    train(config, "nar", 2, long, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
+    train(config, "nar", 2, ROOMY, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
     let_speech_end(folder / "ckpts" / "nar")
     return Trained(folder)
 

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from PIL import Image
 
 from bins.voice import build_voice
 from config.schema import InferSettings
-from models.valle.synthesizer import Request, Synthesizer
+from models.valle.synthesizer import Request, Spoken, Synthesizer
 from processors.prompts import prepare_prompt
 from tests.conftest import free_port, tiny_infer
 from tests.web.conftest import Trained
@@ -175,6 +175,19 @@ def test_a_bad_prompt_is_told(
         with pytest.raises(AppError, match=words):
             client.predict(**{**fields, "prompt_audio": handle_file(str(tmp_path / name))}, api_name="/speak")
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_speech_that_failed_is_told_and_not_shown_as_speech(
+    client: Client, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = Synthesizer.generate
+
+    def cut_off(self: Synthesizer, *given: Any) -> list[Spoken]:
+        return [replace(spoken, ended="cap") for spoken in generate(self, *given)]
+
+    monkeypatch.setattr(Synthesizer, "generate", cut_off)
+    with pytest.raises(AppError, match=r"^The speech did not end by itself.*\(each of 5 tries\)"):
+        client.predict(**fields, api_name="/speak")
 
 
 def test_an_experiment_that_is_gone_is_told(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:

@@ -1,0 +1,73 @@
+"""How short and how long speech may be comes from the corpus, and travels with the experiment."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bins.voice import build_voice
+from config.schema import Settings
+from models.valle.experiment import PreparedData, read_prepared, with_measured_limits
+from models.valle.synthesizer import UNMEASURED_SECONDS_PER_PHONE, SecondsPerPhone
+from tests.conftest import ROOT, tiny_infer
+from tests.tiny_runs import prepare, train, write_config, write_custom
+from utils.config import load_settings
+
+UNSET = {"infer.min_seconds_per_phone": None, "infer.max_seconds_per_phone": None}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("limits")
+    config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", 14), folder)
+    prepare(config, {})
+    return config
+
+
+def read(config: Path, *overrides: str) -> tuple[Settings, PreparedData]:
+    unset = [f"{key}=null" for key in UNSET]
+    settings = load_settings(config, Settings, [*unset, *overrides], root=ROOT)
+    return settings, read_prepared(settings)
+
+
+def test_limits_that_are_left_open_are_those_of_the_corpus(config: Path) -> None:
+    settings, data = read(config)
+    stats = json.loads((config.parent / "data" / "custom" / "stats.json").read_text())["seconds_per_phone"]
+    assert data.seconds_per_phone == (stats["0.001"], stats["0.999"])
+    infer = with_measured_limits(settings, data).infer
+    assert infer.min_seconds_per_phone < stats["0.001"] and infer.max_seconds_per_phone > stats["0.999"]
+    assert infer.min_seconds_per_phone > stats["0.001"] / 2 and infer.max_seconds_per_phone < 2 * stats["0.999"]
+    settings, data = read(config, "infer.max_seconds_per_phone=7")
+    limited = with_measured_limits(settings, data).infer
+    assert (limited.min_seconds_per_phone, limited.max_seconds_per_phone) == (infer.min_seconds_per_phone, 7)
+
+
+def test_they_travel_with_the_experiment_whatever_config_stage_3_is_given(config: Path) -> None:
+    train(config, "ar", 1, UNSET)
+    train(config, "nar", 2, UNSET, "--ar_model_ckpt_dir", str(config.parent / "ckpts" / "ar"))
+    settings, data = read(config)
+    wanted = with_measured_limits(settings, data).infer
+    nar = config.parent / "ckpts" / "nar"
+    open_config = config.with_name("open.json")
+    content = json.loads(config.read_text())
+    content["infer"] |= {key.split(".")[1]: None for key in UNSET} | {"top_k": 3}
+    open_config.write_text(json.dumps(content))
+    for given in (None, open_config):
+        synthesizer, _ = build_voice(nar, "", config=given)
+        limits = synthesizer.frame_limits
+        assert isinstance(limits, SecondsPerPhone)
+        assert limits.least_seconds == wanted.min_seconds_per_phone
+        assert limits.most_seconds == wanted.max_seconds_per_phone
+    assert synthesizer.settings.top_k == 3
+
+
+def test_a_corpus_that_was_never_measured_leaves_wide_limits(config: Path) -> None:
+    path = config.parent / "data" / "custom" / "stats.json"
+    stats = path.read_text()
+    path.write_text(json.dumps({**json.loads(stats), "seconds_per_phone": {}}))
+    settings, data = read(config)
+    path.write_text(stats)
+    assert with_measured_limits(settings, data) == settings
+    open_limits = tiny_infer(min_seconds_per_phone=None, max_seconds_per_phone=None)
+    limits = SecondsPerPhone.from_settings(open_limits, 25)
+    assert (limits.least_seconds, limits.most_seconds) == UNMEASURED_SECONDS_PER_PHONE
