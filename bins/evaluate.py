@@ -91,11 +91,10 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     from bins.voice import build_voice
     from evaluation.build import build_measures
     from evaluation.evaluate import evaluate, gather
-    from models.valle.jobs import read_test_list
+    from models.valle.test_lists import read_test_list
 
-    lines = read_test_list(
-        find_path(flags.test_list_file, "--test_list_file"), lambda path: find_path(path, "audio_prompt")
-    )
+    test_list = find_path(flags.test_list_file, "--test_list_file")
+    lines = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
     config = find_path(flags.config, "--config") if flags.config is not None else None
     folders = [find_path(folder, "--infer_expt_dir") for folder in flags.infer_expt_dir]
     audio_folders = [find_path(folder, "--audio_dir") for folder in flags.audio_dir]

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from utils.cli import Parser, find_path, run
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Heavy libraries are imported once the flags are known to be right.
     from bins.voice import build_voice
-    from models.valle.jobs import Job, output_name, read_test_list, run_jobs
+    from models.valle.jobs import free_name, run_jobs
+    from models.valle.test_lists import Job, output_name, read_test_list
     from utils.log import set_up_logging
 
     set_up_logging()
@@ -61,13 +63,16 @@ def main(arguments: Sequence[str] | None) -> int:
     config = find_path(flags.config, "--config") if flags.config is not None else None
     if flags.infer_mode == "batch":
         test_list = find_path(str(flags.test_list_file), "--test_list_file")
-        jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt"))
+        jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
     else:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
         jobs = [Job(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
 
     synthesizer, experiment = build_voice(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
+    if flags.infer_mode == "single":
+        # Nothing is overwritten: another text in the same voice goes beside the first.
+        jobs = [replace(job, name=free_name(output_dir, job.name)) for job in jobs]
     return 1 if run_jobs(synthesizer, jobs, output_dir, flags.continual, flags.copysyn) else 0
 
 

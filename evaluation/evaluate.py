@@ -9,8 +9,9 @@ from typing import Any
 
 from evaluation.measures import COLUMNS, Clip, Measures, Target, Value, interval
 from models.valle.experiment import Experiment
-from models.valle.jobs import RESULTS, BadLine, Job, read_results, run_jobs
+from models.valle.jobs import RESULTS, read_results, run_jobs
 from models.valle.synthesizer import Synthesizer
+from models.valle.test_lists import BadLine, Job
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
 from utils.files import written_aside

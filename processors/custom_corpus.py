@@ -11,6 +11,8 @@ from typing import Any
 from processors.manifest import Split
 from processors.splits import FoundUtterance
 from utils.errors import UserError
+from utils.log import log
+from utils.text_files import read_text_file
 
 _SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -47,10 +49,12 @@ def read_custom(path: Path) -> Iterator[FoundUtterance]:
 
 
 def read_text(path: Path) -> str | None:
-    """The text of a file, bytes that are not UTF-8 replaced; None where it cannot be read."""
+    """The text of a file, whatever its encoding; None where there is no such file, or it is no text."""
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace")
-    except (OSError, ValueError):
+        return read_text_file(path)
+    except UserError as error:
+        if _is_file(path):
+            log.warning("%s", error)
         return None
 
 

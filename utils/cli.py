@@ -41,13 +41,14 @@ def true_or_false(value: str) -> bool:
     return value.lower() == "true"
 
 
-def find_path(path: str, flag: str) -> Path:
-    """A path of the command line: from the caller's folder, else from the repository root.
+def find_path(path: str, flag: str, beside: Path | None = None) -> Path:
+    """A path of the command line: from the caller's folder, then from `beside`, then from the repository root.
 
-    Raises UserError naming the flag when it is in neither.
+    `beside` is the folder of the list that holds the path. Raises UserError naming the flag when it is in none.
     """
+    folders = [ROOT] if beside is None else [beside, ROOT]
     try:
-        for candidate in (Path(path).expanduser(), ROOT / path) if path else ():
+        for candidate in (Path(path).expanduser(), *(folder / path for folder in folders)) if path else ():
             if candidate.exists():
                 return candidate.absolute()
     except (OSError, RuntimeError, ValueError):

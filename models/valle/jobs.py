@@ -1,13 +1,14 @@
-"""Stage 3's work: what to say, in whose voice, and where the speech goes."""
+"""Stage 3's work: jobs to speech and rows of results."""
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from models.valle.synthesizer import Request, Speech, Synthesizer
+from models.valle.test_lists import BadLine, Job
 from processors.prompts import Prompt, prepare_prompt
 from utils.audio import write_audio
 from utils.errors import UserError
@@ -15,79 +16,6 @@ from utils.files import written_aside
 from utils.log import log, progress_bar
 
 RESULTS = "results.jsonl"
-_FIELDS = "text|text_prompt|audio_prompt"
-# File systems take 255; a line's number and what is put behind come to it.
-_MAX_NAME_BYTES = 200
-
-
-@dataclass(frozen=True)
-class Job:
-    """One text to say; `name` is the output's path below the output folder, without suffix.
-
-    `reference_audio` is how the text should sound, where that is known; evaluation compares with it.
-    """
-
-    name: str
-    text: str
-    prompt_text: str
-    prompt_audio: Path
-    reference_audio: Path | None = None
-
-
-@dataclass(frozen=True)
-class BadLine:
-    """A line of a list that cannot be spoken, and why."""
-
-    name: str
-    reason: str
-
-
-def read_test_list(path: Path, find: Callable[[str], Path]) -> list[Job | BadLine]:
-    """Jobs of a list with `text|text_prompt|audio_prompt` a line; `find` turns a written path into an existing one.
-
-    A fourth field may name the reference audio. A line in the order `text_prompt|audio_prompt|text` is known by its
-    second field being an existing audio file. Blank lines and lines that begin with # are passed over. Raises
-    UserError when nothing is left.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    jobs = [
-        _parse_line(line, number, find)
-        for number, line in enumerate(lines, start=1)
-        if line.strip() and not line.startswith("#")
-    ]
-    if not jobs:
-        raise UserError(f"{path}: no lines; each is {_FIELDS}")
-    return jobs
-
-
-def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job | BadLine:
-    fields = [field.strip() for field in line.split("|")]
-    if len(fields) not in (3, 4):
-        return BadLine(f"batch/{number}", f"line {number} has {len(fields)} fields, not the three of {_FIELDS}")
-    (text, prompt_text, audio), reference = fields[:3], "".join(fields[3:])
-    if not _is_file(audio, find) and _is_file(prompt_text, find):
-        prompt_text, audio, text = fields[:3]
-    try:
-        prompt_audio = find(audio)
-        reference_audio = find(reference) if reference else None
-    except UserError as error:
-        return BadLine(f"batch/{number}", f"line {number}: {error}")
-    return Job(f"batch/{number}_{output_name(prompt_audio)}", text, prompt_text, prompt_audio, reference_audio)
-
-
-def output_name(prompt_audio: Path) -> str:
-    """The prompt's name, which outputs are called after, cut to what a file system takes."""
-    return prompt_audio.stem.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
-
-
-def _is_file(path: str, find: Callable[[str], Path]) -> bool:
-    try:
-        return bool(path) and find(path).is_file()
-    except (UserError, OSError):
-        return False
 
 
 def run_jobs(
@@ -96,10 +24,11 @@ def run_jobs(
     """Speak all jobs into `output_dir`, with a row for each in `results.jsonl`; returns how many failed.
 
     Texts are decoded `max_batch_size` together. With `copysyn` a prompt's way through the codec and back is
-    written beside each output as `<name>_copysyn.wav`.
+    written beside each output as `<name>_copysyn.wav`. Raises UserError where the folder holds other texts' speech.
     """
-    # A folder that cannot be made is told before anything is spoken.
+    # A folder that cannot be made is an error before anything is spoken.
     output_dir.mkdir(parents=True, exist_ok=True)
+    _check_overwrites(output_dir, jobs, continual)
     rows: list[dict[str, Any]] = []
     size = synthesizer.settings.max_batch_size
     # Texts of similar length are decoded together: the longest decides how long all take.
@@ -122,8 +51,33 @@ def run_jobs(
     seconds = sum(row["seconds"] for row in spoken)
     elapsed = time.perf_counter() - started
     log.info("%d of %d texts spoken: %.1f s of audio in %.1f s", len(spoken), len(rows), seconds, elapsed)
+    if len(rows) == 1 and "audio" in rows[0]:
+        log.info("%s", output_dir / rows[0]["audio"])
     log.info("speech and %s are in %s", RESULTS, output_dir)
     return len(rows) - len(spoken)
+
+
+def free_name(output_dir: Path, name: str) -> str:
+    """`name`, or the first of `<name>_2`, `<name>_3` and so on, that is no output of `output_dir` yet."""
+    taken = {row.get("name") for row in read_results(output_dir / RESULTS)}
+    names = chain([name], (f"{name}_{number}" for number in count(2)))
+    return next(one for one in names if one not in taken and not (output_dir / f"{one}.wav").exists())
+
+
+def _check_overwrites(output_dir: Path, jobs: Sequence[Job | BadLine], continual: bool) -> None:
+    """A list may be spoken again into its folder; another list must not replace its speech."""
+    rows = {row.get("name"): row for row in read_results(output_dir / RESULTS)}
+    for job in jobs:
+        row = rows.get(job.name, {})
+        if isinstance(job, BadLine) or "audio" not in row:
+            continue
+        text = job.prompt_text if continual else job.text
+        now = {"text": text, "prompt_text": job.prompt_text, "prompt_audio": str(job.prompt_audio)}
+        if any(row.get(key) != value for key, value in now.items()):
+            raise UserError(
+                f"{output_dir} holds the speech of another list ({job.name} says {row.get('text')!r}); "
+                "choose another output folder, or remove this one"
+            )
 
 
 def _run_group(

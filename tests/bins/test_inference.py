@@ -23,7 +23,7 @@ class Speaker:
         self.audio, self.text = prompt(recipe.corpus, "103")
         self.num_calls = 0
 
-    def say(self, *flags: str, text: str | None = "The old house is near the river.") -> np.ndarray:
+    def say(self, *flags: str, text: str | None = "The old house is near the river.", output: str = "") -> np.ndarray:
         self.num_calls += 1
         said = () if text is None else ("--infer_text", text)
         status = self.recipe.call(
@@ -34,7 +34,7 @@ class Speaker:
         )
         # Speech that did not end by itself is a failure, and written.
         assert status == any("error" in row for row in rows(self.output))
-        return soundfile.read(self.output / "single" / f"{self.audio.stem}.wav")[0]
+        return soundfile.read(self.output / "single" / f"{output or self.audio.stem}.wav")[0]
 
     @property
     def output(self) -> Path:
@@ -104,16 +104,38 @@ def test_continual_keeps_the_beginning_and_says_the_prompts_text(speaker: Speake
     assert len(copy) == round(24000 * row["prompt"]["seconds"])
 
 
-def test_other_names_stay_in_the_results(speaker: Speaker, trained: Recipe, tmp_path: Path) -> None:
-    speaker.say()
-    speaker.audio, speaker.text = prompt(trained.corpus, "101")
-    speaker.num_calls -= 1
-    speaker.say()
-    speaker.num_calls -= 1
-    speaker.say(text="Another text.")
+def test_a_single_run_never_replaces_the_speech_of_another(speaker: Speaker, trained: Recipe, capsys) -> None:
+    first = speaker.say()
+    stem = speaker.audio.stem
+    for number in (2, 3):
+        speaker.num_calls -= 1
+        speaker.say(text="Another text.", output=f"{stem}_{number}")
+        assert f"{stem}_{number}.wav" in capsys.readouterr().err
+    np.testing.assert_array_equal(soundfile.read(speaker.output / "single" / f"{stem}.wav")[0], first)
     texts = {row["name"]: row["text"] for row in rows(speaker.output)}
-    assert len(rows(speaker.output)) == len(texts) == 2
-    assert texts[f"single/{speaker.audio.stem}"] == "Another text."
+    others = {f"single/{stem}_{number}": "Another text." for number in (2, 3)}
+    assert texts == {f"single/{stem}": "The old house is near the river.", **others}
+
+
+def test_a_list_never_replaces_the_speech_of_another_list(trained: Recipe, tmp_path: Path, capsys) -> None:
+    audio, text = prompt(trained.corpus, "101")
+    flags = ("--infer_expt_dir", str(trained.experiment("nar")), "--infer_output_dir", str(tmp_path / "out"))
+
+    def say(said: str) -> int | str | None:
+        (tmp_path / "list.txt").write_text(f"{said}|{text}|{audio}")
+        return trained.call(
+            bins.inference, *flags, "--infer_mode", "batch", "--test_list_file", str(tmp_path / "list.txt")
+        )
+
+    say("One text.")
+    before = listing(tmp_path / "out")
+    assert say("Another text.") == 1
+    assert "holds the speech of another list" in capsys.readouterr().err
+    assert listing(tmp_path / "out") == before
+    # The same list again is spoken anew.
+    say("One text.")
+    assert listing(tmp_path / "out").keys() == before.keys()
+    assert listing(tmp_path / "out") != before
 
 
 def test_without_an_output_folder_speech_goes_into_the_experiment(trained: Recipe) -> None:

@@ -1,0 +1,129 @@
+"""Test lists of stages 3 and 4: what to say, in whose voice, and what the output is called."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import soundfile
+
+from utils.errors import UserError
+from utils.text_files import read_text_file
+
+FORMS = (
+    "text|text_prompt|audio_prompt",
+    "text_prompt|audio_prompt|text",
+    "id|text_prompt|audio_prompt|text",
+)
+# What must not be in a file name.
+_UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")
+_AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".m4a", ".webm", ".aac"}
+# File systems take 255; a line's number and what is put behind come to it.
+_MAX_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class Job:
+    """One text to say; `name` is the output's path below the output folder, without suffix.
+
+    `reference_audio` is how the text should sound, where that is known; evaluation compares with it.
+    """
+
+    name: str
+    text: str
+    prompt_text: str
+    prompt_audio: Path
+    reference_audio: Path | None = None
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line of a list that cannot be spoken, and why."""
+
+    name: str
+    reason: str
+
+
+def read_test_list(path: Path, find: Callable[[str], Path]) -> list[Job | BadLine]:
+    """Jobs of a list, one a line in one of `FORMS`; `find` turns a written path into an existing one.
+
+    Which form a line has is known by which of its fields are existing audio files. A last field may name the text's
+    reference audio. Outputs are called `batch/<line number>_<prompt>`, or `batch/<id>` where the list has ids. Blank
+    lines and lines that begin with # are skipped. Raises UserError when nothing is left.
+    """
+    jobs: list[Job | BadLine] = []
+    names: set[str] = set()
+    for number, line in enumerate(read_text_file(path).splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            job: Job | BadLine = _parse_line(line, number, find)
+        except UserError as error:
+            job = BadLine(f"batch/{number}", f"line {number}: {error}")
+        if job.name in names:
+            job = replace(job, name=f"{job.name}__{number}")
+        names.add(job.name)
+        jobs.append(job)
+    if not jobs:
+        raise UserError(f"{path}: no lines; each is {' or '.join(FORMS)}")
+    return jobs
+
+
+def output_name(prompt_audio: Path) -> str:
+    """The prompt's name, which outputs are called after, cut to what a file system takes."""
+    return _cut_name(prompt_audio.stem)
+
+
+def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job:
+    """The job of a line. Raises UserError that names the field that is wrong."""
+    fields = [field.strip() for field in line.split("|")]
+    if len(fields) < 3:
+        raise UserError(f"it has {len(fields)} fields, and needs three or more: {' or '.join(FORMS)}")
+    audio = _audio_fields(fields, find)
+    if not audio:
+        # The field that looks most like one, so that the error names what was meant as audio.
+        meant = next((i for i, field in enumerate(fields) if i and _looks_like_audio(field)), 2)
+        if find(fields[meant]).is_dir():
+            raise UserError(f"field {meant + 1}: {fields[meant]}: a folder, not a file")
+        audio = [meant]
+    prompt, last = audio[0], len(fields) - 1
+    reference = audio[-1] if audio[-1] == last and len(audio) > 1 else None
+    before = fields[:prompt]
+    after = fields[prompt + 1 : reference if reference is not None else last + 1]
+    if reference is None and len(after) == 1 and _looks_like_audio(after[0]):
+        find(after[0])  # A reference that does not exist is no text: this raises the error that names it.
+    if after and len(before) in (1, 2):
+        # The text is the last of its line: a | in it divides nothing else.
+        id_, prompt_text, text = before[0] if len(before) == 2 else "", before[-1], "|".join(after)
+    elif not after and len(before) == 2:
+        id_, (text, prompt_text) = "", before
+    else:
+        raise UserError(
+            f"it has {len(fields)} fields, {len(before)} of them before the prompt's audio (field {prompt + 1}), where "
+            f"one or two belong: a | in a text divides it; write such a text last, as in {FORMS[1]}"
+        )
+    prompt_audio = find(fields[prompt])
+    name = _UNSAFE.sub("_", _cut_name(id_)).strip(" .") if id_ else f"{number}_{output_name(prompt_audio)}"
+    reference_audio = None if reference is None else find(fields[reference])
+    return Job(f"batch/{name or number}", text, prompt_text, prompt_audio, reference_audio)
+
+
+def _audio_fields(fields: Sequence[str], find: Callable[[str], Path]) -> list[int]:
+    """Which fields are existing files: those named as audio, or, where none is, any."""
+    existing = [index for index, field in enumerate(fields) if index and _is_file(field, find)]
+    return [index for index in existing if _looks_like_audio(fields[index])] or existing
+
+
+def _looks_like_audio(field: str) -> bool:
+    return Path(field).suffix.lower() in _AUDIO_SUFFIXES
+
+
+def _is_file(path: str, find: Callable[[str], Path]) -> bool:
+    try:
+        return bool(path) and find(path).is_file()
+    except (UserError, OSError):
+        return False
+
+
+def _cut_name(name: str) -> str:
+    return name.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")

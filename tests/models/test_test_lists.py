@@ -1,0 +1,98 @@
+"""Test lists in the forms that people have, and the real fault of a line that has none of them."""
+
+from pathlib import Path
+
+import pytest
+
+from models.valle.test_lists import BadLine, Job, read_test_list
+from utils.cli import find_path
+from utils.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A list's folder, which is not the caller's."""
+    (tmp_path / "wavs").mkdir()
+    for name in ("a", "b", "reference"):
+        (tmp_path / "wavs" / f"{name}.wav").touch()
+    return tmp_path
+
+
+def read(folder: Path, *lines: str) -> list[Job | BadLine]:
+    path = folder / "list.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return read_test_list(path, lambda name: find_path(name, "audio_prompt", folder))
+
+
+def fields(job: Job | BadLine) -> tuple:
+    assert isinstance(job, Job), job
+    reference = job.reference_audio and job.reference_audio.name
+    return job.name, job.text, job.prompt_text, job.prompt_audio.name, reference
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "reference"),
+    [
+        ("say this|as said|wavs/a.wav", "batch/1_a", None),
+        ("as said|wavs/a.wav|say this", "batch/1_a", None),
+        ("utt-7|as said|wavs/a.wav|say this", "batch/utt-7", None),
+        ("say this|as said|wavs/a.wav|wavs/reference.wav", "batch/1_a", "reference.wav"),
+        ("as said|wavs/a.wav|say this|wavs/reference.wav", "batch/1_a", "reference.wav"),
+        ("utt-7|as said|wavs/a.wav|say this|wavs/reference.wav", "batch/utt-7", "reference.wav"),
+    ],
+)
+def test_every_form_is_known_by_its_audio_which_may_lie_beside_the_list(folder, line, name, reference) -> None:
+    [job] = read(folder, line)
+    assert fields(job) == (name, "say this", "as said", "a.wav", reference)
+
+
+def test_the_callers_folder_goes_before_the_lists_and_the_lists_before_the_root(folder, monkeypatch, tmp_path) -> None:
+    caller = tmp_path / "caller"
+    (caller / "wavs").mkdir(parents=True)
+    (caller / "wavs" / "b.wav").touch()
+    monkeypatch.chdir(caller)
+    jobs = read(folder, "x|y|wavs/a.wav", "x|y|wavs/b.wav", "x|y|README.md")
+    parents = [job.prompt_audio.parent for job in jobs if isinstance(job, Job)]
+    assert parents == [folder / "wavs", caller / "wavs", Path(__file__).parents[2]]
+
+
+@pytest.mark.parametrize(
+    "form", ["as said|wavs/a.wav|{}", "u|as said|wavs/a.wav|{}", "as said|wavs/a.wav|{}|wavs/b.wav"]
+)
+def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
+    [job] = read(folder, form.format("either|or|both"))
+    assert isinstance(job, Job) and (job.text, job.prompt_text) == ("either|or|both", "said")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("either|or|as said|wavs/a.wav", r"4 fields, 3 of them before .* \| in a text divides it"),
+        ("say|said|wavs/gone.wav", "no such file or folder: wavs/gone.wav"),
+        ("id|said|wavs/gone.wav|say", "no such file or folder: wavs/gone.wav"),
+        ("say|said|wavs/a.wav|wavs/gone.wav", "no such file or folder: wavs/gone.wav"),
+        ("said|wavs/gone.wav|say this", "no such file or folder: wavs/gone.wav"),
+        ("say|said|wavs", "field 3: wavs: a folder, not a file"),
+        ("say|wavs/a.wav", "2 fields, and needs three or more"),
+    ],
+)
+def test_the_real_fault_of_a_line_is_named(folder: Path, line: str, words: str) -> None:
+    bad, good = read(folder, line, "x|y|wavs/a.wav")
+    assert isinstance(bad, BadLine) and isinstance(good, Job)
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(bad.reason)
+    assert bad.reason.startswith("line 1: ")
+
+
+def test_names_are_safe_and_unique(folder: Path) -> None:
+    lines = [
+        f"{id_}|said|wavs/a.wav|text {number}" for number, id_ in enumerate(["x", "x", "../../etc", "", "n" * 300])
+    ]
+    names = [job.name for job in read(folder, *lines)]
+    assert names[:4] == ["batch/x", "batch/x__2", "batch/____etc", "batch/4_a"]
+    assert len(set(names)) == len(names) and all(len(name) < 220 and ".." not in name for name in names)
+
+
+def test_a_list_without_lines_is_an_error(folder: Path) -> None:
+    with pytest.raises(UserError, match="no lines; each is"):
+        read(folder, "# nothing", "")
