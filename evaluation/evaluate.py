@@ -161,6 +161,11 @@ def evaluate(
                     targets[job.name] = _target(system, job, copy, prompt_seconds)
                     _measure(system, job, targets[job.name], measures)
                     bar.update()
+    if measures.recognizer is not None:
+        wordless = [name for name, target in targets.items() if not measures.has_words(target.text)]
+        if wordless:
+            why = f"normalisation leaves no word of {', '.join(wordless)}"
+            missing = {**missing, f"word error rate of {len(wordless)} of {len(targets)} texts": why}
     heard_by = measures.recognizer.name if measures.recognizer else None
     return Evaluation(jobs, targets, list(systems), missing, heard_by)
 
@@ -215,7 +220,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
     }
     content = {"systems": systems, "missing": evaluation.missing}
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def log_table(evaluation: Evaluation) -> None:

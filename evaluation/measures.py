@@ -132,7 +132,8 @@ class Measures:
         sound, heard = listen(clip), ""
         if self.recognizer is not None:
             heard = self.recognizer.transcribe(sound.narrow)
-            values["wer"] = word_errors(self.normalize(target.text), self.normalize(heard))
+            if self.has_words(target.text):
+                values["wer"] = word_errors(self.normalize(target.text), self.normalize(heard))
         if self.embedder is not None:
             own = self._embedding(Clip(clip.path, clip.start_seconds + target.prompt_seconds))
             for key, prompt in (("sim_o", target.prompt), ("sim_r", target.prompt_copy)):
@@ -143,7 +144,12 @@ class Measures:
             values |= {key: Value(rating) for key, rating in zip(names, self.dnsmos.rate(sound.narrow), strict=True)}
         if target.reference is not None:
             values |= compare(sound, listen(target.reference))
-        return values, heard
+        # A clip without sound has no embedding and no cepstra: a mean must not become NaN for it.
+        return {key: value for key, value in values.items() if np.isfinite(value.mean)}, heard
+
+    def has_words(self, text: str) -> bool:
+        """Whether normalisation leaves any word of a text; without words there is no word error rate."""
+        return bool(self.normalize(text).split())
 
     def _embedding(self, clip: Clip) -> np.ndarray:
         assert self.embedder is not None

@@ -27,7 +27,7 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
     sortable = [
         column for column in columns if column.better and any(_badness(evaluation, job, column) for job in jobs)
     ]
-    jobs.sort(key=lambda job: [-(_badness(evaluation, job, column) or 0) for column in sortable])
+    jobs.sort(key=lambda job: [_worst_first(_badness(evaluation, job, column)) for column in sortable])
     shown = jobs[:num_texts]
     with progress_bar(total=len(shown), desc="report", unit="text") as bar:
         utterances = []
@@ -82,6 +82,11 @@ def _badness(evaluation: Evaluation, job: Job, column: Column) -> float | None:
         if not _is_bound(system) or all(map(_is_bound, evaluation.systems))
     ]
     return float(np.mean(values)) * (1 if column.better == "lower" else -1) if values else None
+
+
+def _worst_first(badness: float | None) -> tuple[bool, float]:
+    """A sorting key: the worst first, and what was not measured last."""
+    return badness is None, -(badness or 0.0)
 
 
 def _rows(systems: Sequence[System], columns: Sequence[Column]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Which device runs what, and in which precision."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -30,6 +31,13 @@ def pick_inference_precision(asked: str, device: torch.device) -> Literal["fp32"
         # On a CPU numbers that do not depend on what is decoded beside come before speed.
         return "bf16" if device.type == "cuda" and has_fast_bf16(device) else "fp32"
     return "int8" if asked == "int8" else "bf16" if asked == "bf16" else "fp32"
+
+
+def release_memory() -> None:
+    """Give memory that nothing refers to any more back to the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -219,10 +219,16 @@ def _line(spoken: Spoken, sampling: Sampling) -> str:
     return f"{speech.seconds:.2f} s; {tries}real-time factor {speech.real_time_factor:.2f}; seed {sampling.seed}"
 
 
+def _as_sentence(message: str) -> str:
+    """A capital in front, unless the first word is a name: of a file, a setting or a flag."""
+    first = message.split(maxsplit=1)[0]
+    return message[0].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
+
+
 def _told(message: str) -> gr.Error:
     """A message that stays until it is closed; the page takes it as HTML."""
     return gr.Error(
-        html.escape(message[0].upper() + message[1:], quote=False),
+        html.escape(_as_sentence(message), quote=False),
         duration=None,
         print_exception=False,
     )

@@ -10,10 +10,13 @@ from typing import Literal
 
 from models.valle.synthesizer import Request, Speech, Synthesizer
 from utils.checkpoint import Checkpoint, experiment_of
+from utils.device import release_memory
 from utils.errors import UserError
 from web.prompts import read_prompt
 
 _CLOSING = "the server is closing"
+# Experiments in memory at a time.
+MAX_LOADED = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Job:
 
 
 class Speaker:
-    """Loads an experiment when it is first asked for, and keeps it until a newer checkpoint is asked for."""
+    """Loads an experiment when it is first chosen, and keeps the last `MAX_LOADED` that were."""
 
     def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
         self._build = build
@@ -81,13 +84,22 @@ class Speaker:
         self._thread.join()
 
     def load(self, checkpoint: Checkpoint) -> Synthesizer:
-        """Raises UserError when the experiment cannot speak."""
+        """The experiment's synthesizer, built unless it is one of those in memory.
+
+        Raises UserError when the experiment cannot speak.
+        """
         folder = experiment_of(checkpoint)
-        if self._loaded.get(folder, (None,))[0] != checkpoint:
-            # The older one goes before the newer one comes: there may be no room for both.
-            self._loaded.pop(folder, None)
-            self._loaded[folder] = (checkpoint, self._build(checkpoint))
-        return self._loaded[folder][1]
+        found = self._loaded.pop(folder, None)
+        if found is None or found[0] != checkpoint:
+            # What has to go goes before the new one comes: there may be no room for both.
+            found = None
+            while len(self._loaded) >= MAX_LOADED:
+                # The first is the one that was chosen longest ago.
+                self._loaded.pop(next(iter(self._loaded)))
+            release_memory()
+            found = checkpoint, self._build(checkpoint)
+        self._loaded[folder] = found
+        return found[1]
 
     def _run(self) -> None:
         while True:

@@ -124,6 +124,25 @@ def test_speech_that_failed_is_measured_and_is_a_failure(folder: Path) -> None:
     assert metrics["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0
 
 
+def test_a_text_that_normalisation_empties_has_no_word_error_rate(folder: Path) -> None:
+    texts = folder / "list.txt"
+    before = texts.read_text()
+    prompt = before.splitlines()[-1].split("|", 1)[1]
+    texts.write_text(f"{before}\nHmm.|{prompt}\nEarly birds.|{prompt}")
+    try:
+        metrics, page = evaluate(folder, *experiments(folder, 1))
+    finally:
+        texts.write_text(before)
+    pair = metrics["systems"]["pair_1"]
+    [name] = [name for name, row in pair["utterances"].items() if "wer" not in row]
+    assert name.startswith("batch/4_") and np.isfinite(pair["metrics"]["wer"]["mean"])
+    [how] = [how for metric, how in metrics["missing"].items() if metric == "word error rate of 1 of 5 texts"]
+    assert name in how and how in html.unescape(page)
+    # Strict JSON, with no number that is none.
+    text = (folder / "out" / "metrics.json").read_text()
+    json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+
+
 def test_a_continuation_is_of_the_whole_text_and_its_prompt_tells_nothing_of_the_voice(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -171,7 +171,7 @@ def test_a_bad_prompt_is_told(
 ) -> None:
     (tmp_path / "note.wav").write_text("This is not audio.")
     soundfile.write(tmp_path / "silent.wav", np.zeros(24000), 24000)
-    for name, words in (("note.wav", "^Note.wav: cannot be read as audio"), ("silent.wav", "^The prompt is silent")):
+    for name, words in (("note.wav", "^note.wav: cannot be read as audio"), ("silent.wav", "^The prompt is silent")):
         with pytest.raises(AppError, match=words):
             client.predict(**{**fields, "prompt_audio": handle_file(str(tmp_path / name))}, api_name="/speak")
     assert "Traceback" not in capfd.readouterr().err

@@ -1,6 +1,7 @@
 """Who waits together is spoken together, and gets what it would alone."""
 
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from models.valle.synthesizer import Request, SecondsPerPhone, Synthesizer
 from processors.prompts import prepare_prompt
 from tests.web.conftest import Trained
 from utils.errors import UserError
-from web.speaker import Job, Sampling, Speaker
+from web.speaker import MAX_LOADED, Job, Sampling, Speaker
 
 DRAWN = Sampling(top_k=0, top_p=0.9, temperature=0.8, seed=3)
 TEXTS = ("Early birds find apples.", "Tall trees near quiet rivers often find birds.", "Small.")
@@ -146,6 +147,30 @@ def test_a_newer_checkpoint_takes_the_place_of_the_older(trained, recorder, spea
         assert speaker.load(checkpoint) is recorder.voice
     assert recorder.built == [trained.checkpoint.path, newer.path]
     assert len(speaker._loaded) == 1
+    speaker.start()
+
+
+def test_the_last_experiments_chosen_stay_and_others_leave_memory(trained, speaker) -> None:
+    built, alive = [], weakref.WeakValueDictionary()
+
+    class Voice:
+        pass
+
+    def build(checkpoint):
+        voice = Voice()
+        built.append(checkpoint.path.parent.parent.name)
+        # Those that were let go of are gone before the next one takes their room.
+        assert len(alive) < MAX_LOADED
+        alive[len(built)] = voice
+        return voice
+
+    speaker._build = build
+    checkpoints = {
+        name: replace(trained.checkpoint, path=Path("/log") / name / "checkpoint" / "one") for name in ("a", "b", "c")
+    }
+    for name in ("a", "b", "a", "c", "a", "c", "b"):
+        speaker.load(checkpoints[name])
+    assert built == ["a", "b", "c", "b"] and MAX_LOADED == 2
     speaker.start()
 
 
