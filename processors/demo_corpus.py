@@ -22,6 +22,7 @@ import espeakng_loader
 import numpy as np
 import soundfile
 
+from processors.espeak import short_data_path, with_library
 from utils.errors import UserError
 from utils.log import progress_bar
 
@@ -112,7 +113,7 @@ class _Espeak:
         # The library keeps the bare address, so the object must live as long as the library does.
         self._callback = _SYNTH_CALLBACK(self._collect)
         synchronous, do_not_exit = 2, 0x8000
-        path = espeakng_loader.get_data_path()
+        path = str(short_data_path(Path(espeakng_loader.get_data_path())))
         if library.espeak_Initialize(synchronous, 0, path.encode(), do_not_exit) != _ESPEAK_RATE_HZ:
             raise UserError(f"espeak-ng cannot read its data at {path}: the path must be shorter than 160 characters")
         library.espeak_ng_SetRandSeed(ctypes.c_long(0))
@@ -158,13 +159,23 @@ def _espeak() -> Iterator[_Espeak]:
     It keeps phases and random numbers in global variables that no call resets, and phonemizer may use it in the same
     process: a private copy of the library starts the same each time and disturbs nobody.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
-        try:
-            yield _Espeak(library)
-            library.espeak_Terminate()
-        finally:
-            _ctypes.dlclose(library._handle)
+    library, folder = with_library(_copy_of_library)
+    try:
+        yield _Espeak(library)
+        library.espeak_Terminate()
+    finally:
+        _ctypes.dlclose(library._handle)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_of_library() -> tuple[ctypes.CDLL, str]:
+    """A copy of the library that is loaded, and the temporary folder that it lies in."""
+    folder = tempfile.mkdtemp()
+    try:
+        return ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder)), folder
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def render(text: str, voice: Voice) -> np.ndarray:

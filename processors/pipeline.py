@@ -267,7 +267,15 @@ def _read_seconds_per_phone(shard: Shard) -> list[float]:
 def _kind(failure: dict[str, str]) -> str:
     """A failure's reason without what is particular to the utterance."""
     reason = failure["reason"]
-    for kind in ("no transcript", "nothing that can be spoken", "shorter than", "longer than", "silent", "not in"):
+    for kind in (
+        "no transcript",
+        "nothing that can be spoken",
+        "cannot read",
+        "shorter than",
+        "longer than",
+        "silent",
+        "not in",
+    ):
         if kind in reason:
             return {"shorter than": "too short", "longer than": "too long", "not in": "unknown phone"}.get(kind, kind)
     return "unreadable audio"

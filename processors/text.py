@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Protocol
 
-import espeakng_loader
-from phonemizer.backend import EspeakBackend
-from phonemizer.backend.espeak.wrapper import EspeakWrapper
 from phonemizer.separator import Separator
 
+from processors.espeak import espeak_backend, espeak_languages
+from processors.scripts import unreadable_letters
 from processors.symbols import SymbolTable
 from utils.errors import UserError
 
@@ -21,7 +20,24 @@ PHONE_SEPARATOR = "|"
 
 # Phonemizer's default marks with the white space around them. A comma or stop inside a number is part of the number.
 _MARKS = re.compile(r'(?:\s*(?:[;:!?¡¿—…"«»“”(){}\[\]]|(?<![0-9])[,.]|[,.](?![0-9]))\s*)+')
-_NEVER = re.compile(r"(?!)")
+# A single quote that closes speech behind a mark. Left in the next chunk, it would take the word boundary with it:
+# espeak-ng drops the quote and the space behind it.
+_CLOSING_QUOTE = re.compile(r"(?<=[;:!?,.…])['’‘]+(?!\w)")
+# A decimal without its zero, whose point would be a stop.
+_BARE_DECIMAL = re.compile(r"(?<![\w.,])\.(?=[0-9])")
+# Marks of other scripts, as the marks that voices know. The full-width forms of ASCII are folded before.
+_SAME_MARKS = str.maketrans(
+    {
+        **dict.fromkeys("。।॥۔։።", "."),
+        **dict.fromkeys("、،､﹐፣", ","),
+        **dict.fromkeys("؛፤", ";"),
+        **dict.fromkeys("؟፧", "?"),
+        **dict.fromkeys("「」『』《》〈〉„‟", '"'),
+        **dict.fromkeys("【〔", "("),
+        **dict.fromkeys("】〕", ")"),
+    }
+)
+_FULL_WIDTH = re.compile("[\uff01-\uff5e\uff61-\uff65]")
 _LOGGER = logging.getLogger("vallet")
 
 
@@ -34,6 +50,10 @@ class Phonemizer(Protocol):
         Result i belongs to texts[i] and depends on nothing else. A text without anything to say gives its punctuation
         marks or an empty list.
         """
+        ...
+
+    def unreadable(self, text: str) -> list[str]:
+        """The letters of a text that it would not pronounce but spell, or leave out."""
         ...
 
 
@@ -49,21 +69,13 @@ class EspeakPhonemizer:
     def __init__(self, language: str) -> None:
         self._language = language
         self._separator = Separator(word=WORD_SEPARATOR, syllable="-", phone=PHONE_SEPARATOR)
-        EspeakWrapper.set_library(espeakng_loader.get_library_path())
-        EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
         try:
-            languages = sorted(EspeakBackend.supported_languages())
+            languages = espeak_languages()
             if language not in languages:
                 raise UserError(_no_such_language(language, languages))
             # The marks are set aside and put back here: phonemizer's own way loses the line a mark belongs to when
             # a line has no word, a chunk gives no phone, or a number holds a stop.
-            self._backend = EspeakBackend(
-                language,
-                punctuation_marks=_NEVER,
-                with_stress=False,
-                language_switch="remove-flags",
-                logger=logging.Logger("phonemizer", level=logging.CRITICAL),
-            )
+            self._backend = espeak_backend(language)
         except RuntimeError as error:
             raise UserError(
                 f"preprocess.language: espeak-ng cannot speak {language}: {error}; choose another language, or set "
@@ -72,10 +84,14 @@ class EspeakPhonemizer:
 
     def phonemize(self, texts: Sequence[str]) -> list[list[str]]:
         """See `Phonemizer.phonemize`."""
-        pieces = [_split_marks(_normalised(text)) for text in texts]
+        pieces = [_split_marks(_pronounceable(text)) for text in texts]
         chunks = [chunk for text_pieces in pieces for chunk in text_pieces[::2] if chunk]
         said = iter(self._backend.phonemize(chunks, separator=self._separator, strip=True))
         return [_to_phones(text_pieces, lambda: next(said)) for text_pieces in pieces]
+
+    def unreadable(self, text: str) -> list[str]:
+        """See `Phonemizer.unreadable`."""
+        return unreadable_letters(_normalised(text), self._language)
 
     def __reduce__(self) -> tuple[type["EspeakPhonemizer"], tuple[str]]:
         return EspeakPhonemizer, (self._language,)
@@ -88,6 +104,10 @@ class GraphemePhonemizer:
         """See `Phonemizer.phonemize`."""
         return [_join_words([list(word) for word in _normalised(text).lower().split()]) for text in texts]
 
+    def unreadable(self, text: str) -> list[str]:
+        """None: each character is a phone."""
+        return []
+
 
 def build_phonemizer(phone_extractor: str, language: str) -> Phonemizer:
     """The phonemizer that `preprocess.phone_extractor` names: espeak or graphemes.
@@ -99,6 +119,12 @@ def build_phonemizer(phone_extractor: str, language: str) -> Phonemizer:
     if phone_extractor == "graphemes":
         return GraphemePhonemizer()
     raise UserError(f"preprocess.phone_extractor: {phone_extractor} is not one of espeak, graphemes")
+
+
+def unreadable_message(name: str, letters: Sequence[str]) -> str:
+    """One line for a text called `name` that has letters of another script."""
+    shown = ", ".join(letters[:5]) + (", ..." if len(letters) > 5 else "")
+    return f"{name} has letters that preprocess.language cannot read: {shown}; is it in another language?"
 
 
 class TextTokenizer:
@@ -121,6 +147,10 @@ class TextTokenizer:
         if self._phonemizer is None:
             raise RuntimeError("this tokenizer was built without a phonemizer")
         return self._phonemizer.phonemize(texts)
+
+    def unreadable(self, text: str) -> list[str]:
+        """The letters of a text that the phonemizer cannot read; none without a phonemizer."""
+        return [] if self._phonemizer is None else self._phonemizer.unreadable(text)
 
     def ids(self, phones: Sequence[str]) -> list[int]:
         """Ids of `<bos>`, the phones and `<eos>`, with blanks where the tokenizer adds them.
@@ -149,11 +179,17 @@ def _normalised(text: str) -> str:
     # Espeak reads a letter with a combining accent as another word, and a text up to its first NUL.
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
     text = "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+    text = _FULL_WIDTH.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text).translate(_SAME_MARKS)
     return " ".join(text.replace("“", '"').replace("”", '"').replace(WORD_SEPARATOR, " ").split())
 
 
+def _pronounceable(text: str) -> str:
+    """The normalised text, with what espeak-ng would misread written as it reads it."""
+    return _BARE_DECIMAL.sub("0.", _CLOSING_QUOTE.sub("", _normalised(text)))
+
+
 def _split_marks(text: str) -> list[str]:
-    """What is said and the marks between by turns, starting and ending with the former, which may be empty."""
+    """Split text into `[words, marks, words, ...]`; the first and last pieces are words and may be empty."""
     pieces: list[str] = []
     end = 0
     for match in _MARKS.finditer(text):

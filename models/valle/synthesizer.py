@@ -18,6 +18,7 @@ from models.valle.prompting import WORD_BOUNDARY, prompted_ids
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
 from processors.prompts import is_silent
+from processors.text import unreadable_message
 from utils.device import memory_advice
 from utils.errors import UserError
 
@@ -326,6 +327,9 @@ class Synthesizer:
                 f"--continual keeps {kept_seconds:g} s of the prompt, and it is no longer than that; take a longer "
                 "one, or lower infer.continual_prompt_seconds"
             )
+        for name, text in (("prompt's text", request.prompt_text), ("text", "" if continual else request.text)):
+            if letters := self.tokenizer.unreadable(text):
+                return unreadable_message(f"the {name}", letters)
         if not any(phone.isalnum() for phone in prompt_phones):
             return f"the prompt's text {request.prompt_text!r} has nothing that can be spoken"
         if not continual and not any(phone.isalnum() for phone in text_phones):

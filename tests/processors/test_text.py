@@ -111,6 +111,82 @@ def test_white_space_and_quotes_are_of_one_kind(phonemizer):
     assert first == second
 
 
+def words(phones: list[str]) -> list[str]:
+    """The words of a text without its marks."""
+    return ["".join(phone for phone in word if phone.isalnum()) for word in "".join(phones).split("_")]
+
+
+@pytest.mark.parametrize("quotes", ["''", "‘’", "’’"])
+@pytest.mark.parametrize(
+    "text",
+    ['"Yes." he said.', '"No!" and "Why?" again', 'He asked, "Who?" but', '"So," he said.'],
+)
+def test_single_quotes_bound_words_as_double_ones_do(espeak, text: str, quotes: str):
+    parts = text.split('"')
+    single = "".join(part + (quotes[index % 2] if index < len(parts) - 1 else "") for index, part in enumerate(parts))
+    double_phones, single_phones = espeak.phonemize([text, single])
+    assert words(single_phones) == words(double_phones)
+    assert [phone for phone in single_phones if phone not in "'\""] == [p for p in double_phones if p not in "'\""]
+
+
+def test_apostrophes_stay_in_their_words(espeak):
+    texts = ["don't", "dogs' bones", "'tis so", "rock 'n' roll", "the U.S.'s size"]
+    assert [len(words(phones)) for phones in espeak.phonemize(texts)] == [1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("text", ["a {} rise", "{}", "-{} or more", "({})", "${}", "it is {}, or so"])
+def test_the_point_of_a_decimal_without_a_zero_is_said(espeak, text: str):
+    bare, full = espeak.phonemize([text.format(".5"), text.format("0.5")])
+    assert bare == full and "pɔɪnt" in "".join(bare)
+
+
+def test_stops_between_words_are_no_points(espeak):
+    for text in ("It ended. 5 more came.", "No. 5", "e.g. this"):
+        assert "pɔɪnt" not in "".join(espeak.phonemize([text])[0])
+
+
+@pytest.mark.parametrize(
+    ("marks", "same"),
+    [("，。！？；：", ",.!?;:"), ("、।॥،؟؛", ",..,?;"), ("「」（）", '""()'), ("．，：", ".,:")],
+)
+def test_marks_of_other_scripts_are_those_that_voices_know(phonemizer, marks: str, same: str):
+    for mark, ascii_mark in zip(marks, same, strict=True):
+        first, second = phonemizer.phonemize([f"one{mark}two {mark} three", f"one{ascii_mark}two {ascii_mark} three"])
+        assert first == second and ascii_mark in first
+
+
+def test_full_width_letters_and_digits_are_read(espeak):
+    first, second = espeak.phonemize(["Ｈｅｌｌｏ １２", "Hello 12"])
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "unreadable"),
+    [
+        ("en-us", "你好世界", "你好世界"),
+        ("en-us", "say привет", "привет"),
+        ("en-us", "한국어", "한국어"),
+        ("en-us", "Ελληνικά", "Ελληνικά"),
+        ("en-us", "שלום and مرحبا", "שלוםمرحبا"),
+        ("en-us", "café naïve Åse łódź Ænima þorn, π and 2 µm, 5 ª", ""),
+        ("en-us", "“quotes” — 😀 ½ x² ™", ""),
+        ("de", "ж", "ж"),
+        ("ja", "ひらがな カタカナ ー", ""),
+        ("ja", "日本", "日本"),
+        ("cmn", "你好 hello", ""),
+        ("ru", "Привет, hello", ""),
+        ("el", "Ελληνικά", ""),
+        ("hi", "नमस्ते", ""),
+        ("ko", "한국어", ""),
+    ],
+)
+def test_letters_of_another_script_are_named(language: str, text: str, unreadable: str):
+    tokenizer = TextTokenizer(build_phonemizer("espeak", language), SymbolTable(["a"]), add_blank=False)
+    assert tokenizer.unreadable(text) == list(dict.fromkeys(unreadable))
+    graphemes = TextTokenizer(build_phonemizer("graphemes", language), SymbolTable(["a"]), add_blank=False)
+    assert graphemes.unreadable(text) == []
+
+
 def test_nothing_after_a_number_with_a_stop_is_lost(espeak):
     [phones] = espeak.phonemize(["I paid 1.5. Thanks."])
     assert "".join(phones) == "aɪ_peɪd_wʌn_pɔɪnt_faɪv._θæŋks."

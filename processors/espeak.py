@@ -1,0 +1,154 @@
+"""Loads espeak-ng where its limits and those of clusters would not let it: long paths, full or noexec folders."""
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import espeakng_loader
+from phonemizer.backend import EspeakBackend
+from phonemizer.backend.espeak.wrapper import EspeakWrapper
+
+from utils.errors import UserError, first_line
+
+Result = TypeVar("Result")
+
+# espeak-ng keeps the path of its data in 160 bytes, and appends names such as /voices/... for some files.
+_MAX_DATA_PATH_BYTES = 100
+# No mark is special to phonemizer: `processors.text` sets marks aside by itself.
+_NEVER = re.compile(r"(?!)")
+
+
+def espeak_languages() -> list[str]:
+    """The voices that espeak-ng has, sorted. Raises UserError where it cannot be loaded."""
+    return with_library(lambda: sorted(EspeakBackend.supported_languages()))
+
+
+def espeak_backend(language: str) -> EspeakBackend:
+    """A backend that says words in IPA without stress. Raises UserError where espeak-ng cannot be loaded.
+
+    Raises RuntimeError where the voice does not work.
+    """
+    return with_library(
+        lambda: EspeakBackend(
+            language,
+            punctuation_marks=_NEVER,
+            with_stress=False,
+            language_switch="remove-flags",
+            logger=logging.Logger("phonemizer", level=logging.CRITICAL),
+        )
+    )
+
+
+def with_library(build: Callable[[], Result]) -> Result:
+    """What `build` makes with espeak-ng; its library is loaded from the first folder that allows it.
+
+    phonemizer loads a copy of the library, which it writes to a temporary folder. That folder may be full, or mounted
+    so that nothing in it can be run.
+    """
+    EspeakWrapper.set_library(espeakng_loader.get_library_path())
+    EspeakWrapper.set_data_path(str(short_data_path(Path(espeakng_loader.get_data_path()))))
+    problem: Exception | None = None
+    for folder in (None, *_own_folders()):
+        try:
+            with _temporary_folder(folder):
+                return build()
+        except OSError as error:
+            problem = problem or error
+    reason = first_line(problem) if problem is not None else "no folder"
+    raise UserError(
+        f"espeak-ng cannot be loaded from the temporary folder, which may be full, or mounted noexec ({reason}); set "
+        "TMPDIR to a folder that has room and where programs can run"
+    ) from problem
+
+
+@contextmanager
+def _temporary_folder(folder: Path | None) -> Iterator[None]:
+    """Let `tempfile` use this folder in the block; None leaves it as it is."""
+    former = tempfile.tempdir
+    if folder is not None:
+        tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = former
+
+
+def short_data_path(path: Path) -> Path:
+    """`path`, or a folder of links to its content where espeak-ng could not keep the whole of it.
+
+    Raises UserError where no such folder can be made.
+    """
+    if len(os.fsencode(path)) <= _MAX_DATA_PATH_BYTES:
+        return path
+    # The same folder for the same data: a process that finds it there takes it.
+    name = "espeak-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    for parent in _own_folders():
+        folder = parent / name
+        if len(os.fsencode(folder)) > _MAX_DATA_PATH_BYTES:
+            continue
+        with suppress(OSError):
+            if not _holds_links_to(folder, path):
+                _make_links(path, folder)
+            return folder
+    raise UserError(
+        f"espeak-ng cannot read its data at {path}, whose path is too long, and no short folder can be written; set "
+        "TMPDIR to one, or move the environment"
+    )
+
+
+def _holds_links_to(folder: Path, path: Path) -> bool:
+    return all((folder / entry.name).exists() for entry in path.iterdir())
+
+
+def _make_links(path: Path, folder: Path) -> None:
+    """Links to each entry, as phonemizer would resolve one link to the whole; copies on file systems without links."""
+    # Made under another name and renamed: a process beside this one never sees half of it.
+    aside = folder.with_name(f".{uuid4().hex}")
+    try:
+        aside.mkdir()
+        try:
+            for entry in path.iterdir():
+                (aside / entry.name).symlink_to(entry)
+        except OSError:
+            shutil.rmtree(aside)
+            shutil.copytree(path, aside)
+        # What a former environment left there is broken.
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            aside.rename(folder)
+        except OSError:
+            # Another process was faster.
+            if not _holds_links_to(folder, path):
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _own_folders() -> Iterator[Path]:
+    """Folders of this user alone that can be written to, the likeliest first.
+
+    What another user could put there would be loaded as a program.
+    """
+    user = os.getuid()
+    parents = []
+    with suppress(OSError):
+        parents.append(Path(tempfile.gettempdir()) / f"vallet-{user}")
+    with suppress(RuntimeError):
+        parents.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vallet")
+    parents += [Path("/tmp") / f"vallet-{user}", Path("/var/tmp") / f"vallet-{user}"]
+    for folder in parents:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            status = folder.lstat()
+        except OSError:
+            continue
+        if folder.is_dir() and not folder.is_symlink() and status.st_uid == user and not status.st_mode & 0o022:
+            yield folder

@@ -1,0 +1,73 @@
+"""Which scripts a voice of espeak-ng reads: letters of others are spelled by name, or said as "Chinese letter"."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# Scripts by the first word of their letters' names in Unicode, with the languages that are written in them. Every voice
+# reads Latin letters.
+_LANGUAGES = {
+    "CYRILLIC": "ba be bg cv kaa kk ky mk nog ru sr tk tt uk uz",
+    "GREEK": "el grc",
+    "ARABIC": "ar fa ku sd ug ur",
+    "HEBREW": "he",
+    "DEVANAGARI": "hi kok mr ne",
+    "BENGALI": "as bn bpy",
+    "GURMUKHI": "pa",
+    "GUJARATI": "gu",
+    "ORIYA": "or",
+    "TAMIL": "ta",
+    "TELUGU": "te",
+    "KANNADA": "kn",
+    "MALAYALAM": "ml",
+    "SINHALA": "si",
+    "THAI": "th",
+    "MYANMAR": "my shn",
+    "GEORGIAN": "ka",
+    "ARMENIAN": "hy hyw",
+    "ETHIOPIC": "am ti",
+    "HANGUL": "ko",
+    "HIRAGANA": "ja",
+    "KATAKANA": "ja",
+    "CJK": "cmn hak yue",
+    "CHEROKEE": "chr",
+    "SHAVIAN": "en-shaw",
+    # No voice reads these.
+    "LAO": "",
+    "KHMER": "",
+    "TIBETAN": "",
+    "MONGOLIAN": "",
+    "SYRIAC": "",
+    "THAANA": "",
+    "BOPOMOFO": "",
+    "YI": "",
+}
+_READERS = {script: set(languages.split()) for script, languages in _LANGUAGES.items()}
+# A single Greek letter is a symbol, such as that for the circle's ratio, and every voice knows its name.
+_GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{2,}")
+
+
+def unreadable_letters(text: str, language: str) -> list[str]:
+    """The distinct letters of `text` that the voice `language` cannot read, in order of appearance."""
+    names = {language.lower(), re.split(r"[-_]", language.lower())[0]}
+    greek_words = set("".join(_GREEK_WORD.findall(text)))
+
+    def can_read(letter: str) -> bool:
+        script = _script(letter)
+        if script == "GREEK" and letter not in greek_words:
+            return True
+        return script not in _READERS or bool(_READERS[script] & names)
+
+    return [letter for letter in dict.fromkeys(_letters(text)) if not can_read(letter)]
+
+
+def _letters(text: str) -> Iterable[str]:
+    return (character for character in text if character > "\u024f" and unicodedata.category(character) in _KINDS)
+
+
+# Letters of alphabets with and without case, and of other writing. Modifiers read with the letter beside them.
+_KINDS = {"Lu", "Ll", "Lt", "Lo"}
+
+
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").split(" ")[0].split("-")[0]
