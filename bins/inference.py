@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None) -> int:
     # Heavy libraries are imported once the flags are known to be right.
     from bins.voice import build_voice
     from models.valle.jobs import Job, output_name, read_test_list, run_jobs
+    from utils.device import require_asked_gpus
     from utils.log import set_up_logging
 
+    require_asked_gpus()
     set_up_logging()
     overrides = [
         f"infer.{name}={getattr(flags, name)}"
