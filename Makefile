@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python egs/tts/VALLE/demo.py
 
+# TESTS="tests/models ..." runs these alone.
 test: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(TESTS)
 
 # The page in Debian's chromium, without a screen.
 test-web: $(STAMP)

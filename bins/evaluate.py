@@ -53,10 +53,12 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
+    from utils.device import require_asked_gpus
     from utils.errors import UserError
     from utils.log import log, set_up_logging
 
     set_up_logging()
+    require_asked_gpus()
     try:
         from evaluation.evaluate import log_table, write_metrics
         from evaluation.report import write_report
@@ -92,6 +94,7 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     from evaluation.build import build_measures
     from evaluation.evaluate import evaluate, gather
     from models.valle.test_lists import read_test_list
+    from utils.device import pick_device
 
     test_list = find_path(flags.test_list_file, "--test_list_file")
     lines = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
@@ -99,7 +102,8 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     folders = [find_path(folder, "--infer_expt_dir") for folder in flags.infer_expt_dir]
     audio_folders = [find_path(folder, "--audio_dir") for folder in flags.audio_dir]
     dnsmos_dir = find_path(flags.dnsmos_dir, "--dnsmos_dir") if flags.dnsmos_dir is not None else None
-    measures, missing = build_measures(flags.language, flags.asr, flags.asr_model, flags.speaker_model, dnsmos_dir)
+    models = (flags.asr, flags.asr_model, flags.speaker_model)
+    measures, missing = build_measures(flags.language, *models, dnsmos_dir, pick_device())
     output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
     # One at a time: each is let go of before the next is loaded.
     voices = (build_voice(folder, "--infer_expt_dir", flags.set, config) for folder in folders)

@@ -51,8 +51,10 @@ def main(arguments: Sequence[str] | None) -> int:
     from bins.voice import build_voice
     from models.valle.jobs import free_name, run_jobs
     from models.valle.test_lists import Job, output_name, read_test_list
+    from utils.device import require_asked_gpus
     from utils.log import set_up_logging
 
+    require_asked_gpus()
     set_up_logging()
     overrides = [
         f"infer.{name}={getattr(flags, name)}"

@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None) -> int:
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
     from utils.config import load_settings, resolve_path
+    from utils.device import require_asked_gpus
 
+    require_asked_gpus()
     settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_prepared(settings)

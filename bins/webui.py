@@ -26,11 +26,13 @@ def main(arguments: Sequence[str] | None) -> int:
     from bins.voice import build_voice
     from config.schema import Settings
     from utils.config import load_settings, resolve_path
+    from utils.device import require_asked_gpus
     from utils.log import set_up_logging
     from web.server import serve
     from web.speaker import Speaker
     from web.voices import Voices
 
+    require_asked_gpus()
     set_up_logging()
     if flags.log_dir is not None:
         log_dir = find_path(flags.log_dir, "--log_dir")

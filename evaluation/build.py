@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from evaluation.dnsmos import build_dnsmos
 from evaluation.measures import Measures
-from evaluation.recognizers import RecognizerName, build_normalizer, build_recognizer
+from evaluation.recognizers import CPU, RecognizerName, build_normalizer, build_recognizer
 from evaluation.speakers import build_embedder
 from utils.errors import UserError
 
@@ -14,7 +16,12 @@ Tool = TypeVar("Tool")
 
 
 def build_measures(
-    language: str, asr: RecognizerName, asr_model: str | None, speaker_model: str | None, dnsmos_dir: Path | None
+    language: str,
+    asr: RecognizerName,
+    asr_model: str | None,
+    speaker_model: str | None,
+    dnsmos_dir: Path | None,
+    device: torch.device = CPU,
 ) -> tuple[Measures, dict[str, str]]:
     """Everything that is to be had, and for each metric that is not, how to get it: no one stops the others."""
     missing: dict[str, str] = {}
@@ -28,7 +35,7 @@ def build_measures(
 
     return Measures(
         normalize=build_normalizer(language),
-        recognizer=attempt("word error rate", lambda: build_recognizer(asr, asr_model)),
-        embedder=attempt("speaker similarity", lambda: build_embedder(speaker_model)),
+        recognizer=attempt("word error rate", lambda: build_recognizer(asr, asr_model, device)),
+        embedder=attempt("speaker similarity", lambda: build_embedder(speaker_model, device)),
         dnsmos=attempt("DNSMOS", lambda: build_dnsmos(dnsmos_dir)),
     ), missing

@@ -6,10 +6,11 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 from utils.errors import UserError, first_line
 
-RATE_HZ = 16000
+RATE_HZ, CPU = 16000, torch.device("cpu")
 RecognizerName = Literal["pocketsphinx", "whisper", "hubert", "none"]
 
 
@@ -57,12 +58,12 @@ class PocketSphinx:
 class Transformers:
     """Whisper, HuBERT or another recognizer in the format of transformers: a folder, or a model's name on the hub."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, device: torch.device) -> None:
         from transformers import pipeline
 
         quiet_transformers()
         self.name = source.rstrip("/").split("/")[-1]
-        self._pipeline: Any = pipeline("automatic-speech-recognition", model=source)
+        self._pipeline: Any = pipeline("automatic-speech-recognition", model=source, device=device)
 
     def transcribe(self, audio: np.ndarray) -> str:
         return str(self._pipeline({"raw": audio, "sampling_rate": RATE_HZ}, **self._options)["text"])
@@ -81,15 +82,15 @@ MODELS: dict[RecognizerName, str] = {
 }
 
 
-def build_recognizer(name: RecognizerName, source: str | None) -> Recognizer:
-    """The recognizer of a name; `source` is its folder or another model on the hub.
+def build_recognizer(name: RecognizerName, source: str | None, device: torch.device = CPU) -> Recognizer:
+    """The recognizer of a name; `source` is its folder or another model on the hub. PocketSphinx knows no device.
 
     Raises UserError where it is not to be had, saying how to get it.
     """
     if name == "none":
         raise UserError("give --asr pocketsphinx, whisper or hubert")
     try:
-        return PocketSphinx() if name == "pocketsphinx" else Transformers(source or MODELS[name])
+        return PocketSphinx() if name == "pocketsphinx" else Transformers(source or MODELS[name], device)
     except (ImportError, OSError, ValueError) as error:
         reason = first_line(error)
         where = "" if name == "pocketsphinx" else f", or give --asr_model DIR with a copy of {MODELS[name]}"

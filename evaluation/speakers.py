@@ -8,7 +8,7 @@ import torch
 from evaluation.recognizers import quiet_transformers
 from utils.errors import UserError, first_line
 
-RATE_HZ = 16000
+RATE_HZ, CPU = 16000, torch.device("cpu")
 MODEL = "microsoft/wavlm-base-plus-sv"
 
 
@@ -23,27 +23,28 @@ class Embedder(Protocol):
 class XVectors:
     """WavLM, or another model of transformers, with an x-vector head of time-delay layers."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, device: torch.device) -> None:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
         quiet_transformers()
         self._features = AutoFeatureExtractor.from_pretrained(source)
-        self._model = AutoModelForAudioXVector.from_pretrained(source).eval()
+        self._model = AutoModelForAudioXVector.from_pretrained(source).eval().to(device)
+        self._device = device
 
     @torch.inference_mode()
     def embed(self, audio: np.ndarray) -> np.ndarray:
-        inputs = self._features(audio, sampling_rate=RATE_HZ, return_tensors="pt")
-        embedding = self._model(**inputs).embeddings[0].numpy()
+        inputs = self._features(audio, sampling_rate=RATE_HZ, return_tensors="pt").to(self._device)
+        embedding = self._model(**inputs).embeddings[0].cpu().numpy()
         return embedding / np.linalg.norm(embedding)
 
 
-def build_embedder(source: str | None) -> Embedder:
+def build_embedder(source: str | None, device: torch.device = CPU) -> Embedder:
     """A folder, or a model's name on the hub. Raises UserError where it is not to be had, saying how to get it."""
     how = f"give --speaker_model {MODEL} to download it once, or a folder with it or another model with x-vectors"
     if source is None:
         raise UserError(how)
     try:
-        return XVectors(source)
+        return XVectors(source, device)
     except (ImportError, OSError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"{source} cannot be loaded ({reason}); pip install 'vallet[eval]', and {how}") from error

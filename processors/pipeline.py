@@ -28,6 +28,7 @@ from utils.config import resolve_path
 from utils.device import memory_advice
 from utils.files import written_aside
 from utils.log import log, progress_bar
+from utils.workers import iterate
 
 # Utterances that a process reads at a time, and that are coded together, sorted by length.
 _CHUNK = 16
@@ -122,7 +123,7 @@ class Preparation:
             multiprocessing_context=_helpers() if num_workers else None,
             prefetch_factor=_WINDOW // _CHUNK if num_workers else None,
         )
-        loader = iter(reader)
+        loader = iterate(reader, f"lower preprocess.num_workers ({num_workers}), and run the same command again")
         total = sum(len(shard.rows) for shard in shards)
         with progress_bar(total=total, desc=f"{self.name}: features", unit="utterance", disable=not total) as bar:
             for shard in shards:

@@ -1,5 +1,6 @@
 """What the tests share: tiny settings, models and made-up utterances."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,11 @@ from processors.manifest import Utterance
 from utils.config import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
+# Recordings, golden numbers and networks that some tests need, in folders `speech`, `golden` and `metrics`; the null
+# device, below which nothing is, where the variable is not set.
+TEST_DATA = Path(os.environ.get("VALLET_TEST_DATA") or os.devnull).absolute()
+if os.environ.get("VALLET_TEST_DATA") and not TEST_DATA.is_dir():
+    raise pytest.UsageError(f"VALLET_TEST_DATA: no folder {TEST_DATA}")
 
 
 class Defaults(Section):
@@ -71,6 +76,11 @@ def serve() -> Iterator[Callable[[Path], str]]:
             return f"http://127.0.0.1:{server.server_address[1]}"
 
         yield start
+
+
+def requires(path: Path) -> pytest.MarkDecorator:
+    """Skips tests where a part of `TEST_DATA` is not there."""
+    return pytest.mark.skipif(not path.exists(), reason=f"VALLET_TEST_DATA names no folder with {path.name}")
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """Several processes and machines, started by the launchers that users start them with, on the CPU over gloo."""
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -113,6 +114,13 @@ def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(
         of_one = stepped_weights(stage, batches)
         assert max(float((of_two[name] - value).abs().max()) for name, value in of_one.items()) < 1e-5
         assert max(float((untrained[name] - value).abs().max()) for name, value in of_one.items()) > 1e-2
+
+
+def test_a_step_calls_no_collective_on_the_group_of_the_gradients_but_for_them(tmp_path: Path) -> None:
+    """Any other would make each step wait for its GPU. DDP reduces the gradients below torch's functions."""
+    finish(start(*TWO, "-m", "tests.collectives", tmp_path))
+    calls = json.loads((tmp_path / "calls.json").read_text())
+    assert calls["device"] == {} and calls["messages"] == {"all_reduce": 3}
 
 
 def test_fsdp_computes_in_bf16_where_that_is_asked_for(with_fsdp: tuple[str | Path, ...], tmp_path: Path) -> None:

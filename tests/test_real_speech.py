@@ -10,11 +10,11 @@ import soundfile
 
 from bins import inference, preprocess, train
 from processors.manifest import list_shards, read_shards
-from tests.conftest import SHARED
+from tests.conftest import TEST_DATA, requires
 from tests.recipe import Recipe, tiny_config
 from tests.standin_encodec import make_standin
 
-SPEECH = SHARED / "speech"
+SPEECH = TEST_DATA / "speech"
 PATHS = {
     "libritts": SPEECH / "LibriTTS",
     "ljspeech": SPEECH / "LJSpeech-1.1",
@@ -22,7 +22,7 @@ PATHS = {
     "librispeech": SPEECH / "LibriSpeech",
     "custom": SPEECH / "Kathleen",
 }
-pytestmark = pytest.mark.skipif(not SPEECH.is_dir(), reason="the real speech is not at hand")
+pytestmark = requires(SPEECH)
 PROMPT = PATHS["ljspeech"] / "wavs" / "LJ001-0002.wav"
 PROMPT_TEXT = "in being comparatively modern."
 

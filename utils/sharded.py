@@ -26,6 +26,11 @@ def whole_here(value: Tensor) -> Tensor:
     return value.full_tensor() if is_cut(value) else value  # type: ignore[attr-defined]
 
 
+def shard_here(value: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    return value.to_local() if is_cut(value) else value  # type: ignore[attr-defined]
+
+
 def cut_as(value: Tensor, other: Tensor) -> Tensor:
     """This process's piece of a tensor that all processes have, where `other` is cut; else the tensor itself."""
     if not is_cut(other):

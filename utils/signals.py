@@ -1,11 +1,7 @@
 """Signals that a batch scheduler or a user sends to a training."""
 
 import signal
-import threading
 from types import FrameType, TracebackType
-
-# What a loader's process has left after SIGTERM.
-_GRACE_SECONDS = 20
 
 
 class Signals:
@@ -42,19 +38,3 @@ class Signals:
 def exit_status(number: int) -> int:
     """The status that shells give to a process that the signal ended; 0 where none came."""
     return 128 + number if number else 0
-
-
-def ignore_in_helper(_: int) -> None:
-    """For a loader's processes: terminals and schedulers send signals to all, and the training process answers.
-
-    SIGTERM still ends them, as it is how a process is got rid of that hangs, but only once a step had time to end.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
-
-
-def expect_helpers_to_end() -> None:
-    """Undo that torch raises an error, in the midst of anything, when a loader's process ends: its queue tells too."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

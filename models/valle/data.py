@@ -22,7 +22,7 @@ from models.valle.examples import ExampleSource
 from models.valle.interfaces import Tokenizer
 from processors.manifest import corpus_of
 from utils.errors import UserError
-from utils.signals import expect_helpers_to_end, ignore_in_helper
+from utils.workers import WorkerDiedError, iterate, worker_init
 
 # Enough to know how lengths are distributed.
 MEASURED_EXAMPLES = 2000
@@ -263,13 +263,13 @@ class TrainData:
             batch_size=None,
             num_workers=self.settings.dataloader.num_worker,
             generator=torch.Generator(),
-            worker_init_fn=ignore_in_helper,
+            worker_init_fn=worker_init,
         )
-        batches = iter(loader)
-        if self.settings.dataloader.num_worker:
-            expect_helpers_to_end()
+        advice = "lower train.dataloader.num_worker or train.shuffle_buffer, and go on with --resume true"
         try:
-            yield from batches
+            yield from iterate(loader, advice)
+        except WorkerDiedError:
+            raise
         except UserError as error:
             # From a loader's process it comes with that process's traceback before it.
             raise UserError(str(error).splitlines()[-1].removeprefix("utils.errors.UserError: ")) from error

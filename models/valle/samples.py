@@ -11,8 +11,12 @@ from torchaudio.transforms import MelSpectrogram
 from models.valle.batch import Example
 from models.valle.prompting import prompted_ids
 from models.valle.synthesizer import Prompted, Synthesizer
+from utils.errors import first_line
+from utils.log import log
 
 _PICTURE_MELS, _PICTURE_DECIBELS = 80, 70
+# Some 17 s at 75 frames a second: with 16 heads in fp32 a layer's attention weights then take 144 MB.
+PICTURE_POSITIONS = 1500
 
 
 class SampleLogger:
@@ -29,8 +33,18 @@ class SampleLogger:
         self.prompt = of_speaker[0] if of_speaker else self.target
 
     def log(self, step: int) -> None:
-        """Speak, draw and write; the model is left in evaluation mode."""
-        self.synthesizer.model.eval()
+        """Speak, draw and write; a sample that fails, out of memory perhaps, is a warning, and training goes on."""
+        model = self.synthesizer.model
+        was_training = model.training
+        model.eval()
+        try:
+            self._log(step)
+        except Exception as error:
+            log.warning("step %d: no sample: %s", step, first_line(error))
+        finally:
+            model.train(was_training)
+
+    def _log(self, step: int) -> None:
         prompted = self._prompted()
         [spoken] = self.synthesizer.generate([prompted])
         [audio] = self.synthesizer.decode([spoken.codes])
@@ -50,10 +64,15 @@ class SampleLogger:
 
     @torch.inference_mode()
     def _attention_picture(self, prompted: Prompted, codes: Tensor) -> Tensor:
-        """Each layer's attention of frames (across) on phones (upwards), side by side: (1, height, width) in [0, 1]."""
+        """Each layer's attention of frames (across) on phones (upwards), side by side: (1, height, width) in [0, 1].
+
+        Of a long sample the first `PICTURE_POSITIONS` phones and frames: weights take the square of their number, and
+        what later frames are does not change those before them.
+        """
         device = self.synthesizer.device
-        text = torch.tensor([prompted.ids], device=device)
+        text = torch.tensor([prompted.ids[: PICTURE_POSITIONS // 2]], device=device)
         audio = torch.cat([prompted.codes[:, 0], codes]).unsqueeze(0).to(device)
+        audio = audio[:, : PICTURE_POSITIONS - text.shape[1]]
         panels = []
         for weights in self.synthesizer.model.ar.attention_maps(text, audio):
             scaled = (weights / weights.max()).T.flip(0)

@@ -1,5 +1,6 @@
 """What training counts on the device, so that no step waits for one."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,12 +16,12 @@ MAX_SKIPPED = 20
 class Tally:
     """Sums of scores, kept on the device: nothing is read back until `means` is called.
 
-    Scores whose loss is not finite are left out.
+    Scores whose loss is not finite are left out of a mean, which is nan where there is no other.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = list(names)
-        self.sums = torch.zeros(len(self.names), 3, dtype=torch.double, device=device)
+        self.sums = torch.zeros(len(self.names), 4, dtype=torch.double, device=device)
 
     def add(self, scores: dict[str, Score]) -> None:
         for name, score in scores.items():
@@ -30,20 +31,28 @@ class Tally:
             row[0] += loss_sum.nan_to_num(0.0, 0.0, 0.0)
             row[1] += score.num_top10 * is_finite
             row[2] += score.num_targets * is_finite
+            row[3] += score.num_targets
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """`<name>/loss` and `<name>/top10` over all processes; `loss` is the sum of the AR's mean and the NAR's."""
+        """`<name>/loss` and `<name>/top10` over all ranks; `loss` is the sum of the AR's mean and the NAR's.
+
+        `loss` alone, and nan, without any score.
+        """
         means: dict[str, float] = {}
         totals: dict[str, list[float]] = {}
-        for name, (loss_sum, num_top10, count) in zip(
+        for name, (loss_sum, num_top10, count, num_all) in zip(
             self.names, accelerator.reduce(self.sums, "sum").tolist(), strict=True
         ):
-            if count:
-                means[f"{name}/loss"], means[f"{name}/top10"] = loss_sum / count, num_top10 / count
+            if num_all:
+                means[f"{name}/loss"], means[f"{name}/top10"] = _ratio(loss_sum, count), _ratio(num_top10, count)
                 total = totals.setdefault(model_of(name), [0.0, 0.0])
                 total[0], total[1] = total[0] + loss_sum, total[1] + count
-        means["loss"] = sum(loss_sum / count for loss_sum, count in totals.values())
+        means["loss"] = sum(_ratio(loss_sum, count) for loss_sum, count in totals.values()) if totals else math.nan
         return means
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else math.nan
 
 
 class Skipped:
@@ -65,9 +74,14 @@ class Skipped:
         return int(self._counts[0])
 
     @property
+    def num_in_a_row(self) -> int:
+        """How many steps up to the last were skipped."""
+        return int(self._counts[1])
+
+    @property
     def too_many(self) -> bool:
         """Whether the last `MAX_SKIPPED` steps were all skipped."""
-        return int(self._counts[1]) >= MAX_SKIPPED
+        return self.num_in_a_row >= MAX_SKIPPED
 
 
 def model_of(name: str) -> str:

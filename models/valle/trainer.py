@@ -26,8 +26,9 @@ from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log, progress_bar
-from utils.sharded import cut_as, whole, whole_here
+from utils.sharded import cut_as, shard_here, whole, whole_here
 from utils.signals import Signals, exit_status
+from utils.workers import WorkerDiedError
 
 
 @dataclass
@@ -40,8 +41,8 @@ class Progress:
     loss: float = 0.0
 
 
-class HelperEndedError(Exception):
-    """A process of the loader ended before its work did."""
+# Ten times the loss of guessing among 1024 codes: weights that do worse are ruined.
+_MAX_LOSS = 70.0
 
 
 class Trainer:
@@ -74,6 +75,9 @@ class Trainer:
         self.meta = meta
         self.saved: Progress | None = None
         self.signals, self.stop_signal, self.save_is_asked = Signals(), 0, False
+        # A save may have to wait for a step that is not skipped.
+        self.save_is_due = False
+        self.last_batch: Batch | None = None
         # Between the processors, whatever computes: no step waits for a GPU.
         self.messages = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self.skipped = Skipped(accelerator.device)
@@ -99,7 +103,7 @@ class Trainer:
         """Go on from `progress` to the last epoch or step, and leave a checkpoint there.
 
         Returns the exit status: 0, or that of the signal that ended training early, after its step and a checkpoint.
-        Raises UserError when one step after another was not finite.
+        Raises UserError when training diverged, which leaves no checkpoint of ruined weights.
         """
         settings, progress = self.settings, self.progress
         if self._is_over():
@@ -113,6 +117,7 @@ class Trainer:
                     gradient_norm = self._optimize(group, rate, tally)
                     progress.step += 1
                     progress.place = group[-1].end
+                    self.last_batch = group[-1]
                     self._share_signals()
                     num_tokens += sum(batch.num_tokens for batch in group) * self.accelerator.num_processes
                     bar.update(self._bar_units(group))
@@ -136,14 +141,13 @@ class Trainer:
                     if self._is_over() or any(
                         progress.epoch % stride == 0 for stride in settings.save_checkpoint_stride
                     ):
-                        self.save(ends_epoch=True)
-        if progress.place != START:
-            self.save(ends_epoch=False)
+                        self.save_is_due = self.skipped.num_in_a_row > 0
+                        if not self.save_is_due:
+                            self.save(ends_epoch=True)
         if self.skipped.too_many:
-            raise UserError(
-                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite, and training stopped after "
-                "saving; lower train.base_lr, or resume from an earlier checkpoint"
-            )
+            raise self._divergence(f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite")
+        if progress.place != START or self.save_is_due:
+            self.save(ends_epoch=False)
         if self.stop_signal:
             log.info("stopped at step %d by a signal; go on with --resume true", progress.step)
         return exit_status(self.stop_signal)
@@ -163,12 +167,7 @@ class Trainer:
 
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
         """The batches of a step; none at the end of an epoch."""
-        try:
-            return list(islice(batches, self.settings.gradient_accumulation_step))
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise HelperEndedError from error
+        return list(islice(batches, self.settings.gradient_accumulation_step))
 
     def _optimize(self, group: Sequence[Batch], rate: float, tally: Tally) -> Tensor:
         """One optimizer step on a group of batches; returns the gradient norm before clipping.
@@ -205,8 +204,9 @@ class Trainer:
             ],
             dtype=torch.double,
         )
-        if self.accelerator.num_processes > 1:
-            counts = self.accelerator.reduce(counts.to(self.accelerator.device), "sum")
+        if self.messages is not None:
+            # Counted on the CPU and summed by the CPU's group, so that no step waits for its GPU.
+            torch.distributed.all_reduce(counts, group=self.messages)
         num_ar, num_nar = counts.clamp(min=1)
         return {"ar": num_ar, "nar": num_nar}
 
@@ -220,7 +220,7 @@ class Trainer:
                 with self.accelerator.autocast():
                     tally.add(model(batch.to(self.accelerator.device)))
             means = tally.means(self.accelerator)
-            if means["loss"]:
+            if len(means) > 1:
                 log.info("step %d: validation loss %.4f", self.progress.step, means["loss"])
                 self._log("valid", means)
             if self.samples is not None and self.accelerator.is_main_process:
@@ -239,9 +239,15 @@ class Trainer:
             self.whole_model.cpu()
 
     def save(self, ends_epoch: bool) -> None:
-        """Write a checkpoint of where training stands, unless there is one, and remove those that no rule keeps."""
+        """Write a checkpoint of where training stands, unless there is one, and remove those that no rule keeps.
+
+        Raises UserError where training has diverged: resuming takes the newest checkpoint, which must be a good one.
+        """
+        self.save_is_due = False
         if self.saved == self.progress:
             return
+        if not self._has_good_weights():
+            raise self._divergence(f"after step {self.progress.step} weights or loss are not finite or far too large")
         self.saved = replace(self.progress)
         random_states: list[dict[str, Any]] = gather_object([_random_state(self.accelerator.device)])
         weights, optimizer = whole(self.raw_model.named_weights()), whole(self.optimizer.state_dict())
@@ -264,6 +270,28 @@ class Trainer:
             )
             checkpoint.rotate(folder, settings.save_checkpoint_stride, settings.keep_last, settings.keep_last_steps)
         self.accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def _has_good_weights(self) -> bool:
+        """Whether the weights are finite and still predict something, on the batch before: the same on all ranks.
+
+        The loss of the last step is that of the weights before it, and says nothing of what the step made of them.
+        """
+        if self.last_batch is None:
+            return True
+        is_good = torch.stack([shard_here(parameter).isfinite().all() for parameter in self.parameters]).all()
+        with self._in_one_piece() as model, self.accelerator.autocast(self.autocast):
+            model.eval()
+            scores = model(self.last_batch.to(self.accelerator.device))
+        for score in scores.values():
+            # False for nan as well.
+            is_good = is_good & (score.loss_sum <= _MAX_LOSS * max(1, score.num_targets))
+        return not self._most([int(not is_good)])[0]
+
+    def _divergence(self, what: str) -> UserError:
+        found = checkpoint.find_checkpoints(self.folder / "checkpoint")
+        way = f"go on from {found[-1].path} with --resume true" if found else "begin anew, as no checkpoint was saved"
+        return UserError(f"training diverged: {what}; lower train.base_lr, and {way}")
 
     def resume(self, source: Checkpoint) -> None:
         """Take weights, optimizer, position and random states from a checkpoint."""
@@ -298,21 +326,20 @@ class Trainer:
 
     @contextmanager
     def _unless_stopped(self) -> Iterator[None]:
-        """A signal that ended the loader's processes as well has ended the steps: what follows them is still due."""
+        """If a stop signal also killed the DataLoader workers, treat it as a normal stop; otherwise raise UserError."""
         try:
             yield
-        except HelperEndedError as error:
+        except WorkerDiedError:
             self.stop_signal = self.signals.stop_signal
             if not self.stop_signal or self.accelerator.num_processes > 1:
-                raise UserError(
-                    "a loader process ended, for want of memory perhaps; lower train.dataloader.num_worker or "
-                    "train.shuffle_buffer, and go on with --resume true"
-                ) from error
+                raise
 
     def _is_save_due(self) -> bool:
-        """Every so many steps, and when a signal asks for it."""
+        """Every so many steps, and when a signal asks for it; put off while steps are skipped."""
         interval = self.settings.save_checkpoint_steps
-        return self.save_is_asked or bool(interval and self.progress.step % interval == 0)
+        if self.save_is_asked or (interval and self.progress.step % interval == 0):
+            self.save_is_due = True
+        return self.save_is_due and not self.skipped.num_in_a_row
 
     def _has_diverged(self) -> bool:
         """Asked at log points on a GPU, as asking waits for it."""

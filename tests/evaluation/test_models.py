@@ -13,11 +13,12 @@ from evaluation.dnsmos import build_dnsmos
 from evaluation.measures import Clip, Target
 from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
 from evaluation.speakers import build_embedder
-from tests.conftest import SHARED
+from tests.conftest import TEST_DATA, requires
 from tests.hostile import saved, tone
 from utils.audio import read_audio
 from utils.errors import UserError
 
+SPEECH, DNSMOS = TEST_DATA / "speech", TEST_DATA / "metrics" / "dnsmos"
 SMALL = {
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -109,10 +110,9 @@ def test_whisper_hears_what_its_vocabulary_has(tmp_path: Path, noise: np.ndarray
     assert isinstance(first, str) and first == recognizer.transcribe(noise)
 
 
+@requires(SPEECH / "LibriSpeech")
 def test_pocketsphinx_hears_a_human() -> None:
-    [row, *_] = sorted((SHARED / "speech" / "LibriSpeech" / "test-other").rglob("*.trans.txt")) or [None]
-    if row is None:
-        pytest.skip("no real speech here")
+    [row, *_] = sorted((SPEECH / "LibriSpeech" / "test-other").rglob("*.trans.txt"))
     lines = dict(line.split(" ", 1) for line in row.read_text().splitlines())
     name = "1688-142285-0003"
     audio = read_audio(row.with_name(f"{name}.flac"), RATE_HZ).numpy()
@@ -149,16 +149,15 @@ def test_what_is_not_there_is_named_and_stops_nothing(tmp_path: Path) -> None:
     assert "--speaker_model" in build_measures("en", "pocketsphinx", None, None, None)[1]["speaker similarity"]
 
 
+@requires(DNSMOS)
+@requires(SPEECH / "LJSpeech-1.1")
 def test_clean_speech_is_rated_above_noisy_speech() -> None:
-    folder = SHARED / "metrics" / "dnsmos"
-    speech = sorted((SHARED / "speech" / "LJSpeech-1.1" / "wavs").glob("*.wav"))
-    if not folder.is_dir() or not speech:
-        pytest.skip("neither the networks nor real speech are here")
-    dnsmos = build_dnsmos(folder)
+    speech = sorted((SPEECH / "LJSpeech-1.1" / "wavs").glob("*.wav"))
+    dnsmos = build_dnsmos(DNSMOS)
     clean = read_audio(speech[0], RATE_HZ).numpy()[: 3 * RATE_HZ]
     noisy = clean + np.random.default_rng(0).normal(0, 0.05, len(clean)).astype(np.float32)
     ratings = dnsmos.rate(clean)
     assert all(1 <= rating <= 5 for rating in ratings)
     assert all(good > bad for good, bad in zip(ratings, dnsmos.rate(noisy), strict=True))
     with pytest.raises(UserError, match="--dnsmos_dir"):
-        build_dnsmos(folder.parent)
+        build_dnsmos(DNSMOS.parent)

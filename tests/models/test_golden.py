@@ -9,13 +9,13 @@ from models.valle.load import load_synthesizer
 from models.valle.synthesizer import Prompted
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
-from tests.conftest import SHARED
+from tests.conftest import TEST_DATA, requires
 from tests.reference import SilentCodec
 from utils.checkpoint import resolve_checkpoint
 
-GOLDEN = SHARED / "golden"
+GOLDEN = TEST_DATA / "golden"
 FOLDERS = sorted(path.name for path in GOLDEN.glob("valle_*"))
-pytestmark = pytest.mark.skipif(not FOLDERS, reason="the golden numbers are not at hand")
+pytestmark = requires(GOLDEN)
 
 
 @pytest.fixture(params=FOLDERS)

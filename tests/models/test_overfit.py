@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from config.schema import MelRVQSettings
@@ -15,13 +14,13 @@ from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
-from tests.conftest import SHARED, tiny_infer, tiny_model, tiny_train
+from tests.conftest import TEST_DATA, requires, tiny_infer, tiny_model, tiny_train
 from tests.tiny_trainer import build_trainer
 from utils.audio import read_audio
 
-CORPUS = SHARED / "speech" / "Kathleen"
+CORPUS = TEST_DATA / "speech" / "Kathleen"
 PROMPT_SECONDS = 1.0
-pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the real speech is not at hand")
+pytestmark = requires(CORPUS)
 
 
 def short_clips(num: int) -> list[tuple[str, Path]]:

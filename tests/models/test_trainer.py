@@ -24,6 +24,7 @@ from tests.tiny_trainer import build_trainer
 from utils.checkpoint import find_checkpoints, load_weights
 from utils.errors import UserError
 from utils.signals import Signals, exit_status
+from utils.workers import WorkerDiedError
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
 COLLATOR = Collator(num_quantizers=4, prefix_mode=1, max_prompt_frames=75, for_nar=True)
@@ -228,15 +229,50 @@ def test_a_loss_that_is_not_finite_does_not_count_in_the_mean(make_trainer) -> N
     assert tally.means(Accelerator(cpu=True)) == {"ar/loss": 2.0, "ar/top10": 0.3, "loss": 2.0}
 
 
-def test_twenty_in_a_row_end_the_training_after_saving(make_trainer) -> None:
-    trainer = make_trainer(max_steps=200, max_epoch=1000, save_checkpoint_stride=[1000])
-    poison(trainer, 6, 1000)
-    with pytest.raises(UserError, match=r"20 steps in a row.*train\.base_lr"):
+@pytest.mark.parametrize("interval", [None, 1, 2])
+def test_twenty_bad_steps_in_a_row_end_the_training_and_none_of_them_is_saved(make_trainer, interval) -> None:
+    changes = {"save_checkpoint_steps": interval, "keep_last_steps": 3}
+    trainer = make_trainer(max_steps=200, max_epoch=1000, save_checkpoint_stride=[1], **changes)
+    poison(trainer, 8, 1000)
+    with pytest.raises(UserError, match=r"20 steps in a row.*train\.base_lr, and go on from .*--resume true") as caught:
         trainer.train()
-    assert trainer.progress.step == 25
-    [saved] = find_checkpoints(trainer.folder / "checkpoint")
-    assert saved.step == 25
-    assert all(value.isfinite().all() for value in load_weights(saved).values())
+    assert trainer.progress.step == 27
+    saved = find_checkpoints(trainer.folder / "checkpoint")
+    assert saved and all(found.step <= 7 for found in saved) and str(saved[-1].path) in str(caught.value)
+    assert all(value.isfinite().all() for value in load_weights(saved[-1]).values())
+    resumed = make_trainer(max_steps=saved[-1].step + 1, max_epoch=1000)
+    resumed.resume(saved[-1])
+    assert resumed.train() == 0 and math.isfinite(resumed.progress.loss)
+
+
+def test_a_save_that_falls_on_a_bad_step_is_made_after_the_next_good_one(make_trainer) -> None:
+    trainer = make_trainer(max_steps=5, max_epoch=1000, save_checkpoint_steps=2, keep_last_steps=9)
+    poison(trainer, 2, 2)
+    assert trainer.train() == 0
+    assert [found.step for found in find_checkpoints(trainer.folder / "checkpoint")] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("interval", [None, 1])
+def test_a_rate_that_ruins_the_weights_leaves_no_checkpoint_of_them(make_trainer, stage: int, interval) -> None:
+    """The weights may be finite, and far too large."""
+    shown: list[str] = []
+    trainer = make_trainer(stage, max_steps=60, max_epoch=1000, base_lr=1e8, log_interval=1, warmup_steps=50)
+    trainer.settings = trainer.settings.model_copy(update={"save_checkpoint_steps": interval})
+    trainer.accelerator.log = lambda values, step: shown.append(f"{values['train/loss']:.3f}")
+    with pytest.raises(UserError, match=r"^training diverged: .*train\.base_lr, and begin anew"):
+        trainer.train()
+    assert "0.000" not in shown and (interval or "nan" in shown)
+    assert find_checkpoints(trainer.folder / "checkpoint") == []
+
+
+def test_a_mean_without_a_finite_loss_is_nan() -> None:
+    tally = Tally(["ar", "nar_1"], torch.device("cpu"))
+    assert math.isnan(tally.means(Accelerator(cpu=True))["loss"])
+    tally.add({"ar": Score(torch.tensor(20.0), torch.tensor(3), 10)})
+    tally.add({"nar_1": Score(torch.tensor(math.inf), torch.tensor(3), 10)})
+    means = tally.means(Accelerator(cpu=True))
+    assert means["ar/loss"] == 2.0 and math.isnan(means["loss"]) and math.isnan(means["nar_1/loss"])
 
 
 def send(trainer: Trainer, number: signal.Signals, step: int) -> None:
@@ -265,13 +301,14 @@ def test_a_signal_to_stop_lets_the_step_end_and_saves(make_trainer, number: sign
     assert distance(weights(second), weights(whole)) == 0
 
 
+@pytest.mark.parametrize("step", [0, 1, 2, 5])
 @pytest.mark.parametrize("is_stopped", [True, False])
-def test_loader_processes_that_end_do_so_between_steps(make_trainer, is_stopped: bool) -> None:
+def test_workers_that_die_end_the_training_between_steps(make_trainer, is_stopped: bool, step: int) -> None:
     """As where a scheduler sends SIGTERM to every process of a job."""
     trainer = make_trainer(max_steps=50, max_epoch=100, dataloader={"num_worker": 1}, batch_size=1, max_sentences=1)
 
     def hook(gradient: torch.Tensor) -> None:
-        if trainer.progress.step == 2:
+        if trainer.progress.step == step:
             for helper in multiprocessing.active_children():
                 helper.kill()
             if is_stopped:
@@ -281,9 +318,9 @@ def test_loader_processes_that_end_do_so_between_steps(make_trainer, is_stopped:
     if is_stopped:
         assert trainer.train() == 143
         [saved] = find_checkpoints(trainer.folder / "checkpoint")
-        assert saved.step == trainer.progress.step == 3
+        assert saved.step == trainer.progress.step == step + 1
     else:
-        with pytest.raises(UserError, match=r"a loader process ended.*train\.dataloader\.num_worker"):
+        with pytest.raises(WorkerDiedError, match=r"^a DataLoader worker died.*train\.dataloader\.num_worker"):
             trainer.train()
 
 

@@ -11,9 +11,10 @@ import config
 from config.schema import Dataset, PreprocessSettings
 from processors.corpora import describe_split, read_corpus
 from processors.manifest import SourceUtterance
+from tests.conftest import TEST_DATA
 from utils.errors import UserError
 
-SPEECH = Path(__file__).parents[2].parent / "shared" / "speech"
+SPEECH = TEST_DATA / "speech"
 
 
 def make_settings(**changes: object) -> PreprocessSettings:
@@ -286,7 +287,7 @@ def test_the_rule_of_a_split_is_described(tmp_path: Path) -> None:
 )
 def test_real_corpora(name: Dataset, folder: str, count: int) -> None:
     if not (SPEECH / folder).is_dir():
-        pytest.skip("no real speech here")
+        pytest.skip(f"VALLET_TEST_DATA names no folder with {folder}")
     rows = read(name, SPEECH / folder)
     assert len(rows) == count
     assert all(row.text and Path(row.audio_path).is_file() for row in rows.values())

@@ -9,10 +9,10 @@ import pytest
 
 from processors.symbols import SymbolTable
 from processors.text import EspeakPhonemizer, GraphemePhonemizer, Phonemizer, TextTokenizer, build_phonemizer
-from tests.conftest import SHARED
+from tests.conftest import TEST_DATA, requires
 from utils.errors import UserError
 
-GOLDEN = SHARED / "golden" / "text"
+GOLDEN = TEST_DATA / "golden" / "text"
 NASTY = [
     "",
     " ",
@@ -67,9 +67,8 @@ def random_texts(seed: int, num: int) -> list[str]:
     return ["".join(rng.choices(parts, k=rng.randrange(12))) for _ in range(num)]
 
 
+@requires(GOLDEN)
 def test_phones_and_ids_are_those_of_the_reference(espeak):
-    if not GOLDEN.is_dir():
-        pytest.skip(f"{GOLDEN} is not there")
     rows = [json.loads(line) for line in (GOLDEN / "phones.jsonl").read_text(encoding="utf-8").splitlines()]
     tokenizer = TextTokenizer(espeak, SymbolTable.load(GOLDEN / "symbols.dict"), add_blank=False)
     phones = tokenizer.phones([row["text"] for row in rows])

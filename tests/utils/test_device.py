@@ -1,9 +1,14 @@
 """What a user is told where memory or a precision is not to be had."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
-from utils.device import memory_advice, pick_inference_precision
+from tests.conftest import ROOT
+from utils.device import memory_advice, pick_device, pick_inference_precision, require_asked_gpus
 from utils.errors import UserError
 
 
@@ -28,3 +33,56 @@ def test_precisions_of_a_device() -> None:
     assert pick_inference_precision("fp32", gpu) == "fp32"
     with pytest.raises(UserError, match=r"infer\.precision: int8 is for CPUs"):
         pick_inference_precision("int8", gpu)
+
+
+def test_cudnn_attention_is_off_once_a_device_is_picked() -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    pick_device()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+STAGES = {
+    1: [],
+    2: ["--name", "x", "--model_train_stage", "1"],
+    3: ["--infer_mode", "batch", "--test_list_file", "none", "--infer_expt_dir", "none"],
+    4: ["--test_list_file", "none", "--audio_dir", "none", "--eval_output_dir", "none"],
+    5: ["--infer_expt_dir", "none"],
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gpu_that_is_asked_for_and_cannot_be_used_is_one_line(stage: int, tmp_path: Path) -> None:
+    """In each stage, one more GPU than there are, before anything else is looked at but the flags."""
+    names = ",".join(map(str, range(torch.cuda.device_count() + 1)))
+    config = tmp_path / "config.json"
+    config.write_text(
+        f'{{base_config: "config/valle.json", dataset: ["custom"], dataset_path: {{custom: "{tmp_path}"}}}}'
+    )
+    command = ["sh", "egs/tts/VALLE/run.sh", "--stage", str(stage), "--gpu", names, *STAGES[stage]]
+    done = subprocess.run(
+        [*command, *(["--config", str(config)] if stage < 3 else [])], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: --gpu {names}: ") and f"{torch.cuda.device_count()} can be used" in line
+    assert torch.__version__ in line and str(torch.version.cuda or "no CUDA") in line and "leave --gpu out" in line
+
+
+def test_four_gpus_that_are_not_there_are_told_once() -> None:
+    """No launcher starts a process for each."""
+    names = ",".join(map(str, range(torch.cuda.device_count() + 4)))
+    command = ["sh", "egs/tts/VALLE/run.sh", "--stage=2", f"--gpu={names}", *STAGES[2]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and f"--gpu {names}" in done.stderr
+
+
+@pytest.mark.parametrize("asked", [None, "", "-1", ","])
+def test_without_a_gpu_that_is_asked_for_the_cpu_will_do(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a cluster's scheduler has in CUDA_VISIBLE_DEVICES."""
+    monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.delenv("VALLET_GPU", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("VALLET_GPU", asked)
+    require_asked_gpus()
+    assert pick_device().type in ("cpu", "cuda")

@@ -13,7 +13,8 @@ usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|4|5 [flags]
   --stage 1|2|3|4|5, -s     1: features, 2: training, 3: inference, 4: evaluation, 5: web page
   --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stages 3 and 4: take its infer section;
                             in stage 5: list the experiments of its log_dir
-  --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; without CUDA: the CPU
+  --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; an error where CUDA cannot
+                            be used; without it: one GPU, or the CPU where there is none
   --set KEY=VALUE           override a setting, such as train.batch_size=8; may be repeated
   --help, -h                this text
 
@@ -134,7 +135,11 @@ fi
 
 if [ "$gpu_given" = true ]; then
     CUDA_VISIBLE_DEVICES=$gpu
-    export CUDA_VISIBLE_DEVICES
+    # The programs refuse to run without the GPUs that were asked for; a cluster's CUDA_VISIBLE_DEVICES asks for none.
+    VALLET_GPU=$gpu
+    export CUDA_VISIBLE_DEVICES VALLET_GPU
+else
+    unset VALLET_GPU
 fi
 # Threads that wait in a loop keep the loader's processes, and anything else on the machine, from the cores that they
 # wait for: everything takes many times longer. A short while of it saves decoding, of many small steps, much sleep.
@@ -148,10 +153,12 @@ fi
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 
-# Several GPUs, where there are any, train with one process each.
+# Several GPUs train with one process each. Where fewer can be used than were asked for, the program says so, once.
 case $stage$gpu in
 [12]*,*)
-    processes=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+    processes=$("$python" -c 'import os, torch
+asked = [name for name in os.environ["VALLET_GPU"].split(",") if name.strip() not in ("", "-1")]
+print(len(asked) if torch.cuda.device_count() >= len(asked) else 0)')
     if [ "$processes" -gt 1 ]; then
         exec "$python" -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no \
             --dynamo_backend no --num_processes "$processes" --main_process_port 0 "$root/bins/$program.py" "$@"
