@@ -26,6 +26,7 @@ from utils.device import has_fast_bf16
 
 FRAME_RATE_HZ, PHONES_PER_SECOND = 75, 13.5
 MEDIAN_SECONDS, SPREAD, SHORTEST_SECONDS, LONGEST_SECONDS = 4.7, 0.62, 0.5, 14
+NUM_WARM = 4
 PHONES = tuple("abcdefghijklmnopqrstuvwxyz_")
 
 
@@ -105,10 +106,10 @@ def _training_row(settings: Settings, data: TrainData, device: torch.device, ful
 
 def _gpu_row(settings: Settings, data: TrainData, device: torch.device) -> Row:
     model = _model(settings, device, settings.model.num_decoder_layers)
-    batches = _sample(list(data.batches(0)), num=10)
+    warm, measured = _batches_of_many_shapes(list(data.batches(0)))
     with peak_memory() as peak:
-        _rate(model, batches, torch.bfloat16, device)
-        rate = _rate(model, batches, torch.bfloat16, device)
+        _rate(model, warm, torch.bfloat16, device)
+        rate = _rate(model, measured, torch.bfloat16, device)
     share = rate * 6 * _num_weights(model) / products_per_second(device, torch.bfloat16)
     fits = peak.mib is not None and peak.mib < 24 * 1024
     goal = "at least 35 % of its matrix rate, in 24 GB"
@@ -157,6 +158,13 @@ def _sample(batches: list[Batch], num: int) -> list[Batch]:
     """Batches of all lengths, spread evenly."""
     ordered = sorted(batches, key=lambda batch: batch.longest)
     return [ordered[int((place + 0.5) * len(ordered) / num)] for place in range(num)]
+
+
+def _batches_of_many_shapes(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """A few batches to warm up on and the others, in the order of an epoch, with each shape once in all of them."""
+    by_shape = {(batch.num_utterances, batch.longest): batch for batch in batches}
+    distinct = list(by_shape.values())
+    return distinct[:NUM_WARM], distinct[NUM_WARM:]
 
 
 def _random_batches(data: TrainData, num: int) -> list[Batch]:

@@ -15,7 +15,7 @@ from config.schema import Settings
 from models.valle.decoder import Decoder
 from modules.attention import SelfAttention
 from modules.masks import prefix_lm_mask
-from processors.manifest import read_shards
+from processors.manifest import list_shards, read_shards, write_shard
 from tests.conftest import ROOT, tiny_model
 from utils.config import load_settings
 
@@ -55,6 +55,41 @@ def test_the_texts_are_decoded_to_the_length_that_is_counted() -> None:
 
     texts.decode(Counting(model.ar), 7)
     assert [len(row.codes) for row in seen] == [7, 7]
+
+
+def test_the_rows_of_a_gpu_decode_no_length_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a test list does; measured here on the CPU, with a warm-up of the usual length."""
+    tiny = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, num_decoder_layers=1)
+    for name, value in {"NUM_LENGTHS": 3, "NUM_PROMPT": 10, "NUM_PHONES": 6, "NUM_NEW": 8}.items():
+        monkeypatch.setattr(decoding, name, value, raising=False)
+    # A CPU without products in bf16 takes minutes for it.
+    monkeypatch.setattr(decoding, "products_per_second", lambda *_: 1e12)
+    shapes: dict[str, list[tuple[int, ...]]] = {"decode": [], "fill": []}
+
+    def watch(name: str) -> None:
+        original = getattr(decoding.Texts, name)
+
+        def watched(self, *arguments):
+            shapes[name].append((len(self.text), self.text.shape[1], self.codes.shape[1], getattr(self, "num_new", 0)))
+            return original(self, *arguments)
+
+        monkeypatch.setattr(decoding.Texts, name, watched)
+
+    watch("decode")
+    watch("fill")
+    rows = decoding._gpu_rows(tiny, CPU)
+    assert len(rows) == 4 and all(row.seconds and row.rate for row in rows)
+    for name, num in (("decode", 4), ("fill", 3)):
+        measured = [shape for shape in shapes[name] if shape[2] != 10 or shape[1] != 6]
+        assert len(measured) >= num * 2 and max(map(measured.count, set(measured))) <= (1 if name == "decode" else 2)
+
+
+def test_the_training_row_of_a_gpu_steps_on_each_shape_once(settings: Settings, tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, list(training._utterances(400)), training.FRAME_RATE_HZ)
+    data = training.train_data(settings, list_shards(tmp_path), num_workers=0)
+    warm, measured = training._batches_of_many_shapes(list(data.batches(0)))
+    shapes = [(batch.num_utterances, batch.longest) for batch in [*warm, *measured]]
+    assert len(warm) == 4 and len(measured) >= 10 and len(set(shapes)) == len(shapes)
 
 
 def test_without_a_trained_experiment_agreement_says_what_it_needs(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
+import bins.evaluate
 from evaluation.build import build_measures
 from evaluation.dnsmos import build_dnsmos
 from evaluation.measures import Clip, Target
@@ -19,6 +21,7 @@ from utils.audio import read_audio
 from utils.errors import UserError
 
 SPEECH, DNSMOS = TEST_DATA / "speech", TEST_DATA / "metrics" / "dnsmos"
+META = torch.device("meta")
 SMALL = {
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -138,6 +141,42 @@ def test_similarity_is_to_the_prompt_and_to_its_copy(tmp_path: Path) -> None:
     measures, _ = build_measures("en-us", "hubert", str(tmp_path), str(save_wavlm(tmp_path / "wavlm")), None)
     values, _ = measures.measure(prompt, Target("hello", prompt, copy, None))
     assert values["sim_o"].mean == pytest.approx(1, abs=1e-5) and values["sim_r"].mean < 1 - 1e-5
+
+
+def test_models_are_on_the_device_that_is_handed_in(tmp_path: Path, noise: np.ndarray) -> None:
+    """A device without memory, which no model is on by itself."""
+    hubert, wavlm = save_hubert(tmp_path / "hubert"), save_wavlm(tmp_path / "wavlm")
+    measures, missing = build_measures("en-us", "hubert", str(hubert), str(wavlm), None, META)
+    assert missing.keys() == {"DNSMOS"}
+    seen: list[torch.device] = []
+
+    def note(module: torch.nn.Module, arguments: tuple, named: dict[str, torch.Tensor]) -> None:
+        seen.append(named["input_values"].device)
+
+    for model, measure in (
+        (measures.recognizer._pipeline.model, measures.recognizer.transcribe),
+        (measures.embedder._model, measures.embedder.embed),
+    ):
+        assert {parameter.device for parameter in model.parameters()} == {META}
+        model.register_forward_pre_hook(note, with_kwargs=True)
+        # What comes out is asked back to the CPU, which such a device cannot give.
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+            measure(noise)
+    assert seen == [META, META]
+
+
+def test_stage_4_measures_on_the_device_that_is_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*arguments: object) -> None:
+        assert arguments[-1] == META
+        raise UserError("asked")
+
+    monkeypatch.setattr("utils.device.pick_device", lambda: META)
+    monkeypatch.setattr("evaluation.build.build_measures", build)
+    saved(tone(0.5, RATE_HZ), RATE_HZ)(tmp_path / "prompt.wav")
+    (tmp_path / "list.txt").write_text(f"a text|a prompt|{tmp_path / 'prompt.wav'}\n")
+    flags = ["--test_list_file", str(tmp_path / "list.txt"), "--audio_dir", str(tmp_path)]
+    with pytest.raises(UserError, match=r"^asked$"):
+        bins.evaluate.main([*flags, "--eval_output_dir", str(tmp_path / "out")])
 
 
 def test_what_is_not_there_is_named_and_stops_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Samples during training: bounded in memory, and nothing that training could end by."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from models.valle import samples
+from models.valle.batch import Collator, Example
+from models.valle.data import TrainData
+from models.valle.samples import SampleLogger
+from models.valle.synthesizer import Synthesizer
+from models.valle.valle import VALLE
+from processors.codecs.mel_rvq import MelRVQ
+from processors.manifest import Utterance, list_shards, write_shard
+from processors.symbols import SymbolTable
+from processors.text import TextTokenizer
+from tests.conftest import defaults, made_up_utterances, tiny_infer, tiny_model, tiny_train
+from tests.tiny_trainer import build_trainer
+
+RATE = 24000
+TABLE = SymbolTable.from_phones("abcdefgh_")
+TOKENIZER = TextTokenizer(None, TABLE, add_blank=False)
+
+
+class Writer:
+    """Keeps what a TensorBoard writer is given; fails where it is to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.images: dict[str, torch.Tensor] = {}
+        self.error = error
+
+    def add_image(self, name: str, image: torch.Tensor, step: int) -> None:
+        if self.error is not None:
+            raise self.error
+        self.images[name] = image
+
+    def add_audio(self, *_: object, **__: object) -> None:
+        pass
+
+    def add_text(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def codec() -> MelRVQ:
+    settings = defaults().preprocess.mel_rvq.model_copy(
+        update={"frame_rate_hz": 25.0, "num_mels": 20, "fit_iterations": 1, "griffin_lim_iterations": 1}
+    )
+    generator = torch.Generator().manual_seed(0)
+    return MelRVQ.fit([torch.rand(4 * RATE, generator=generator) - 0.5], settings, RATE)
+
+
+def example(num_phones: int, num_frames: int) -> Example:
+    rng = np.random.default_rng(0)
+    phones = tuple(rng.choice(list("abcdefgh"), num_phones))
+    codes = rng.integers(0, 20, (num_frames, 8)).astype(np.int16)
+    utterance = Utterance(id="long", text="long", phones=phones, speaker="s", codes=codes)
+    return Example(utterance, tuple(TABLE.encode(phones, False)))
+
+
+def build(codec: MelRVQ, examples: list[Example], writer: Writer) -> SampleLogger:
+    torch.manual_seed(0)
+    model = VALLE(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64), train_stage=0)
+    infer = tiny_infer(max_seconds_per_phone=0.04, top_k=1)
+    return SampleLogger(Synthesizer(model, codec, TOKENIZER, infer, 1, torch.device("cpu")), examples, writer)
+
+
+@pytest.mark.parametrize(("num_phones", "num_frames"), [(5, 700), (400, 20), (400, 700)])
+def test_the_attention_picture_of_a_long_sample_is_cropped(
+    codec: MelRVQ, num_phones: int, num_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "PICTURE_POSITIONS", 100, raising=False)
+    writer, read = Writer(), []
+    logger = build(codec, [example(num_phones, num_frames)], writer)
+    logger.synthesizer.model.ar.decoder.layers[0].self_attn.weights = watching(
+        logger.synthesizer.model.ar.decoder.layers[0].self_attn.weights, read
+    )
+    logger.log(1)
+    [num_positions] = read
+    assert num_positions == 100 and writer.images["sample/attention"].max() == 1
+
+
+def watching(weights, read: list[int]):
+    def watched(x: torch.Tensor, may_attend: torch.Tensor) -> torch.Tensor:
+        read.append(x.shape[1])
+        return weights(x, may_attend)
+
+    return watched
+
+
+def test_the_bound_keeps_weights_below_a_gigabyte() -> None:
+    """Scores and weights of 16 heads in a layer, and the means of 12 layers, in fp32."""
+    assert 4 * samples.PICTURE_POSITIONS**2 * (3 * 16 + 12) < 2**30
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("you tried to\nallocate")])
+def test_a_sample_that_fails_is_a_warning_and_training_goes_on(
+    codec: MelRVQ, error: Exception, tmp_path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples.log if hasattr(samples, "log") else logging.getLogger("vallet"), "propagate", True)
+    write_shard(tmp_path / "shards", 0, made_up_utterances(12, num_quantizers=8), frame_rate_hz=25)
+    shards = list_shards(tmp_path / "shards")
+    settings = tiny_train(max_steps=3, valid_interval=1, save_checkpoint_steps=None, num_buckets=2)
+    data = TrainData(shards, shards, TOKENIZER, Collator(8, 1, 75, for_nar=True), settings)
+    logger = build(codec, [example(5, 20)], Writer(error))
+    trainer = build_trainer(logger.synthesizer.model, data, tmp_path / "run")
+    trainer.samples = logger
+    assert trainer.train() == 0 and trainer.progress.step == 3
+    warnings = [record.getMessage() for record in caplog.records if "no sample" in record.getMessage()]
+    assert len(warnings) == 3 and all("\n" not in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_sample_leaves_the_model_in_its_mode(codec: MelRVQ, is_training: bool) -> None:
+    for error in (None, RuntimeError("no")):
+        logger = build(codec, [example(5, 20)], Writer(error))
+        model = logger.synthesizer.model.train(is_training)
+        logger.log(1)
+        assert model.training == model.ar.decoder.layers[0].training == is_training
