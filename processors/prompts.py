@@ -18,7 +18,9 @@ from utils.errors import UserError
 MIN_SECONDS, MAX_SECONDS = 0.5, 15.0
 # A longer recording is not searched for a pause.
 MAX_READ_SECONDS = 120.0
-_MARGIN_SECONDS = 0.05
+# Behind the last sound more is kept than in front: utterances end in some silence, and a prompt without any tells the
+# model that it goes on.
+_FRONT_SECONDS, _BACK_SECONDS = 0.05, 0.1
 _FRAME_SECONDS, _HOP_SECONDS = 0.02, 0.01
 # -60 dB of full scale: a muted microphone stays below.
 _SILENT_BELOW = 1e-3
@@ -67,9 +69,9 @@ def check_prompt_length(path: Path) -> None:
 def prepare_prompt(path: Path, text: str, sample_rate_hz: int, may_be_long: bool = False) -> Prompt:
     """Read a prompt as mono at `sample_rate_hz`, trim silence at both ends, and check level and length.
 
-    Silence is trimmed to 50 ms: more of it in front teaches the model to be silent, and costs words. Of more than 15 s
-    the beginning is taken, up to a pause that falls on the end of a clause of the text; with `may_be_long`
-    (continuations, which keep the first seconds and need the whole text) nothing is cut.
+    Silence is trimmed to 50 ms in front and 100 ms behind: in front more of it makes the model silent, and costs words.
+    Of more than 15 s the beginning is taken, up to a pause that falls on the end of a clause of the text; with
+    `may_be_long` (continuations, which keep the first seconds and need the whole text) nothing is cut.
 
     Raises UserError where the file cannot be read, is silent, has less than 0.5 s of sound, or is too long and has no
     such pause.
@@ -85,7 +87,7 @@ def prepare_prompt(path: Path, text: str, sample_rate_hz: int, may_be_long: bool
     if last - first + _FRAME_SECONDS < MIN_SECONDS:
         raise _too_short(last - first + _FRAME_SECONDS)
     whole_seconds = len(audio) / sample_rate_hz
-    start, end = max(0.0, first - _MARGIN_SECONDS), min(whole_seconds, last + _FRAME_SECONDS + _MARGIN_SECONDS)
+    start, end = max(0.0, first - _FRONT_SECONDS), min(whole_seconds, last + _FRAME_SECONDS + _BACK_SECONDS)
     trimmed = start, whole_seconds - end
     cut_seconds = 0.0
     if end - start > MAX_SECONDS and not may_be_long:
@@ -135,7 +137,7 @@ def _cut_at_pause(is_sound: np.ndarray, text: str, start: float, end: float) -> 
     candidates = [
         (abs((pause_start - start) / (end - start) - _count_letters(text[:clause]) / num_letters), pause_start, clause)
         for pause_start, pause_end in pauses
-        if _MIN_CUT_SECONDS <= pause_start - start <= MAX_SECONDS - _MARGIN_SECONDS
+        if _MIN_CUT_SECONDS <= pause_start - start <= MAX_SECONDS - _BACK_SECONDS
         for clause in clause_ends
     ]
     error, pause_start, clause = min(candidates, default=(1.0, 0.0, 0))
@@ -144,7 +146,7 @@ def _cut_at_pause(is_sound: np.ndarray, text: str, start: float, end: float) -> 
             f"the prompt has {end - start:.0f} s, and no pause in its first {MAX_SECONDS:g} s falls on the end of a "
             f"clause of its text; cut the recording and its text to {MAX_SECONDS:g} s at most, as 3 s are good"
         )
-    return pause_start + _MARGIN_SECONDS, text.strip()[:clause].rstrip()
+    return pause_start + _BACK_SECONDS, text.strip()[:clause].rstrip()
 
 
 def _count_letters(text: str) -> int:

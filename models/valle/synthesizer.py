@@ -25,6 +25,9 @@ from utils.errors import UserError
 # Wide limits, for experiments that carry none of their own.
 UNMEASURED_SECONDS_PER_PHONE = (0.02, 0.4)
 
+# By how much the least that speech may last grows from try to try.
+_LONGER_FLOOR = 1.4
+
 OnFrames = Callable[[int], None]
 """Hears how many frames are decoded so far; a second try begins anew."""
 
@@ -196,18 +199,22 @@ class Synthesizer:
     ) -> list[Speech | UserError]:
         """Speak all requests together, and those that fail again with the next seed, up to `max_tries` times.
 
-        Where each try failed the first is kept. Greedy decoding would say the same again, and has one try.
+        Where each try failed the first is kept. Greedy decoding would say the same again, and has one try. What ended
+        as soon as it may, or is silent, must last longer in its next try: a model that never saw a text as short may
+        take it for the end of the prompt.
         """
         started = time.perf_counter()
         tokenized = self.tokenize(requests, continual)
         results: list[Speech | UserError | None] = [item if isinstance(item, UserError) else None for item in tokenized]
         pending = [index for index, item in enumerate(tokenized) if isinstance(item, Prompted)]
+        floor_scale = dict.fromkeys(pending, 1.0)
         max_tries = self.settings.max_tries if self._sampler.num_draws else 1
         for num_tries in range(1, max_tries + 1):
             if not pending:
                 break
             items = [item for index in pending if isinstance(item := tokenized[index], Prompted)]
-            spoken = self.generate(items, on_frames, self.settings.seed + num_tries - 1)
+            scales = [floor_scale[index] for index in pending]
+            spoken = self.generate(items, on_frames, self.settings.seed + num_tries - 1, scales)
             audio, new_audio = self._decode_all(items, spoken, continual)
             elapsed = time.perf_counter() - started
             rate_hz = self.codec.sample_rate_hz
@@ -215,6 +222,8 @@ class Synthesizer:
             for index, row, new, kept in zip(pending, spoken, new_audio, audio, strict=True):
                 ended = "silent" if row.ended == "eos" and is_silent(new, rate_hz) else row.ended
                 speech = Speech(kept, ended, num_tries, len(kept) / rate_hz, real_time_factor)
+                if ended in ("floor", "silent"):
+                    floor_scale[index] *= _LONGER_FLOOR
                 former = results[index]
                 if speech.failure is not None and isinstance(former, Speech):
                     speech = replace(former, num_tries=num_tries)
@@ -245,10 +254,18 @@ class Synthesizer:
 
     @torch.inference_mode()
     def generate(
-        self, prompted: Sequence[Prompted], on_frames: OnFrames | None = None, seed: int | None = None
+        self,
+        prompted: Sequence[Prompted],
+        on_frames: OnFrames | None = None,
+        seed: int | None = None,
+        floor_scales: Sequence[float] | None = None,
     ) -> list[Spoken]:
-        """Codes for each row, all decoded together, with a seed or that of the settings."""
-        generated = self._first_codebook(prompted, self.settings.seed if seed is None else seed, on_frames)
+        """Codes for each row, all decoded together.
+
+        `seed` goes before that of the settings. `floor_scales` multiply each row's least frames, up to half its most.
+        """
+        seed = self.settings.seed if seed is None else seed
+        generated = self._first_codebook(prompted, seed, on_frames, floor_scales)
         if self.model.nar is None:
             return [Spoken(row.codes.unsqueeze(1), row.ended) for row in generated]
         rows = []
@@ -269,9 +286,17 @@ class Synthesizer:
         ]
 
     def _first_codebook(
-        self, prompted: Sequence[Prompted], seed: int, on_frames: OnFrames | None = None
+        self,
+        prompted: Sequence[Prompted],
+        seed: int,
+        on_frames: OnFrames | None = None,
+        floor_scales: Sequence[float] | None = None,
     ) -> list[Generated]:
-        min_frames, max_frames = torch.tensor([self.frame_limits(item) for item in prompted], device=self.device).T
+        limits = []
+        for item, scale in zip(prompted, floor_scales or [1.0] * len(prompted), strict=True):
+            least, most = self.frame_limits(item)
+            limits.append((max(least, min(int(least * scale), most // 2)), most))
+        min_frames, max_frames = torch.tensor(limits, device=self.device).T
         text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
         prompt, prompt_lens = self._padded([item.codes[:, 0] for item in prompted])
         inputs = (text, text_lens, prompt, prompt_lens)
