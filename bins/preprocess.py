@@ -1,8 +1,11 @@
 """Stage 1: corpora to phones and codes."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from utils.cli import ROOT, Parser, find_path, run
 
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str] | None) -> int:
     processed_dir.mkdir(parents=True, exist_ok=True)
     with state.main_process_first():
         codec = prepare_codec(settings.preprocess, processed_dir, ROOT, rows, device)
+    empty = []
     for preparation in preparations:
         stats = preparation.run(codec, device, state.wait_for_everyone)
         for split, counts in stats.get("splits", {}).items():
@@ -63,7 +67,28 @@ def main(arguments: Sequence[str] | None) -> int:
             log.info(
                 "%s: %d left out, see %s", stats["dataset"], stats["dropped"], preparation.folder / "failures.jsonl"
             )
+        if stats and not stats["splits"]["train"]["utterances"]:
+            empty.append(describe_empty(stats, preparation.folder / "failures.jsonl"))
+    if empty:
+        raise UserError("; ".join(empty))
     return 0
+
+
+def describe_empty(stats: dict[str, Any], failures: Path) -> str:
+    """Why a corpus has nothing to train on: the commonest reason, with an example."""
+    from processors.pipeline import failure_kind
+
+    name, reasons = stats["dataset"], Counter(stats["dropped_why"])
+    if not reasons:
+        return f"dataset_path.{name}: no utterance is in the training split"
+    kind, count = reasons.most_common(1)[0]
+    lines = failures.read_text(encoding="utf-8").splitlines()
+    example = next(row for row in map(json.loads, lines) if failure_kind(row) == kind)
+    reason = example["reason"] if example["audio"] in example["reason"] else f"{example['audio']}: {example['reason']}"
+    return (
+        f"dataset_path.{name}: nothing to train on; {stats['dropped']} utterances were left out, {count} of them as "
+        f"{kind}, such as {reason}"
+    )
 
 
 if __name__ == "__main__":

@@ -215,6 +215,9 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _paths_known(self) -> "Settings":
+        twice = [name for name in self.dataset if self.dataset.count(name) > 1]
+        if twice:
+            raise ValueError(f"dataset names {twice[0]} twice; put the corpora together, or name it once")
         for name in self.dataset:
             path = self.dataset_path.get(name)
             if path is None:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from config.schema import Dataset, PreprocessSettings
-from processors.custom_corpus import json_lines, read_custom, read_text, unreadable_line
+from processors.custom import read_custom
+from processors.custom.files import json_lines, read_text, unreadable_line
 from processors.manifest import SourceUtterance, Split
 from processors.splits import FoundUtterance, assign_splits, hash_splits, make_ids_unique, split_unit
 from utils.errors import UserError
@@ -23,8 +24,8 @@ _EXPECTED: dict[Dataset, str] = {
     "ljspeech": "LJSpeech-1.1 with metadata.csv (id|text|normalized text) and wavs/*.wav",
     "vctk": "VCTK-Corpus-0.92 with txt/<speaker>/*.txt and wav48_silence_trimmed/<speaker>/*_mic2.flac",
     "hifitts": "Hi-Fi TTS with <speaker>_manifest_<clean|other>_<train|dev|test>.json and the audio that they name",
-    "custom": "a folder with metadata.csv (id|text or id|speaker|text) and audio (wavs/<id>.wav or .flac), "
-    "a .jsonl of audio, text, speaker, or a lhotse CutSet (cuts*.jsonl.gz)",
+    "custom": "a folder with metadata.csv or .tsv, audio beside .txt files, a .jsonl of audio, text, speaker, a lhotse "
+    "CutSet (cuts*.jsonl.gz), or the layout of Kaldi, Common Voice, AISHELL-3 or MLS (egs/datasets/README.md)",
 }
 # What must not be in a file name: separators, control characters, line ends, lone surrogates and "..".
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")

@@ -72,6 +72,8 @@ class Chunks(Dataset):
         return Loaded(row, audio.numpy(), phones)
 
     def _check_text(self, row: SourceUtterance, phones: tuple[str, ...]) -> None:
+        if row.problem is not None:
+            raise UserError(row.problem)
         if row.text is None:
             raise UserError("no transcript")
         if self._phonemizer is not None and (letters := self._phonemizer.unreadable(row.text)):

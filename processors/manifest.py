@@ -25,6 +25,7 @@ class SourceUtterance:
     """One utterance as a corpus has it, before stage 1.
 
     `text` is None where the corpus has no transcript for the audio. `duration_seconds` None means to the end.
+    `problem` says why stage 1 cannot use the row, where its reader knows.
     """
 
     id: str
@@ -34,6 +35,7 @@ class SourceUtterance:
     split: Split
     start_seconds: float = 0.0
     duration_seconds: float | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

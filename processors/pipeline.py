@@ -108,7 +108,8 @@ class Preparation:
             include={"phone_extractor", "language", "sample_rate", "min_duration", "max_duration"}
         )
         phones = None if self.table is None else self.table.phones
-        rows = [asdict(row) for row in shard.rows]
+        # What a row lacks is left out, so that a field that is new here changes no shard that was made before.
+        rows = [{key: value for key, value in asdict(row).items() if key != "problem" or value} for row in shard.rows]
         text = json.dumps([settings, phones, made_by, rows], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -190,7 +191,7 @@ class Preparation:
             "phones": len(phones),
             "seconds_per_phone": self._seconds_per_phone(),
             "dropped": len(failures),
-            "dropped_why": dict(Counter(_kind(failure) for failure in failures)),
+            "dropped_why": dict(Counter(failure_kind(failure) for failure in failures)),
             "splits": {
                 split: {
                     "utterances": sum(report["utterances"] for report in reports[split]),
@@ -265,7 +266,7 @@ def _read_seconds_per_phone(shard: Shard) -> list[float]:
     return [cut["duration"] / len(cut["custom"]["phones"]) for cut in cuts]
 
 
-def _kind(failure: dict[str, str]) -> str:
+def failure_kind(failure: dict[str, str]) -> str:
     """A failure's reason without what is particular to the utterance."""
     reason = failure["reason"]
     for kind in (

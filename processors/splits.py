@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from config.schema import PreprocessSettings
@@ -13,7 +14,10 @@ AUTO_MIN_SPEAKERS = 20  # `split_by` auto keeps speakers whole from this many on
 
 @dataclass(frozen=True)
 class FoundUtterance:
-    """An utterance as its reader found it; `split` None where the corpus does not say."""
+    """An utterance as its reader found it; `split` None where the corpus does not say.
+
+    `problem` says why stage 1 cannot use the row, where its reader knows.
+    """
 
     id: str
     audio_path: str
@@ -22,6 +26,7 @@ class FoundUtterance:
     split: Split | None = None
     start_seconds: float = 0.0
     duration_seconds: float | None = None
+    problem: str | None = None
 
 
 def assign_splits(rows: Sequence[FoundUtterance], settings: PreprocessSettings) -> list[SourceUtterance]:
@@ -39,6 +44,7 @@ def assign_splits(rows: Sequence[FoundUtterance], settings: PreprocessSettings) 
             split=split,
             start_seconds=row.start_seconds,
             duration_seconds=row.duration_seconds,
+            problem=row.problem,
         )
         for row, split in zip(rows, splits, strict=True)
     ]
@@ -47,13 +53,15 @@ def assign_splits(rows: Sequence[FoundUtterance], settings: PreprocessSettings) 
 def hash_splits(rows: Sequence[FoundUtterance | SourceUtterance], settings: PreprocessSettings) -> list[Split]:
     """The split of each row, from a hash of (`split_seed`, its unit) alone.
 
-    A unit is a speaker or an utterance (`split_unit`). As its place does not depend on the other units, adding data
-    moves nothing, but for two things: with three units or more, a part whose fraction is above 0 is never empty (the
-    units with the smallest hashes go to valid, the next to test), and one unit always stays to train on.
+    A unit is a speaker or an utterance (`split_unit`). Only units with a usable row take part, so that no part is empty
+    because all of its rows fail; a unit without one trains. As its place does not depend on the other units, adding
+    data moves nothing, but for two things: with three units or more, a part whose fraction is above 0 is never empty
+    (the units with the smallest hashes go to valid, the next to test), and one unit always stays to train on.
     """
     by_speaker = split_unit(rows, settings) == "speaker"
     units = [row.speaker if by_speaker else row.id for row in rows]
-    ranked = sorted((_hash_fraction(settings.split_seed, unit), unit) for unit in set(units))
+    usable = {unit for unit, row in zip(units, rows, strict=True) if is_usable(row, settings)} or set(units)
+    ranked = sorted((_hash_fraction(settings.split_seed, unit), unit) for unit in usable)
     valid_end = sum(fraction < settings.valid_fraction for fraction, _ in ranked)
     test_end = sum(fraction < settings.valid_fraction + settings.test_fraction for fraction, _ in ranked)
     guaranteed = len(ranked) >= 3
@@ -66,7 +74,20 @@ def hash_splits(rows: Sequence[FoundUtterance | SourceUtterance], settings: Prep
     split_of: dict[str, Split] = {}
     for rank, (_, unit) in enumerate(ranked):
         split_of[unit] = "valid" if rank < valid_end else "test" if rank < test_end else "train"
-    return [split_of[unit] for unit in units]
+    return [split_of.get(unit, "train") for unit in units]
+
+
+def is_usable(row: FoundUtterance | SourceUtterance, settings: PreprocessSettings) -> bool:
+    """Whether stage 1 can use a row, as far as can be told without opening its audio."""
+    seconds = row.duration_seconds
+    if row.problem is not None or not any(character.isalnum() for character in row.text or ""):
+        return False
+    if seconds is not None and not settings.min_duration <= seconds <= settings.max_duration:
+        return False
+    try:
+        return Path(row.audio_path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def split_unit(

@@ -11,6 +11,14 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.files import written_aside
 
+# Opus comes in Ogg files, which libsndfile reads under these names, too.
+AUDIO_SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {
+    *(".opus", ".oga", ".aif", ".aifc", ".mpga")
+}
+"""Of the files that can be read."""
+FOREIGN_SUFFIXES = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".ac3", ".mka", ".3gp", ".mov", ".mkv"})
+"""Of audio that needs to be converted first."""
+
 
 def read_duration_seconds(path: Path) -> float:
     """What the header says. Raises UserError when the file cannot be read as audio."""
@@ -66,10 +74,15 @@ def _check_file(path: Path) -> None:
         if path.is_file():
             return
         reason = "not a file" if path.exists() else "no such audio file"
+        if "\\" in str(path):
+            reason += "; its path has backslashes, which are no folders here: write it with /"
     except (OSError, RuntimeError, ValueError) as error:
         reason = f"no audio file can be called that ({error})"
     raise UserError(f"{path}: {reason}")
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be read as audio ({str(error).splitlines()[-1]})")
+    reason = str(error).splitlines()[-1]
+    if path.suffix.lower() in FOREIGN_SUFFIXES:
+        reason = f"{path.suffix[1:]} is not supported; convert it: ffmpeg -i {path.name} {path.stem}.flac"
+    return UserError(f"{path}: cannot be read as audio ({reason})")

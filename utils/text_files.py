@@ -37,9 +37,9 @@ def read_text_file(path: Path) -> str:
 def decode_text(content: bytes, path: Path) -> str:
     """`content` of the file `path` as text: see `read_text_file`."""
     mark = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
-    # UTF-16 without a mark has a zero byte in nearly every ASCII letter, and no other text has any.
+    # UTF-16 without a mark has a zero byte in nearly every ASCII letter. Other text has a stray one at most.
     zeros = content[:4096].count(0)
-    if mark is None and zeros:
+    if mark is None and zeros > len(content[:4096]) // 5:
         num_even = content[:4096:2].count(0)
         mark = "utf-16-be" if num_even > zeros // 2 else "utf-16-le"
     try:
@@ -58,7 +58,7 @@ def _guess(content: bytes) -> str | None:
     """The encoding of bytes that are not UTF-8; None where they are no text."""
     num_letters = sum(byte >= 0x80 for byte in content)
     # Control characters other than blanks and line ends are in no text.
-    if any(byte < 9 or 13 < byte < 32 for byte in content):
+    if any(0 < byte < 9 or 13 < byte < 32 for byte in content):
         return None
     if num_letters < _MIN_LETTERS and _decodes(content, "cp1252"):
         return "cp1252"

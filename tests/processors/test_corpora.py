@@ -57,7 +57,7 @@ def test_libritts(tmp_path: Path) -> None:
         "19_198_1": "Mister A",
         "19_198_2": "from the sidecar",
         "19_198_3": None,
-        "19_198_4": "Bee \ufffd",
+        "19_198_4": "Bee \u00ff",
         "7_8_1": None,
         "9_8_1": None,
     }
@@ -134,13 +134,24 @@ def test_custom_csv_of_two_fields(tmp_path: Path) -> None:
         write(folder / name)
     write(folder / "metadata.csv", "\ufeffid|text\na|one | two\nb| B \nbroken\ndeep/c|C\nd|D\ne|E\n|no id\n")
     rows = read("custom", folder)
-    assert texts(rows) == {"a": "one | two", "b": "B", "d": "D", "deep_c": "C", "e": "E", "extra": None}
-    found = {row.id: Path(row.audio_path).relative_to(folder).as_posix() for row in rows.values()}
+    assert texts(rows) == {
+        "a": "one | two",
+        "b": "B",
+        "d": "D",
+        "deep_c": "C",
+        "e": "E",
+        "extra": None,
+        "metadata.csv_line4": None,
+        "metadata.csv_line8": None,
+    }
+    found = {row.id: Path(row.audio_path).relative_to(folder).as_posix() for row in rows.values() if not row.problem}
     assert found["b"] == "wavs/b.flac"
     assert found["deep_c"] == "deep/c.wav"
     assert found["d"] == "d.flac"
     assert found["e"] == "wavs/e.wav"
     assert {row.speaker for row in rows.values()} == {"mine"}
+    assert rows["metadata.csv_line4"].problem == "1 fields, where the heading has 2"
+    assert rows["metadata.csv_line8"].problem == "no audio: its field is empty"
 
 
 def test_custom_csv_of_three_fields(tmp_path: Path) -> None:

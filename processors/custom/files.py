@@ -1,0 +1,117 @@
+"""What the readers of custom corpora share: names, audio files, lines. No audio is opened here."""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from processors.manifest import Split
+from processors.splits import FoundUtterance
+from utils.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+from utils.errors import UserError
+from utils.log import log
+from utils.text_files import decode_text, read_text_file
+
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+# Names of fields in headings and JSON lines, those that go first in front.
+AUDIO_NAMES = (
+    *("audio", "audio_file", "audio_filepath", "audio_path", "file", "file_name", "filename", "path", "wav"),
+    *("wav_path", "clip"),
+)
+TEXT_NAMES = (
+    *("normalized_text", "text_normalized", "normalized", "text", "sentence", "transcription", "transcript"),
+    *("transcript_text", "caption"),
+)
+SPEAKER_NAMES = ("speaker", "speaker_name", "speaker_id", "client_id", "spk")
+ID_NAMES = ("id", "utt_id", "utt", "key")
+SPLIT_FIELDS = ("split", "subset")
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a file, whatever its encoding; None where there is no such file, or it is no text."""
+    try:
+        return read_text_file(path)
+    except UserError as error:
+        if is_file(path):
+            log.warning("%s", error)
+        return None
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a file, none where it cannot be read. Only line feeds end one."""
+    return [line.rstrip("\r") for line in (read_text(path) or "").split("\n")]
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(line number from 1, object) of each line that is not blank; None for a line that is no JSON object."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            # Of UTF-16 a line feed is no single byte: such a file is decoded as a whole.
+            beginning = lines.peek(4)[:4] if isinstance(lines, io.BufferedReader) else b""
+            is_wide = beginning.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in beginning
+            source = decode_text(lines.read(), path).encode().split(b"\n") if is_wide else lines
+            for number, line in enumerate(source, start=1):
+                if line.strip():
+                    yield number, _json_object(line, path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read to its end ({error}); make it again") from error
+
+
+def _json_object(line: bytes, path: Path) -> dict[str, Any] | None:
+    try:
+        row = json.loads(decode_text(line, path).lstrip("\ufeff"))
+    except (ValueError, RecursionError, UserError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def unreadable_line(path: Path, line_number: int, speaker: str, problem: str | None = None) -> FoundUtterance:
+    """A row that stage 1 will fail on and name, so that a broken line of a manifest does not vanish."""
+    place = f"{path}:{line_number}"
+    return FoundUtterance(f"{path.name}_line{line_number}", place, None, speaker, problem=problem)
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_audio_name(name: str) -> bool:
+    return Path(name).suffix.lower() in AUDIO_SUFFIXES | FOREIGN_SUFFIXES
+
+
+def without_suffix(name: str) -> str:
+    """A name without the suffix of an audio file; other dots belong to the name."""
+    return name[: -len(Path(name).suffix)] if is_audio_name(name) else name
+
+
+def find_audio(folder: Path, name: str, subfolders: tuple[str, ...] = ("wavs", "clips", "audio")) -> Path:
+    """Path of the audio called `name`, which may lack its suffix or be an absolute path; the first candidate if none
+    exists.
+    """
+    # Lists that were made on Windows name files on others, too.
+    spellings = [name, name.replace("\\", "/")] if "\\" in name else [name]
+    for spelling in spellings:
+        names = [spelling] if is_audio_name(spelling) else [spelling + suffix for suffix in sorted(AUDIO_SUFFIXES)]
+        for parent in (*(folder / sub for sub in subfolders), folder):
+            for candidate in names:
+                if is_file(parent / candidate):
+                    return parent / candidate
+    return folder / (name if is_audio_name(name) else f"{subfolders[0]}/{name}.wav" if subfolders else f"{name}.wav")
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """The audio files of a folder, by name; hidden ones left out."""
+    return [path for path in sorted(folder.glob("[!.]*")) if is_audio_name(path.name) and is_file(path)]
