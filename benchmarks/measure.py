@@ -101,12 +101,21 @@ def read_bytes_per_second(device: torch.device) -> float:
     return data.numel() * 4 / min(seconds_of(data.sum) for _ in range(3))
 
 
+# A product that takes this long is large enough to be measured.
+_LONG_SECONDS = 0.2
+
+
 @cache
 def products_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations of a large matrix product, two for each multiply and add."""
-    size = 2048 if device.type == "cpu" else 8192
-    square = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / min(seconds_of(lambda: square @ square) for _ in range(3))
+    largest = 2048 if device.type == "cpu" else 8192
+    size = largest // 16
+    while True:
+        square = torch.randn(size, size, device=device, dtype=dtype)
+        # A CPU without instructions for bf16 takes minutes for what others do in a tenth of a second.
+        if size == largest or seconds_once(lambda: square @ square) > _LONG_SECONDS:  # noqa: B023 (called at once)
+            return 2 * size**3 / min(seconds_of(lambda: square @ square) for _ in range(3))  # noqa: B023
+        size *= 2
 
 
 def table(rows: list[Row]) -> str:
