@@ -140,10 +140,10 @@ def _own_folders() -> Iterator[Path]:
     user = os.getuid()
     parents = []
     with suppress(OSError):
-        parents.append(Path(tempfile.gettempdir()) / f"vallet-{user}")
+        parents.append(Path(tempfile.gettempdir()) / f".vallet-{user}")
     with suppress(RuntimeError):
         parents.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vallet")
-    parents += [Path("/tmp") / f"vallet-{user}", Path("/var/tmp") / f"vallet-{user}"]
+    parents += [Path("/tmp") / f".vallet-{user}", Path("/var/tmp") / f".vallet-{user}"]
     for folder in parents:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -101,7 +101,7 @@ def test_continual_keeps_the_beginning_and_says_the_prompts_text(speaker: Speake
     [row] = rows(speaker.output)
     assert (row["text"], row["seconds"], row["ended"]) == (speaker.text, 1.04, "cap")
     copy, _ = soundfile.read(speaker.output / "single" / f"{speaker.audio.stem}_copysyn.wav")
-    assert len(copy) == round(24000 * row["prompt"]["seconds"])
+    assert len(copy) == pytest.approx(24000 * row["prompt"]["seconds"], abs=24)
 
 
 def test_a_single_run_never_replaces_the_speech_of_another(speaker: Speaker, trained: Recipe, capsys) -> None:

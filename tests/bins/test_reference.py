@@ -35,8 +35,9 @@ def speak(recipe: Recipe, experiment: Path, output: Path, *flags: str) -> tuple[
     audio, text = prompt(recipe.corpus, "102")
     said = ("--infer_text", "Wait for me.", "--infer_text_prompt", text, "--infer_audio_prompt", str(audio))
     own = ("--infer_expt_dir", str(experiment), "--infer_output_dir", str(output), "--infer_mode", "single")
-    assert recipe.call(bins.inference, *own, *said, "--top_k", "1", *flags) == 0
+    status = recipe.call(bins.inference, *own, *said, "--top_k", "1", *flags)
     [row] = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert status == (row["ended"] != "eos")
     return soundfile.read(output / row["audio"])[0], row
 
 

@@ -13,6 +13,7 @@ from gradio_client import Client, handle_file
 import bins.webui
 from tests.conftest import ROOT, free_port
 from tests.recipe import Recipe, prompt
+from tests.tiny_runs import ROOMY, let_speech_end, sets
 
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 
@@ -26,7 +27,10 @@ def test_it_speaks_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_p
         "CUDA_VISIBLE_DEVICES": "",
     }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    speaking = trained.copied("nar", "nar_of_the_page")
+    let_speech_end(speaking)
     flags = ["--stage", "5", "--config", str(trained.config), "--port", str(port), "--set", "infer.seed=3"]
+    flags += ["--infer_expt_dir", str(speaking), *sets(ROOMY)]
     server = subprocess.Popen(
         ["sh", str(RUN_SH), *flags], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )

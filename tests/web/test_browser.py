@@ -26,10 +26,10 @@ pytestmark = pytest.mark.browser
 TEXT = "Early birds often find small green apples."
 WAIT_SECONDS = 60
 WIDE, NARROW = 1400, 420
-# Long enough for several looks at the progress, as a tiny model is fast; greedy speech is not tried a second time.
+# Long enough for several looks at the progress, as a tiny model is fast.
 SLOW = [
     part
-    for key, value in (("min_seconds_per_phone", 1), ("max_seconds_per_phone", 1.1), ("top_k", 1))
+    for key, value in (("min_seconds_per_phone", 1), ("max_seconds_per_phone", 1.5))
     for part in ("--set", f"infer.{key}={value}")
 ]
 # The player keeps its audio element in a shadow tree.
@@ -196,7 +196,10 @@ def test_a_text_is_spoken(
     assert heard["duration"] == pytest.approx(seconds, abs=0.1) and heard["seconds"] == pytest.approx(seconds, abs=0.1)
     assert heard["rms"] > 0.001
     noted = [float(text.split(" s spoken - ")[0]) for text in browser.run("return window.noted")]
-    assert len(set(noted)) >= 2 and noted == sorted(noted) and 0 < noted[0] < noted[-1] <= seconds
+    # Speech that did not end by itself is begun anew: from there on its seconds only grow.
+    begins = [0, *(index for index in range(1, len(noted)) if noted[index] < noted[index - 1])]
+    last = noted[begins[-1] :]
+    assert len(set(last)) >= 2 and len(begins) <= 5 and 0 < last[0] < last[-1] <= seconds
 
     browser.find("#speech button[aria-label=Play]").click()
     browser.wait(lambda: browser.run(f"{FIND_AUDIO} return audio.currentTime > 0", "#speech"))
@@ -235,7 +238,7 @@ def test_a_mistake_is_a_message(browser: Browser, trained: Trained, tmp_path: Pa
     browser.find("#prompt input[type=file]").send_keys(str(note))
     browser.wait(lambda: browser.find("#prompt button[aria-label=Clear]").is_displayed())
     browser.speak()
-    browser.wait(lambda: "Note.wav: cannot be read as audio" in browser.find("body").text)
+    browser.wait(lambda: "note.wav: cannot be read as audio" in browser.find("body").text)
     assert "Traceback" not in browser.driver.page_source
 
 
