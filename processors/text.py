@@ -152,6 +152,11 @@ class TextTokenizer:
         """The letters of a text that the phonemizer cannot read; none without a phonemizer."""
         return [] if self._phonemizer is None else self._phonemizer.unreadable(text)
 
+    def refusal(self, name: str, text: str) -> str | None:
+        """Why a text called `name` cannot be read; None where it can."""
+        letters = self.unreadable(text)
+        return unreadable_message(name, letters) if letters else None
+
     def ids(self, phones: Sequence[str]) -> list[int]:
         """Ids of `<bos>`, the phones and `<eos>`, with blanks where the tokenizer adds them.
 

@@ -129,13 +129,16 @@ def ended(child: int, patience_seconds: float = 120) -> int:
     return -signal.SIGALRM
 
 
-def killed(child: int, seconds: float) -> int:
-    """Kill a child, and what it started, after so many seconds: 1, or 0 where it had ended, as it should, by then."""
+def killed(child: int, seconds: float, undisturbed: int = 0) -> int:
+    """Kill a child, and what it started, after so many seconds: 1, or 0 where it had ended, as it should, by then.
+
+    `undisturbed` is the status that it ends with where nothing disturbs it.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
-            assert os.waitstatus_to_exitcode(status) == 0, f"ended with {status} by itself"
+            assert os.waitstatus_to_exitcode(status) == undisturbed, f"ended with {status} by itself"
             return 0
         time.sleep(0.002)
     try:
@@ -143,8 +146,8 @@ def killed(child: int, seconds: float) -> int:
     except ProcessLookupError:
         os.kill(child, signal.SIGKILL)  # It has no group of its own yet.
     status = ended(child)
-    assert status in (0, -signal.SIGKILL), f"ended with {status} by itself"
-    return int(status != 0)
+    assert status in (undisturbed, -signal.SIGKILL), f"ended with {status} by itself"
+    return int(status != undisturbed)
 
 
 class Faults:
@@ -229,7 +232,7 @@ class Faults:
             place = self.folder / f"said_{turn}"
             own = ["--infer_expt_dir", str(pair), "--infer_output_dir", str(place), *flags, *sets(small)]
             for _ in range(min(3, num_kills - tally.tried)):
-                tally.tried += killed(in_child(bins.inference, own), self._moment("speech"))
+                tally.tried += killed(in_child(bins.inference, own), self._moment("speech"), status)
             if ended(in_child(bins.inference, own)) != status or said(place) != expected:
                 tally.lost.append(f"{place}: differs")
             shutil.rmtree(place)

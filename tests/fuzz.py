@@ -17,6 +17,7 @@ from tests.tiny_runs import keys
 from utils.cli import find_path
 from utils.config import load_settings
 from utils.errors import UserError
+from utils.text_files import read_text_file
 
 KEYS = sorted(key for key, _ in keys())
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("[a path]")
@@ -80,7 +81,7 @@ def fuzz_lists(num: int) -> Tally:
         def attempt(content: bytes) -> None:
             path.write_bytes(content.replace(b"AUDIO", bytes(audio)))
             rows = read_test_list(path, lambda name: find_path(name, "audio_prompt"))
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text_file(path).splitlines()
             assert len(rows) == sum(bool(line.strip()) and not line.startswith("#") for line in lines)
             for row in rows:
                 name = Path(row.name)

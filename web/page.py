@@ -14,11 +14,11 @@ from PIL.Image import Image
 
 from config.schema import InferSettings
 from models.valle.experiment import Experiment
-from processors.prompts import MAX_SECONDS, MIN_SECONDS
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log
+from utils.prompts import MAX_SECONDS, MIN_SECONDS
 from web.pictures import draw_speech
 from web.prompts import MAX_CHARACTERS, check_prompt, check_text
 from web.speaker import Job, Sampling, Speaker, Spoken

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from processors.prompts import Prompt, check_prompt_length, prepare_prompt
 from utils.errors import UserError
+from utils.prompts import Prompt, check_prompt_length, prepare_prompt
 
 MAX_CHARACTERS = 1000
 

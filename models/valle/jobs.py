@@ -9,11 +9,11 @@ from typing import Any
 
 from models.valle.synthesizer import Request, Speech, Synthesizer
 from models.valle.test_lists import BadLine, Job
-from processors.prompts import Prompt, prepare_prompt
 from utils.audio import write_audio
 from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log, progress_bar
+from utils.prompts import Prompt, prepare_prompt
 
 RESULTS = "results.jsonl"
 

@@ -17,10 +17,9 @@ from models.valle.interfaces import Codec, Tokenizer
 from models.valle.prompting import WORD_BOUNDARY, prompted_ids
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
-from processors.prompts import is_silent
-from processors.text import unreadable_message
 from utils.device import memory_advice
 from utils.errors import UserError
+from utils.prompts import is_silent
 
 # Wide limits, for experiments that carry none of their own.
 UNMEASURED_SECONDS_PER_PHONE = (0.02, 0.4)
@@ -353,8 +352,8 @@ class Synthesizer:
                 "one, or lower infer.continual_prompt_seconds"
             )
         for name, text in (("prompt's text", request.prompt_text), ("text", "" if continual else request.text)):
-            if letters := self.tokenizer.unreadable(text):
-                return unreadable_message(f"the {name}", letters)
+            if refusal := self.tokenizer.refusal(f"the {name}", text):
+                return refusal
         if not any(phone.isalnum() for phone in prompt_phones):
             return f"the prompt's text {request.prompt_text!r} has nothing that can be spoken"
         if not continual and not any(phone.isalnum() for phone in text_phones):

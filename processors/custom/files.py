@@ -104,12 +104,13 @@ def find_audio(folder: Path, name: str, subfolders: tuple[str, ...] = ("wavs", "
     # Lists that were made on Windows name files on others, too.
     spellings = [name, name.replace("\\", "/")] if "\\" in name else [name]
     for spelling in spellings:
-        names = [spelling] if is_audio_name(spelling) else [spelling + suffix for suffix in sorted(AUDIO_SUFFIXES)]
+        suffixes = [] if is_audio_name(spelling) else sorted(AUDIO_SUFFIXES)
+        names = [*(spelling + suffix for suffix in suffixes), spelling]
         for parent in (*(folder / sub for sub in subfolders), folder):
             for candidate in names:
                 if is_file(parent / candidate):
                     return parent / candidate
-    return folder / (name if is_audio_name(name) else f"{subfolders[0]}/{name}.wav" if subfolders else f"{name}.wav")
+    return folder / (f"{subfolders[0]}/{name}.wav" if subfolders and not is_audio_name(name) else name)
 
 
 def audio_files(folder: Path) -> list[Path]:

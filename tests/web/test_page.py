@@ -22,11 +22,11 @@ from PIL import Image
 from bins.voice import build_voice
 from config.schema import InferSettings
 from models.valle.synthesizer import Request, Spoken, Synthesizer
-from processors.prompts import prepare_prompt
 from tests.conftest import free_port, tiny_infer
 from tests.web.conftest import Trained
 from utils.audio import write_audio
 from utils.log import log
+from utils.prompts import prepare_prompt
 from web.page import Page, Remembered, build_page, sampling_fields
 from web.speaker import Sampling, Speaker
 from web.voices import Voices

@@ -12,9 +12,9 @@ import soundfile
 import torch
 
 from models.valle.synthesizer import Request, SecondsPerPhone, Synthesizer
-from processors.prompts import prepare_prompt
 from tests.web.conftest import Trained
 from utils.errors import UserError
+from utils.prompts import prepare_prompt
 from web.speaker import MAX_LOADED, Job, Sampling, Speaker
 
 DRAWN = Sampling(top_k=0, top_p=0.9, temperature=0.8, seed=3)

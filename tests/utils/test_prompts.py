@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from processors.prompts import is_silent, prepare_prompt
 from utils.errors import UserError
+from utils.prompts import is_silent, prepare_prompt
 
 RATE = 24000
 SENTENCES = (
