@@ -61,7 +61,7 @@ def test_the_callers_folder_goes_before_the_lists_and_the_lists_before_the_root(
 )
 def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
     [job] = read(folder, form.format("either|or|both"))
-    assert isinstance(job, Job) and (job.text, job.prompt_text) == ("either|or|both", "said")
+    assert isinstance(job, Job) and (job.text, job.prompt_text) == ("either|or|both", "as said")
 
 
 @pytest.mark.parametrize(
