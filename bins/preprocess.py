@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None) -> int:
             log.info(
                 "%s: %d left out, see %s", stats["dataset"], stats["dropped"], preparation.folder / "failures.jsonl"
             )
-        if stats and not stats["splits"]["train"]["utterances"]:
+        # A corpus may have test utterances alone: stage 2 says where nothing is left to train on.
+        if stats and not any(counts["utterances"] for counts in stats["splits"].values()):
             empty.append(describe_empty(stats, preparation.folder / "failures.jsonl"))
     if empty:
         raise UserError("; ".join(empty))
@@ -75,18 +76,16 @@ def main(arguments: Sequence[str] | None) -> int:
 
 
 def describe_empty(stats: dict[str, Any], failures: Path) -> str:
-    """Why a corpus has nothing to train on: the commonest reason, with an example."""
+    """Why nothing of a corpus could be used: the commonest reason, with an example."""
     from processors.pipeline import failure_kind
 
     name, reasons = stats["dataset"], Counter(stats["dropped_why"])
-    if not reasons:
-        return f"dataset_path.{name}: no utterance is in the training split"
     kind, count = reasons.most_common(1)[0]
     lines = failures.read_text(encoding="utf-8").splitlines()
     example = next(row for row in map(json.loads, lines) if failure_kind(row) == kind)
     reason = example["reason"] if example["audio"] in example["reason"] else f"{example['audio']}: {example['reason']}"
     return (
-        f"dataset_path.{name}: nothing to train on; {stats['dropped']} utterances were left out, {count} of them as "
+        f"dataset_path.{name}: nothing could be used; {stats['dropped']} utterances were left out, {count} of them as "
         f"{kind}, such as {reason}"
     )
 

