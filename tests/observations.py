@@ -64,7 +64,10 @@ def make_world(root: Path) -> None:
     settings = load_settings(config, Settings, root=ROOT)
     waveforms = [read_audio(path, 24000) for path in sorted((root / "other_corpus" / "wavs").iterdir())]
     MelRVQ.fit(waveforms, settings.preprocess.mel_rvq, 24000).save(root / "other.safetensors")
-    SymbolTable.from_phones("abc").save(root / "few.dict")
+    # Enough for some of the utterances.
+    texts = [line.split("|")[2] for line in (root / "corpus" / "metadata.csv").read_text().splitlines()[:3]]
+    phones = build_phonemizer("espeak", "en-us").phonemize(texts)
+    SymbolTable.from_phones(phone for row in phones for phone in row).save(root / "few.dict")
     prompts = sorted((root / "corpus" / "wavs").iterdir())
     lines = (f"find green apples|early birds|{prompts[0]}", f"near small trees|tall rivers|{prompts[1]}")
     (root / "list.txt").write_text("\n".join(lines))

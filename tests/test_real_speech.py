@@ -34,7 +34,7 @@ def make(folder: Path, codec: str) -> Recipe:
     config["dataset"] = list(PATHS) if codec == "MelRVQ" else ["libritts", "ljspeech"]
     config["dataset_path"] = {name: str(path) for name, path in PATHS.items()}
     # Short utterances are many enough.
-    config["preprocess"] |= {"acoustic_token_extractor": codec, "max_duration": 4.0, "shard_size": 500}
+    config["preprocess"] |= {"acoustic_token_extractor": codec, "max_duration": 6.1, "shard_size": 500}
     if codec == "Encodec":
         weights = folder / "standin.th"
         make_standin(sorted((PATHS["ljspeech"] / "wavs").glob("*.wav"))[:3], weights)
