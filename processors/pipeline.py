@@ -269,15 +269,22 @@ def _read_seconds_per_phone(shard: Shard) -> list[float]:
 def failure_kind(failure: dict[str, str]) -> str:
     """A failure's reason without what is particular to the utterance."""
     reason = failure["reason"]
-    for kind in (
-        "no transcript",
-        "nothing that can be spoken",
-        "cannot read",
-        "shorter than",
-        "longer than",
-        "silent",
-        "not in",
-    ):
-        if kind in reason:
-            return {"shorter than": "too short", "longer than": "too long", "not in": "unknown phone"}.get(kind, kind)
+    kinds = {
+        "no transcript": "no transcript",
+        "no audio": "no audio named",
+        "where the heading has": "broken row",
+        "over several lines": "broken row",
+        "no JSON object": "broken row",
+        "segments gives": "broken row",
+        "wav.scp has": "no audio named",
+        "nothing that can be spoken": "nothing that can be spoken",
+        "cannot read:": "letters of another script",
+        "shorter than min_duration": "too short",
+        "longer than max_duration": "too long",
+        "silent throughout": "silent",
+        " is not in ": "unknown phone",
+    }
+    for words, kind in kinds.items():
+        if words in reason:
+            return kind
     return "unreadable audio"

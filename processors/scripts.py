@@ -49,7 +49,10 @@ _GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{2,}")
 
 def unreadable_letters(text: str, language: str) -> list[str]:
     """The distinct letters of `text` that the voice `language` cannot read, in order of appearance."""
-    names = {language.lower(), re.split(r"[-_]", language.lower())[0]}
+    names = {language.lower()}
+    if "latn" not in language.lower():
+        # Voices such as fa-latn read the language's Latin spelling alone.
+        names.add(re.split(r"[-_]", language.lower())[0])
     greek_words = set("".join(_GREEK_WORD.findall(text)))
 
     def can_read(letter: str) -> bool:

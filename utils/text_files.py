@@ -47,11 +47,19 @@ def decode_text(content: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         if mark is not None:
             raise UserError(f"{path}: not text in {mark}; save it as UTF-8") from error
+    return content.decode(foreign_encoding(content, path))
+
+
+def foreign_encoding(content: bytes, path: Path) -> str:
+    """The encoding that bytes of the file `path`, which are not UTF-8, look like.
+
+    Raises UserError where they are no text.
+    """
     encoding = _guess(content)
     if encoding is None:
         raise UserError(f"{path}: not text in any known encoding; save it as UTF-8")
     _log_once(path, encoding)
-    return content.decode(encoding)
+    return encoding
 
 
 def _guess(content: bytes) -> str | None:

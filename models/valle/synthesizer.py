@@ -331,13 +331,17 @@ class Synthesizer:
         ready = [request for request, obstacle in zip(requests, obstacles, strict=True) if obstacle is None]
         codes = iter(self._prompt_codes(ready, continual) if ready else [])
         results: list[Prompted | UserError] = []
-        for prompt_phones, text_phones, obstacle in zip(before, after, obstacles, strict=True):
+        for request, prompt_phones, text_phones, obstacle in zip(requests, before, after, obstacles, strict=True):
             if obstacle is not None:
                 results.append(UserError(obstacle))
                 continue
             ids = prompted_ids(self.tokenizer, prompt_phones, text_phones, self.prefix_mode, self.is_reference)
-            # A word boundary stands before the text.
-            num_target = len(prompt_phones) if continual else 1 + len(text_phones)
+            # A word boundary stands before the text. Of a continuation the share behind what is kept is new.
+            num_target = 1 + len(text_phones)
+            if continual:
+                kept_samples = self.settings.continual_prompt_seconds * self.codec.sample_rate_hz
+                share = 1 - kept_samples / len(request.prompt_audio)
+                num_target = max(1, round(len(prompt_phones) * share))
             results.append(Prompted(ids.ar, ids.nar, next(codes), num_target))
         return results
 

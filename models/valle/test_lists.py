@@ -77,6 +77,8 @@ def output_name(prompt_audio: Path) -> str:
 def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job:
     """The job of a line. Raises UserError that names the field that is wrong."""
     fields = [field.strip() for field in line.split("|")]
+    while len(fields) > 3 and not fields[-1]:
+        fields.pop()  # An empty reference.
     if len(fields) < 3:
         raise UserError(f"it has {len(fields)} fields, and needs three or more: {' or '.join(FORMS)}")
     audio = _audio_fields(fields, find)
@@ -90,7 +92,8 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job:
     reference = audio[-1] if audio[-1] == last and len(audio) > 1 else None
     before = fields[:prompt]
     after = fields[prompt + 1 : reference if reference is not None else last + 1]
-    if reference is None and len(after) == 1 and _looks_like_audio(after[0]):
+    is_path = bool(after) and "/" in after[0] and " " not in after[0]
+    if reference is None and len(after) == 1 and len(before) == 2 and (is_path or _looks_like_audio(after[0])):
         find(after[0])  # A reference that does not exist is no text: this raises the error that names it.
     if after and len(before) in (1, 2):
         # The text is the last of its line: a | in it divides nothing else.

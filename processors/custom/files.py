@@ -13,7 +13,7 @@ from processors.splits import FoundUtterance
 from utils.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from utils.errors import UserError
 from utils.log import log
-from utils.text_files import decode_text, read_text_file
+from utils.text_files import decode_text, foreign_encoding, read_text_file
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -60,17 +60,39 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             beginning = lines.peek(4)[:4] if isinstance(lines, io.BufferedReader) else b""
             is_wide = beginning.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in beginning
             source = decode_text(lines.read(), path).encode().split(b"\n") if is_wide else lines
+            encoding = None
             for number, line in enumerate(source, start=1):
                 if line.strip():
-                    yield number, _json_object(line, path)
+                    if encoding is None and not _is_utf8(line):
+                        encoding = _encoding_of_other_lines(path)
+                    yield number, _json_object(line, encoding)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read to its end ({error}); make it again") from error
 
 
-def _json_object(line: bytes, path: Path) -> dict[str, Any] | None:
+def _is_utf8(line: bytes) -> bool:
     try:
-        row = json.loads(decode_text(line, path).lstrip("\ufeff"))
-    except (ValueError, RecursionError, UserError):
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encoding_of_other_lines(path: Path) -> str:
+    """The encoding of a file's lines that are not UTF-8: of all together, as one line is too short to tell."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        content = b"".join(line for line in lines if not _is_utf8(line))
+    try:
+        return foreign_encoding(content, path)
+    except UserError:
+        return "utf-8"  # No text: each such line is named as one that is no JSON.
+
+
+def _json_object(line: bytes, encoding: str | None) -> dict[str, Any] | None:
+    """The object of a line, in UTF-8 or else in `encoding`."""
+    try:
+        row = json.loads(line.decode("utf-8" if encoding is None or _is_utf8(line) else encoding).lstrip("\ufeff"))
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

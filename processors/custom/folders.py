@@ -63,7 +63,14 @@ def read_kaldi(folder: Path) -> Iterator[FoundUtterance]:
             problem = "wav.scp has a command here, which is not run; write its audio to a file"
         elif not source:
             problem = f"wav.scp has no {recording}"
-        start, end = map(float, times) if len(times) == 2 else (0.0, None)
+        start, end = 0.0, None
+        if times:
+            try:
+                # A channel may follow. A negative end is that of the recording.
+                start, end = float(times[0]), float(times[1])
+                end = None if end < 0 else end
+            except (IndexError, ValueError):
+                problem = f"segments gives no start and end in seconds: {' '.join(times)}"
         yield FoundUtterance(
             id=id_,
             # Paths start in the folder in which Kaldi was run; beside the list is likelier where there is such a file.
@@ -71,7 +78,7 @@ def read_kaldi(folder: Path) -> Iterator[FoundUtterance]:
             text=texts.get(id_) or None,
             speaker=speakers.get(id_, default_speaker),
             start_seconds=start,
-            duration_seconds=None if end is None else end - start,
+            duration_seconds=None if end is None else max(0.0, end - start),
             problem=problem,
         )
 

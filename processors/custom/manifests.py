@@ -70,16 +70,16 @@ def _json_row(path: Path, number: int, row: dict[str, Any], default_speaker: str
         missing = f"no transcript: none of the fields {', '.join(TEXT_NAMES)} is in {path}, line {number}"
     offset = row.get("offset")
     duration = row.get("duration")
-    # NeMo's offset and duration name a part of a longer recording; a duration alone is that of the file.
-    is_part = isinstance(offset, int | float) and offset > 0 and isinstance(duration, int | float)
+    # NeMo's offset, 0 included, and duration name a part of a recording; a duration alone is that of the file.
+    is_part = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (offset, duration))
     return FoundUtterance(
         id=without_suffix(audio.lstrip("/")) if id_ is None else str(id_),
         audio_path=str(find_audio(path.parent, audio, ())),
         text=text if isinstance(text, str) else None,
         speaker=default_speaker if speaker is None else str(speaker),
         split=split,
-        start_seconds=float(offset) if is_part and offset is not None else 0.0,
-        duration_seconds=float(duration) if is_part and duration is not None else None,
+        start_seconds=float(offset) if is_part and offset else 0.0,
+        duration_seconds=float(duration) if is_part and duration else None,
         problem=missing,
     )
 

@@ -78,11 +78,11 @@ def _headed_rows(path: Path, separator: str, names: Sequence[str], split: Split 
     csv.field_size_limit(2**31 - 1)
     content = io.StringIO(read_text(path) or "", newline="")
     if separator == ",":
-        reader = csv.reader(content)
+        reader = csv.reader(content, strict=True)
     else:
         reader = csv.reader(content, delimiter=separator, quoting=csv.QUOTE_NONE)
     has_heading = False
-    for fields in reader:
+    for fields in _csv_rows(reader, path):
         if not any(field.strip() for field in fields):
             continue
         if not has_heading:
@@ -93,6 +93,11 @@ def _headed_rows(path: Path, separator: str, names: Sequence[str], split: Split 
             fields[len(names) - 1 :] = ["|".join(fields[len(names) - 1 :])] if len(fields) >= len(names) else []
         if len(fields) != len(names):
             problem = f"{len(fields)} fields, where the heading has {len(names)}"
+            yield unreadable_line(path, reader.line_num, default_speaker, problem)
+            continue
+        if any("\n" in field for field in fields):
+            # Else the rows that a missing quote swallowed would vanish.
+            problem = "a field goes over several lines; is a quotation mark missing?"
             yield unreadable_line(path, reader.line_num, default_speaker, problem)
             continue
         row = {name: field.strip() for name, field in zip(names, fields, strict=True)}
@@ -107,6 +112,13 @@ def _headed_rows(path: Path, separator: str, names: Sequence[str], split: Split 
             speaker=speaker or default_speaker,
             split=named_split(_first(row, SPLIT_FIELDS), f"{path}, line {reader.line_num}") or split,
         )
+
+
+def _csv_rows(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table ({error}); is a quotation mark missing?") from error
 
 
 def _first(row: dict[str, str], names: Sequence[str]) -> str:

@@ -168,6 +168,8 @@ def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
     [prompted] = synthesizer.tokenize(requests[:1], continual=True)
     assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(prompted.nar_ids)
     assert len(prompted.codes) == 10
+    # Of 0.7 s 0.4 s are kept: three of seven phones are still to be said.
+    assert prompted.num_target_phones == round(len("a_dog") * 3 / 7)
     [speech] = synthesizer.speak(requests[:1], continual=True)
     [spoken] = synthesizer.generate([prompted])
     [whole] = synthesizer.decode([torch.cat([prompted.codes, spoken.codes])])

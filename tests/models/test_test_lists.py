@@ -35,6 +35,7 @@ def fields(job: Job | BadLine) -> tuple:
     [
         ("say this|as said|wavs/a.wav", "batch/1_a", None),
         ("as said|wavs/a.wav|say this", "batch/1_a", None),
+        ("say this|as said|wavs/a.wav|", "batch/1_a", None),
         ("utt-7|as said|wavs/a.wav|say this", "batch/utt-7", None),
         ("say this|as said|wavs/a.wav|wavs/reference.wav", "batch/1_a", "reference.wav"),
         ("as said|wavs/a.wav|say this|wavs/reference.wav", "batch/1_a", "reference.wav"),
@@ -72,6 +73,7 @@ def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
         ("id|said|wavs/gone.wav|say", "no such file or folder: wavs/gone.wav"),
         ("say|said|wavs/a.wav|wavs/gone.wav", "no such file or folder: wavs/gone.wav"),
         ("said|wavs/gone.wav|say this", "no such file or folder: wavs/gone.wav"),
+        ("say|said|wavs/a.wav|references/0001", "no such file or folder: references/0001"),
         ("say|said|wavs", "field 3: wavs: a folder, not a file"),
         ("say|wavs/a.wav", "2 fields, and needs three or more"),
     ],

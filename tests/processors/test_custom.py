@@ -100,6 +100,7 @@ def test_json_lines_of_other_tools(tmp_path: Path) -> None:
         {"id": "e1", "wav": "a.mp3", "text": "Emilia's.", "speaker": "s1", "language": "en"},
         {"audio_filepath": "b.wav", "text": "NeMo's.", "duration": 3.2},
         {"audio_filepath": "c.wav", "text": "A part.", "offset": 1.5, "duration": 3.0, "id": "part"},
+        {"audio_filepath": "c.wav", "text": "The first.", "offset": 0.0, "duration": 1.5, "id": "first"},
         {"audio": {"path": "d.flac", "sampling_rate": 16000}, "transcription": "A hub's.", "speaker_id": 7},
         {"file_name": "e.wav", "sentence": "A folder's."},
     ]
@@ -109,12 +110,15 @@ def test_json_lines_of_other_tools(tmp_path: Path) -> None:
         "e1": ("a.mp3", "Emilia's.", "s1"),
         "b": ("b.wav", "NeMo's.", tmp_path.name),
         "part": ("c.wav", "A part.", tmp_path.name),
+        "first": ("c.wav", "The first.", tmp_path.name),
         "d": ("d.flac", "A hub's.", "7"),
         "e": ("e.wav", "A folder's.", tmp_path.name),
     }
     assert rows == brief(read(tmp_path), tmp_path)
     part = read(path)["part"]
     assert (part.start_seconds, part.duration_seconds) == (1.5, 3.0)
+    first = read(path)["first"]
+    assert (first.start_seconds, first.duration_seconds) == (0.0, 1.5)
     assert read(path)["b"].duration_seconds is None
 
 
@@ -139,6 +143,25 @@ def test_audio_beside_its_text(tmp_path: Path) -> None:
         "anna_deep_two": ("anna/deep/two.mp3", "Two.", "anna"),
         "ben_one": ("ben/one.wav", None, "ben"),
     }
+
+
+def test_json_lines_of_another_encoding_are_read_as_what_they_are(tmp_path: Path) -> None:
+    texts = [f"你好世界，今天天气很好{number}" for number in range(20)]
+    lines = "".join(
+        json.dumps({"audio": f"{n}.wav", "text": text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts)
+    )
+    path = write(tmp_path / "list.jsonl", lines.encode("gb18030"))
+    assert sorted(str(row.text) for row in read(path).values()) == sorted(texts)
+
+
+def test_a_missing_quotation_mark_swallows_no_row_in_silence(tmp_path: Path) -> None:
+    write(tmp_path / "metadata.csv", 'file_name,text\na.wav,"Yes, I said.\nb.wav,Hello.\n')
+    with pytest.raises(UserError, match="is a quotation mark missing"):
+        read(tmp_path)
+    write(tmp_path / "metadata.csv", 'file_name,text\na.wav,"Yes, I said.\nb.wav,Hello."\nc.wav,Bye.\n')
+    rows = read(tmp_path)
+    assert [row.text for row in rows.values() if row.problem is None] == ["Bye."]
+    assert "is a quotation mark missing" in str(rows["metadata.csv_line3"].problem)
 
 
 @pytest.mark.parametrize("has_splits", [True, False])
@@ -172,6 +195,16 @@ def test_kaldi_runs_no_command(tmp_path: Path) -> None:
     assert rows["u1"].audio_path == str(tmp_path / "audio" / "r1.wav") and rows["u1"].problem is None
     assert "a command here, which is not run" in str(rows["u3"].problem)
     assert not (tmp_path / "ran").exists()
+
+
+def test_segments_of_kaldi_with_a_channel_an_open_end_or_no_times(tmp_path: Path) -> None:
+    write(tmp_path / "wav.scp", "r1 audio/r1.wav\n")
+    write(tmp_path / "text", "u1 The first.\nu2 The second.\nu3 The third.\n")
+    write(tmp_path / "segments", "u1 r1 0.5 1.5 1\nu2 r1 1.5 -1\nu3 r1 0.0 abc\n")
+    rows = read(tmp_path)
+    assert (rows["u1"].start_seconds, rows["u1"].duration_seconds) == (0.5, 1.0)
+    assert (rows["u2"].start_seconds, rows["u2"].duration_seconds) == (1.5, None)
+    assert "segments gives no start and end" in str(rows["u3"].problem)
 
 
 def test_aishell3(tmp_path: Path) -> None:
