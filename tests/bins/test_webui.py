@@ -44,7 +44,7 @@ def test_it_speaks_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_p
         )
         assert line.endswith("; seed 3")
         server.send_signal(signal.SIGTERM)
-        rest = server.communicate(timeout=30)[1]
+        rest = server.communicate(timeout=300)[1]
     finally:
         server.kill()
     assert server.returncode == 130

@@ -141,7 +141,8 @@ def in_turns(
     shards: Sequence[str], settings: TrainSettings, world_size: int, start: Place = START
 ) -> list[tuple[Batch, ...]]:
     """What the processes of a training get, turn by turn; threads stand for them."""
-    values, meeting = [0] * world_size, threading.Barrier(world_size, timeout=60)
+    failures: list[BaseException] = []
+    values, meeting = [0] * world_size, threading.Barrier(world_size)
 
     def greatest(rank: int, value: int) -> int:
         values[rank] = value
@@ -151,11 +152,21 @@ def in_turns(
         return found
 
     def of(rank: int) -> list[Batch]:
-        batches = data(shards, settings, rank=rank, world_size=world_size).batches(0, start)
-        return list(in_step(batches, world_size, partial(greatest, rank)))
+        try:
+            batches = data(shards, settings, rank=rank, world_size=world_size).batches(0, start)
+            return list(in_step(batches, world_size, partial(greatest, rank)))
+        except BaseException as error:
+            # Nobody waits for one that has failed.
+            meeting.abort()
+            failures.append(error)
+            raise
 
     with ThreadPoolExecutor(world_size) as pool:
-        return list(zip(*pool.map(of, range(world_size)), strict=True))
+        results = [pool.submit(of, rank) for rank in range(world_size)]
+    if failures:
+        # The first is the cause of the others.
+        raise failures[0]
+    return list(zip(*(result.result() for result in results), strict=True))
 
 
 def counting(turns: Sequence[tuple[Batch, ...]]) -> list[Batch]:

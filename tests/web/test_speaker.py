@@ -19,7 +19,7 @@ from web.speaker import MAX_LOADED, Job, Sampling, Speaker
 
 DRAWN = Sampling(top_k=0, top_p=0.9, temperature=0.8, seed=3)
 TEXTS = ("Early birds find apples.", "Tall trees near quiet rivers often find birds.", "Small.")
-WAIT_SECONDS = 60
+WAIT_SECONDS = 300
 
 
 class Recorder:
