@@ -46,6 +46,8 @@ class System:
             column.key: [row.values[column.key] for row in self.measured.values() if column.key in row.values]
             for column in COLUMNS
         }
+        # A text that gave no audio at all has failed, too.
+        found["failed"] += [Value(1.0) for name in self.failures if found["failed"] and name not in self.measured]
         return {key: interval(values) for key, values in found.items() if values}
 
 
@@ -85,7 +87,8 @@ def gather(
         if codec not in codecs:
             systems.append(resynthesize(synthesizer, jobs, output / f"{name}_codec", _unique(RESYNTHESIS, systems)))
             codecs.add(codec)
-        run_jobs(synthesizer, lines, output / name, continual, copysyn=True)
+        # An evaluation is made anew each time, with whatever list.
+        run_jobs(synthesizer, lines, output / name, continual, copysyn=True, may_overwrite=True)
         systems.append(read_system(name, output / name, lines))
     systems += [read_system(_unique(folder.name, systems), folder, lines) for folder in audio_folders]
     return [system for system in systems if system.clips or system.failures], prompt_seconds

@@ -19,16 +19,23 @@ RESULTS = "results.jsonl"
 
 
 def run_jobs(
-    synthesizer: Synthesizer, jobs: Sequence[Job | BadLine], output_dir: Path, continual: bool, copysyn: bool
+    synthesizer: Synthesizer,
+    jobs: Sequence[Job | BadLine],
+    output_dir: Path,
+    continual: bool,
+    copysyn: bool,
+    may_overwrite: bool = False,
 ) -> int:
     """Speak all jobs into `output_dir`, with a row for each in `results.jsonl`; returns how many failed.
 
-    Texts are decoded `max_batch_size` together. With `copysyn` a prompt's way through the codec and back is
-    written beside each output as `<name>_copysyn.wav`. Raises UserError where the folder holds other texts' speech.
+    Texts are decoded `max_batch_size` together. With `copysyn` a prompt's way through the codec and back is written
+    beside each output as `<name>_copysyn.wav`. Without `may_overwrite` it raises UserError where the folder holds the
+    speech of other texts under the same names.
     """
     # A folder that cannot be made is an error before anything is spoken.
     output_dir.mkdir(parents=True, exist_ok=True)
-    _check_overwrites(output_dir, jobs, continual)
+    if not may_overwrite:
+        _check_overwrites(output_dir, jobs, continual)
     rows: list[dict[str, Any]] = []
     size = synthesizer.settings.max_batch_size
     # Texts of similar length are decoded together: the longest decides how long all take.
@@ -75,7 +82,7 @@ def _check_overwrites(output_dir: Path, jobs: Sequence[Job | BadLine], continual
         now = {"text": text, "prompt_text": job.prompt_text, "prompt_audio": str(job.prompt_audio)}
         if any(row.get(key) != value for key, value in now.items()):
             raise UserError(
-                f"{output_dir} holds the speech of another list ({job.name} says {row.get('text')!r}); "
+                f"{output_dir}: {job.name} is there with another text or prompt ({row.get('text')!r}); "
                 "choose another output folder, or remove this one"
             )
 

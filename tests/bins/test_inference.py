@@ -130,7 +130,7 @@ def test_a_list_never_replaces_the_speech_of_another_list(trained: Recipe, tmp_p
     say("One text.")
     before = listing(tmp_path / "out")
     assert say("Another text.") == 1
-    assert "holds the speech of another list" in capsys.readouterr().err
+    assert "is there with another text or prompt" in capsys.readouterr().err
     assert listing(tmp_path / "out") == before
     # The same list again is spoken anew.
     say("One text.")

@@ -124,6 +124,29 @@ def test_speech_that_failed_is_measured_and_is_a_failure(folder: Path) -> None:
     assert metrics["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0
 
 
+def test_another_list_is_evaluated_in_the_same_folder(folder: Path) -> None:
+    metrics, _ = evaluate(folder, *experiments(folder, 1))
+    other, output = folder / "other.txt", folder / "out"
+    other.write_text((folder / "list.txt").read_text().replace("early birds", "green birds"))
+    own = ("--test_list_file", str(other), "--eval_output_dir", str(output))
+    assert call(bins.evaluate, *own, *experiments(folder, 1)) == 0
+    again = json.loads((output / "metrics.json").read_text())
+    assert again["systems"]["pair_1"]["utterances"].keys() == metrics["systems"]["pair_1"]["utterances"].keys()
+    said = (output / "pair_1" / "results.jsonl").read_text()
+    assert "green birds 0" in said and "early birds" not in said
+
+
+def test_a_text_without_audio_counts_among_those_that_failed(folder: Path) -> None:
+    texts = folder / "list.txt"
+    before = texts.read_text()
+    texts.write_text(f"{before}\n?!|{before.splitlines()[-1].split('|', 1)[1]}")
+    try:
+        metrics, _ = evaluate(folder, *experiments(folder, 1), status=1)
+    finally:
+        texts.write_text(before)
+    assert metrics["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0.25
+
+
 def test_a_text_that_normalisation_empties_has_no_word_error_rate(folder: Path) -> None:
     texts = folder / "list.txt"
     before = texts.read_text()
