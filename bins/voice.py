@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.schema import Settings
-from models.valle.experiment import Experiment
+from models.valle.experiment import MEASURED_LIMITS, Experiment
 from models.valle.load import load_synthesizer
 from models.valle.synthesizer import Synthesizer
 from processors.codecs import build_codec
@@ -31,9 +31,7 @@ def build_voice(
         given = load_settings(config, Settings, overrides, root=ROOT)
         # What another config leaves open is as the experiment's corpus was measured.
         measured = {
-            name: getattr(settings.infer, name)
-            for name in ("min_seconds_per_phone", "max_seconds_per_phone")
-            if getattr(given.infer, name) is None
+            name: getattr(settings.infer, name) for name in MEASURED_LIMITS if getattr(given.infer, name) is None
         }
         settings = settings.model_copy(update={"infer": given.infer.model_copy(update=measured)})
     device = pick_device()

@@ -10,7 +10,8 @@ import torch
 
 from utils.errors import UserError, first_line
 
-RATE_HZ, CPU = 16000, torch.device("cpu")
+RATE_HZ = 16000
+CPU = torch.device("cpu")
 RecognizerName = Literal["pocketsphinx", "whisper", "hubert", "none"]
 
 

@@ -22,7 +22,7 @@ import espeakng_loader
 import numpy as np
 import soundfile
 
-from processors.espeak import short_data_path, with_library
+from processors.espeak import espeak_data_path, with_library
 from utils.errors import UserError
 from utils.log import progress_bar
 
@@ -113,7 +113,7 @@ class _Espeak:
         # The library keeps the bare address, so the object must live as long as the library does.
         self._callback = _SYNTH_CALLBACK(self._collect)
         synchronous, do_not_exit = 2, 0x8000
-        path = str(short_data_path(Path(espeakng_loader.get_data_path())))
+        path = str(espeak_data_path())
         if library.espeak_Initialize(synchronous, 0, path.encode(), do_not_exit) != _ESPEAK_RATE_HZ:
             raise UserError(f"espeak-ng cannot read its data at {path}: the path must be shorter than 160 characters")
         library.espeak_ng_SetRandSeed(ctypes.c_long(0))

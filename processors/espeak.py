@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 # espeak-ng keeps the path of its data in 160 bytes, and appends names such as /voices/... for some files.
 _MAX_DATA_PATH_BYTES = 100
-# No mark is special to phonemizer: `processors.text` sets marks aside by itself.
+# Phonemizer must treat no character as a mark: `processors.text` splits marks off first.
 _NEVER = re.compile(r"(?!)")
 
 
@@ -54,7 +54,7 @@ def with_library(build: Callable[[], Result]) -> Result:
     so that nothing in it can be run.
     """
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
-    EspeakWrapper.set_data_path(str(short_data_path(Path(espeakng_loader.get_data_path()))))
+    EspeakWrapper.set_data_path(str(espeak_data_path()))
     problem: Exception | None = None
     for folder in (None, *_own_folders()):
         try:
@@ -71,7 +71,7 @@ def with_library(build: Callable[[], Result]) -> Result:
 
 @contextmanager
 def _temporary_folder(folder: Path | None) -> Iterator[None]:
-    """Let `tempfile` use this folder in the block; None leaves it as it is."""
+    """Make `tempfile` use this folder inside the block; None changes nothing."""
     former = tempfile.tempdir
     if folder is not None:
         tempfile.tempdir = str(folder)
@@ -81,11 +81,12 @@ def _temporary_folder(folder: Path | None) -> Iterator[None]:
         tempfile.tempdir = former
 
 
-def short_data_path(path: Path) -> Path:
-    """`path`, or a folder of links to its content where espeak-ng could not keep the whole of it.
+def espeak_data_path() -> Path:
+    """The folder of espeak-ng's data, or a folder of links to its content where that path is too long for espeak-ng.
 
     Raises UserError where no such folder can be made.
     """
+    path = Path(espeakng_loader.get_data_path())
     if len(os.fsencode(path)) <= _MAX_DATA_PATH_BYTES:
         return path
     # The same folder for the same data: a process that finds it there takes it.

@@ -1,5 +1,6 @@
 """What the tests share: tiny settings, models and made-up utterances."""
 
+import logging
 import os
 import socket
 import threading
@@ -87,6 +88,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+class Messages(logging.Handler):
+    """Keeps what is logged, once, whatever other handlers there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
 
 
 @pytest.fixture(autouse=True)

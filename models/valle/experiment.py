@@ -34,6 +34,8 @@ from utils.remote import fetch, is_url
 CODEC_FILES = {"MelRVQ": "mel_rvq.safetensors", "Encodec": "encodec.th"}
 # How far beyond the quantiles of the corpus speech may be: prompts of other speakers are faster or slower.
 _FASTER, _SLOWER = 0.8, 1.5
+MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone")
+"""Keys of the infer section that follow the corpus where they are null."""
 ResumeType = Literal["resume", "finetune"]
 # Keys of the model section that no weight depends on, and those that only the NAR's do.
 _FREE_KEYS = {"dropout", "prefix_mode"}
@@ -142,13 +144,12 @@ def read_prepared(settings: Settings) -> PreparedData:
 
 def with_measured_limits(settings: Settings, data: PreparedData) -> Settings:
     """Settings whose speech may be as fast and as slow as the corpus is, and somewhat more, where they do not say."""
-    limits = ("min_seconds_per_phone", "max_seconds_per_phone")
     if data.seconds_per_phone is None:
         return settings
     measured = (_FASTER * data.seconds_per_phone[0], _SLOWER * data.seconds_per_phone[1])
     unset = {
         name: round(value, 5)
-        for name, value in zip(limits, measured, strict=True)
+        for name, value in zip(MEASURED_LIMITS, measured, strict=True)
         if getattr(settings.infer, name) is None
     }
     return settings.model_copy(update={"infer": settings.infer.model_copy(update=unset)})

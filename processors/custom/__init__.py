@@ -15,8 +15,14 @@ from processors.custom.folders import (
     read_mls,
     read_pairs,
 )
-from processors.custom.manifests import cut_manifests, json_manifest, read_cut_folder, read_json_rows
-from processors.custom.tables import common_voice_tables, read_common_voice, read_table, table_of
+from processors.custom.manifests import (
+    cut_manifests,
+    json_manifests,
+    read_cut_manifests,
+    read_json_manifests,
+    read_json_rows,
+)
+from processors.custom.tables import common_voice_tables, read_common_voice, read_tables, tables_of
 from processors.splits import FoundUtterance
 
 
@@ -29,38 +35,24 @@ class Layout(NamedTuple):
 
 def _split_folders(folder: Path) -> list[Path]:
     """Subfolders train, dev, ... that have a table each, as Hugging Face's audiofolder has them."""
-    return [part for part in sorted(folder.iterdir()) if part.name in SPLIT_NAMES and part.is_dir() and table_of(part)]
+    return [part for part in sorted(folder.iterdir()) if part.name in SPLIT_NAMES and part.is_dir() and tables_of(part)]
 
 
 def _read_split_folders(folder: Path) -> Iterator[FoundUtterance]:
     for part in _split_folders(folder):
-        table = table_of(part)
-        assert table is not None
-        yield from read_table(table, SPLIT_NAMES[part.name])
-
-
-def _read_folder_table(folder: Path) -> Iterator[FoundUtterance]:
-    table = table_of(folder)
-    assert table is not None
-    yield from read_table(table)
-
-
-def _read_json_manifest(folder: Path) -> Iterator[FoundUtterance]:
-    manifest = json_manifest(folder)
-    assert manifest is not None
-    yield from read_json_rows(manifest)
+        yield from read_tables(part, SPLIT_NAMES[part.name])
 
 
 # The first that fits a folder reads it.
 LAYOUTS = (
-    Layout(table_of, _read_folder_table),
+    Layout(tables_of, read_tables),
     Layout(is_kaldi, read_kaldi),
     Layout(common_voice_tables, read_common_voice),
     Layout(is_aishell3, read_aishell3),
     Layout(is_mls, read_mls),
     Layout(_split_folders, _read_split_folders),
-    Layout(cut_manifests, read_cut_folder),
-    Layout(json_manifest, _read_json_manifest),
+    Layout(cut_manifests, read_cut_manifests),
+    Layout(json_manifests, read_json_manifests),
     Layout(has_pairs, read_pairs),
 )
 

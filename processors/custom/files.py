@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from processors.manifest import Split
 from processors.splits import FoundUtterance
@@ -35,6 +35,9 @@ TEXT_NAMES = (
 SPEAKER_NAMES = ("speaker", "speaker_name", "speaker_id", "client_id", "spk")
 ID_NAMES = ("id", "utt_id", "utt", "key")
 SPLIT_FIELDS = ("split", "subset")
+# To try behind a name without a suffix. Each costs a look at the disk, so the usual ones come first.
+_USUAL_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+_SUFFIXES = (*_USUAL_SUFFIXES, *sorted(AUDIO_SUFFIXES - set(_USUAL_SUFFIXES)))
 
 
 def read_text(path: Path) -> str | None:
@@ -55,7 +58,7 @@ def text_lines(path: Path) -> list[str]:
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """(line number from 1, object) of each line that is not blank; None for a line that is no JSON object."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        with _open_lines(path) as lines:
             # Of UTF-16 a line feed is no single byte: such a file is decoded as a whole.
             beginning = lines.peek(4)[:4] if isinstance(lines, io.BufferedReader) else b""
             is_wide = beginning.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in beginning
@@ -70,6 +73,10 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         raise UserError(f"{path}: cannot be read to its end ({error}); make it again") from error
 
 
+def _open_lines(path: Path) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
 def _is_utf8(line: bytes) -> bool:
     try:
         line.decode()
@@ -80,7 +87,7 @@ def _is_utf8(line: bytes) -> bool:
 
 def _encoding_of_other_lines(path: Path) -> str:
     """The encoding of a file's lines that are not UTF-8: of all together, as one line is too short to tell."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+    with _open_lines(path) as lines:
         content = b"".join(line for line in lines if not _is_utf8(line))
     try:
         return foreign_encoding(content, path)
@@ -126,7 +133,7 @@ def find_audio(folder: Path, name: str, subfolders: tuple[str, ...] = ("wavs", "
     # Lists that were made on Windows name files on others, too.
     spellings = [name, name.replace("\\", "/")] if "\\" in name else [name]
     for spelling in spellings:
-        suffixes = [] if is_audio_name(spelling) else sorted(AUDIO_SUFFIXES)
+        suffixes = () if is_audio_name(spelling) else _SUFFIXES
         names = [*(spelling + suffix for suffix in suffixes), spelling]
         for parent in (*(folder / sub for sub in subfolders), folder):
             for candidate in names:

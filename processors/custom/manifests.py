@@ -27,16 +27,21 @@ def cut_manifests(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("[!.]*.jsonl.gz")) if "cuts" in path.name]
 
 
-def read_cut_folder(folder: Path) -> Iterator[FoundUtterance]:
+def read_cut_manifests(folder: Path) -> Iterator[FoundUtterance]:
     for manifest in cut_manifests(folder):
         yield from read_json_rows(manifest)
 
 
-def json_manifest(folder: Path) -> Path | None:
-    """`metadata.jsonl`, or the one list of JSON lines in a folder."""
+def json_manifests(folder: Path) -> list[Path]:
+    """`metadata.jsonl`, or the one list of JSON lines in a folder; none where several could be meant."""
     lists = [path for path in sorted(folder.glob("[!.]*.jsonl")) if is_file(path)]
     named = folder / "metadata.jsonl"
-    return named if named in lists else lists[0] if len(lists) == 1 else None
+    return [named] if named in lists else lists if len(lists) == 1 else []
+
+
+def read_json_manifests(folder: Path) -> Iterator[FoundUtterance]:
+    for manifest in json_manifests(folder):
+        yield from read_json_rows(manifest)
 
 
 def read_json_rows(path: Path) -> Iterator[FoundUtterance]:

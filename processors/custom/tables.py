@@ -28,17 +28,22 @@ from utils.errors import UserError
 
 _SEPARATORS = ("|", "\t", ",")
 _KNOWN = {*AUDIO_NAMES, *TEXT_NAMES, *SPEAKER_NAMES, *ID_NAMES, *SPLIT_FIELDS}
-# A table of fewer rows may have one text, or a speaker of its own in each row.
+# With fewer rows than this, one text for all or one speaker per row is plausible.
 _MIN_ROWS = 10
 _HEADING_ADVICE = "put a heading with the columns' names in front, such as id|speaker|text or audio_file|text|speaker"
 
 
-def table_of(folder: Path) -> Path | None:
-    """The folder's table, if it has one."""
-    return next((path for name in ("metadata.csv", "metadata.tsv") if is_file(path := folder / name)), None)
+def tables_of(folder: Path) -> list[Path]:
+    """`metadata.csv`, or else `metadata.tsv`, where the folder has one."""
+    return [path for name in ("metadata.csv", "metadata.tsv") if is_file(path := folder / name)][:1]
 
 
-def read_table(path: Path, split: Split | None = None) -> Iterator[FoundUtterance]:
+def read_tables(folder: Path, split: Split | None = None) -> Iterator[FoundUtterance]:
+    for path in tables_of(folder):
+        yield from _read_table(path, split)
+
+
+def _read_table(path: Path, split: Split | None) -> Iterator[FoundUtterance]:
     """Rows of a table: by its heading, or as `id|text`, `id|speaker|text` or `id|raw text|normalized text`.
 
     Audio that no row names follows as rows without a transcript. Raises UserError where the columns cannot be what

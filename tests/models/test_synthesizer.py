@@ -11,20 +11,11 @@ from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.symbols import SymbolTable
 from processors.text import GraphemePhonemizer, TextTokenizer
-from tests.conftest import defaults, tiny_infer, tiny_model
+from tests.conftest import tiny_infer, tiny_model
 from utils.errors import UserError
 
 RATE = 24000
 TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")
-
-
-@pytest.fixture(scope="module")
-def codec() -> MelRVQ:
-    settings = defaults().preprocess.mel_rvq.model_copy(
-        update={"frame_rate_hz": 25.0, "num_mels": 20, "fit_iterations": 1, "griffin_lim_iterations": 1}
-    )
-    generator = torch.Generator().manual_seed(0)
-    return MelRVQ.fit([torch.rand(4 * RATE, generator=generator) - 0.5], settings, RATE)
 
 
 def build(codec: MelRVQ, prefix_mode: int = 1, **infer) -> Synthesizer:

@@ -1,11 +1,11 @@
 """Text in any encoding is read as what was written, or refused by name."""
 
 import codecs
-import logging
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Messages
 from utils.errors import UserError
 from utils.log import log
 from utils.text_files import read_text_file
@@ -40,17 +40,6 @@ def test_the_text_is_what_was_written(tmp_path: Path, text: str, encoding: str) 
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode(encoding))
     assert read_text_file(path) == text
-
-
-class Messages(logging.Handler):
-    """Keeps what is logged, once, whatever other handlers there are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
 
 
 def test_a_guess_is_logged_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
