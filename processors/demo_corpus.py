@@ -73,6 +73,9 @@ _SLOTS = {
     "time": "yesterday|this morning|last night|before dinner|after the storm",
     "clause": "I think|we know|they said|she believed|he thought",
     "state": "is too heavy|was very good|will be ready|has gone|looks fine",
+    "greeting": "hi|hello|good morning|good night|thank you",
+    "answer": "yes|no|maybe|never|of course|not yet",
+    "stop": "|.|!|?",
 }
 _TEMPLATES = (
     "{det} {nature} {person} {verb} {det} {adj} {thing} {prep} the {place}.",
@@ -82,23 +85,41 @@ _TEMPLATES = (
     "Please put the {adj} {thing} {prep} {det} {thing}.",
     "There were {number} {adj} {plural} {prep} the {place} {time}.",
 )
+# A model that never saw a text of one word ends it before it has begun.
+_SHORT_TEMPLATES = (
+    "{greeting}{stop}",
+    "{answer}{stop}",
+    "{greeting}, {name}{stop}",
+    "{name}{stop}",
+    "{number}{stop}",
+    "{number} {plural}{stop}",
+    "the {adj} {thing}{stop}",
+)
+# Of the utterances to train on.
+_SHORT_SHARE = 0.12
+_SHORTEST_SECONDS = 0.5
 
 
 def sentences(seed: int) -> Iterator[str]:
     """An endless stream of different English sentences, the same for the same seed."""
     choice = random.Random(seed)
-    slots = {name: words.split("|" if "|" in words else None) for name, words in _SLOTS.items()}
     told: set[str] = set()
     while True:
-        text = choice.choice(_TEMPLATES)
-        while slot := re.search(r"{(\w+)}", text):
-            word = choice.choice(slots[slot[1]])
-            if slot[1] == "det" or word not in text:
-                text = text[: slot.start()] + word + text[slot.end() :]
-        text = text[0].upper() + text[1:]
+        text = _filled(choice.choice(_TEMPLATES), choice)
         if text not in told:
             told.add(text)
             yield text
+
+
+def _filled(template: str, choice: random.Random) -> str:
+    """A template with words in its slots, no word twice but for articles."""
+    text = template
+    while slot := re.search(r"{(\w+)}", text):
+        words = _SLOTS[slot[1]]
+        word = choice.choice(words.split("|" if "|" in words else None))
+        if slot[1] in ("det", "stop") or word not in text:
+            text = text[: slot.start()] + word + text[slot.end() :]
+    return text[0].upper() + text[1:]
 
 
 _SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -192,12 +213,13 @@ def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
 
     `train-clean-100`, `dev-clean` and `test-clean` share no sentence, and every split has all ten voices: ten voices
     are too few to learn to imitate an eleventh, so what the demo holds out is what is said, not who says it.
-    Utterances last 2 to 10 s; those of the test split are single sentences of 2.5 to 4 s, fit to be prompts.
+    Utterances last 2 to 10 s, but for an eighth of those to train on, which are a few words and may be said by several
+    voices; those of the test split are single sentences of 2.5 to 4 s, fit to be prompts.
 
     The folder appears under its name when it is whole; one that is there already, made with the same arguments, is left
     as it is. Raises UserError where the folder holds something else.
     """
-    content = repr([VOICES, _PITCH_RANGE, _SLOTS, _TEMPLATES])
+    content = repr([VOICES, _PITCH_RANGE, _SLOTS, _TEMPLATES, _SHORT_TEMPLATES, _SHORT_SHARE])
     stamp = {"minutes": minutes, "seed": seed, "content": hashlib.sha256(content.encode()).hexdigest()}
     if folder.exists():
         made = folder / "demo_corpus.json"
@@ -269,10 +291,16 @@ class _Writer:
     def _draw(self, split: str, voice: Voice) -> tuple[str, np.ndarray]:
         shortest_seconds, longest_seconds = (2.5, 4) if split == "test-clean" else (2, 10)
         double_share = 0 if split == "test-clean" else 0.2
+        is_short = split == "train-clean-100" and self._choice.random() < _SHORT_SHARE
+        if is_short:
+            shortest_seconds = _SHORTEST_SECONDS
         while True:
-            text = next(self._sentences)
-            if self._choice.random() < double_share:
-                text += " " + next(self._sentences)
+            if is_short:
+                text = _filled(self._choice.choice(_SHORT_TEMPLATES), self._choice)
+            else:
+                text = next(self._sentences)
+                if self._choice.random() < double_share:
+                    text += " " + next(self._sentences)
             audio = self._espeak.speak(text, voice)
             if shortest_seconds <= len(audio) / SAMPLE_RATE_HZ <= longest_seconds:
                 return text, audio

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from matplotlib import pyplot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,19 +25,12 @@ from evaluation.cepstra import align, mel_cepstra, trim
 from evaluation.pictures import draw_spectrogram
 from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, write_demo_corpus
 from utils.checkpoint import find_checkpoints
-from utils.device import has_fast_bf16
 from utils.errors import UserError
 from utils.files import written_aside
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = "egs/tts/VALLE/demo_config.json"
 EXPERIMENTS = Path("ckpts/tts")
-# Where products in bf16 are slow, as many steps as twenty minutes have room for.
-AR_STEPS = (
-    []
-    if has_fast_bf16(torch.device("cpu"))
-    else ["--set", "train.max_steps=2100", "--set", "train.total_training_steps=2150"]
-)
 # The NAR has less to learn, one codebook alone: what a sentence is comes from the AR.
 NAR_STEPS = [
     part
@@ -75,7 +67,7 @@ class Parts:
         self._path = path
         self._notes: dict[str, dict[str, str | float]] = json.loads(path.read_text()) if path.is_file() else {}
         self._seen: list[str] = []
-        self._settings = hashlib.sha256((ROOT / CONFIG).read_bytes() + repr([AR_STEPS, NAR_STEPS]).encode()).hexdigest()
+        self._settings = hashlib.sha256((ROOT / CONFIG).read_bytes() + repr(NAR_STEPS).encode()).hexdigest()
 
     def run(self, part: str, work: Callable[[], None], product: Path | None = None) -> None:
         """Do the work, unless it ended before and its product is there; without a product the work sees to that itself.
@@ -260,10 +252,8 @@ def demo(name: str, workdir: Path) -> bool:
         config += ["--set", f"dataset_path.libritts={corpus}", "--set", f"preprocess.processed_dir={workdir / 'data'}"]
     parts.run("corpus", lambda: write_demo_corpus(corpus, CORPUS_MINUTES))
     parts.run("features", lambda: run_sh("--stage", "1", *config))
-    train_ar, train_nar = (
-        ["--model_train_stage", "1", *config, *AR_STEPS],
-        ["--model_train_stage", "2", *config, *NAR_STEPS],
-    )
+    train_ar = ["--model_train_stage", "1", *config]
+    train_nar = ["--model_train_stage", "2", *config, *NAR_STEPS]
     parts.run(f"AR {ar.name}", lambda: train(ar.name, *train_ar), ROOT / ar)
     parts.run(f"NAR {nar.name}", lambda: train(nar.name, "--ar_model_ckpt_dir", ar, *train_nar), ROOT / nar)
     lines, test_list = held_out_lines(corpus), workdir / "test_list.txt"
