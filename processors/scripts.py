@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Iterable
 
 # Scripts by the first word of their letters' names in Unicode, with the languages that are written in them. Every voice
-# reads Latin letters.
+# reads Latin letters, and no voice reads those of scripts that are not here.
 _LANGUAGES = {
-    "CYRILLIC": "ba be bg cv kaa kk ky mk nog ru sr tk tt uk uz",
+    "CYRILLIC": "ba be bg bs cv hr kaa kk ky mk nog ru sr tk tt uk uz",
     "GREEK": "el grc",
     "ARABIC": "ar fa ku sd ug ur",
     "HEBREW": "he",
@@ -32,15 +32,6 @@ _LANGUAGES = {
     "CJK": "cmn hak yue",
     "CHEROKEE": "chr",
     "SHAVIAN": "en-shaw",
-    # No voice reads these.
-    "LAO": "",
-    "KHMER": "",
-    "TIBETAN": "",
-    "MONGOLIAN": "",
-    "SYRIAC": "",
-    "THAANA": "",
-    "BOPOMOFO": "",
-    "YI": "",
 }
 _READERS = {script: set(languages.split()) for script, languages in _LANGUAGES.items()}
 # A single Greek letter is a symbol, such as that for the circle's ratio, and every voice knows its name.
@@ -59,7 +50,7 @@ def unreadable_letters(text: str, language: str) -> list[str]:
         script = _script(letter)
         if script == "GREEK" and letter not in greek_words:
             return True
-        return script not in _READERS or bool(_READERS[script] & names)
+        return script == "LATIN" or bool(_READERS.get(script, set()) & names)
 
     return [letter for letter in dict.fromkeys(_letters(text)) if not can_read(letter)]
 
@@ -73,4 +64,6 @@ _KINDS = {"Lu", "Ll", "Lt", "Lo"}
 
 
 def _script(letter: str) -> str:
-    return unicodedata.name(letter, "").split(" ")[0].split("-")[0]
+    # A letterlike symbol has the script of its letter.
+    plain = unicodedata.normalize("NFKC", letter)[0]
+    return unicodedata.name(plain, "").split(" ")[0].split("-")[0]

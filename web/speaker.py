@@ -109,18 +109,24 @@ class Speaker:
                     _fail(self._waiting, UserError(_CLOSING))
                     return
                 first = self._waiting[0]
-            # Whatever goes wrong, those who asked are told, and the next ones are spoken.
-            first.doing = "loading the model"
-            try:
-                voice = self.load(first.checkpoint)
-            except Exception as error:
-                _fail(self._take(first), error)
-                continue
-            group = self._take(first, voice.settings.max_batch_size)
-            try:
-                self._speak_group(voice, group)
-            except Exception as error:
-                _fail(group, error)
+            self._speak_next(first)
+
+    def _speak_next(self, first: Job) -> None:
+        """Speak the first job and those that go with it. Whatever goes wrong, those who asked are told.
+
+        No local name of `_run` holds the voice, so that one that leaves memory does so before the next is loaded.
+        """
+        first.doing = "loading the model"
+        try:
+            voice = self.load(first.checkpoint)
+        except Exception as error:
+            _fail(self._take(first), error)
+            return
+        group = self._take(first, voice.settings.max_batch_size)
+        try:
+            self._speak_group(voice, group)
+        except Exception as error:
+            _fail(group, error)
 
     def _take(self, first: Job, most: int | None = None) -> list[Job]:
         """The first job and those that wait and go with it, at most `most` together, out of the queue."""

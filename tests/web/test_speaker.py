@@ -60,7 +60,7 @@ def speaker(recorder: Recorder) -> Iterator[Speaker]:
 def job(trained: Trained, text: str, sampling: Sampling = DRAWN, index: int = 0, **changes) -> Job:
     audio, prompt_text = trained.prompt(index)
     values = {"text": text, "prompt_text": prompt_text, "prompt_audio": audio, **changes}
-    return Job(trained.checkpoint, sampling, **values)
+    return Job(values.pop("checkpoint", trained.checkpoint), sampling, **values)
 
 
 def alone(voice: Synthesizer, one: Job) -> torch.Tensor:
@@ -172,6 +172,24 @@ def test_the_last_experiments_chosen_stay_and_others_leave_memory(trained, speak
         speaker.load(checkpoints[name])
     assert built == ["a", "b", "c", "b"] and MAX_LOADED == 2
     speaker.start()
+
+
+def test_an_older_checkpoint_is_gone_before_the_newer_takes_its_room(trained, voice, recorder, speaker) -> None:
+    alive = weakref.WeakSet()
+
+    def build(checkpoint) -> Synthesizer:
+        assert not alive
+        other = voice.with_settings()
+        alive.add(other)
+        return other
+
+    speaker._build = build
+    speaker.start()
+    for name in ("older", "newer", "newest"):
+        checkpoint = replace(trained.checkpoint, path=trained.checkpoint.path.with_name(name))
+        one = job(trained, TEXTS[2], checkpoint=checkpoint)
+        speaker.submit(one)
+        assert one.done.result(WAIT_SECONDS).speech.seconds > 0
 
 
 def test_the_server_closes_without_an_end_of_what_it_speaks(trained, voice, recorder) -> None:
