@@ -46,9 +46,10 @@ class Chunks(Dataset):
         return len(self.chunks)
 
     def __getitem__(self, index: int) -> list[Loaded]:
-        return self._read_rows(self.chunks[index])
+        return self.load(self.chunks[index])
 
-    def _read_rows(self, rows: Sequence[SourceUtterance]) -> list[Loaded]:
+    def load(self, rows: Sequence[SourceUtterance]) -> list[Loaded]:
+        """Audio and phones of each row, or why it is left out."""
         if self._phonemizer is None:
             # Built where it is used: espeak-ng keeps its state in the process.
             self._phonemizer = build_phonemizer(self.settings.phone_extractor, self.settings.language)
@@ -57,7 +58,7 @@ class Chunks(Dataset):
         except Exception as error:  # Whatever a phonemizer trips over, it shall cost that utterance alone.
             if len(rows) == 1:
                 return [Loaded(rows[0], failure=f"the transcript cannot be phonemized: {error}")]
-            return [loaded for row in rows for loaded in self._read_rows([row])]
+            return [loaded for row in rows for loaded in self.load([row])]
         return [self._load(row, tuple(own)) for row, own in zip(rows, phones, strict=True)]
 
     def _load(self, row: SourceUtterance, phones: tuple[str, ...]) -> Loaded:

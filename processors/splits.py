@@ -1,14 +1,18 @@
 """Which utterances train, which validate and which test, where a corpus does not say so itself."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from config.schema import PreprocessSettings
+from processors.features import Chunks
 from processors.manifest import SourceUtterance, Split
 
+# Rounds of looking for units that can be read.
+_MOST_LOOKED_AT = 100
 AUTO_MIN_SPEAKERS = 20  # `split_by` auto keeps speakers whole from this many on
 
 
@@ -35,19 +39,11 @@ def assign_splits(rows: Sequence[FoundUtterance], settings: PreprocessSettings) 
         splits: list[Split] = [row.split or "train" for row in rows]
     else:
         splits = hash_splits(rows, settings)
-    return [
-        SourceUtterance(
-            id=row.id,
-            audio_path=row.audio_path,
-            text=row.text,
-            speaker=row.speaker,
-            split=split,
-            start_seconds=row.start_seconds,
-            duration_seconds=row.duration_seconds,
-            problem=row.problem,
-        )
-        for row, split in zip(rows, splits, strict=True)
-    ]
+    return [_with_split(row, split) for row, split in zip(rows, splits, strict=True)]
+
+
+def _with_split(row: FoundUtterance | SourceUtterance, split: Split) -> SourceUtterance:
+    return SourceUtterance(**{**vars(row), "split": split})
 
 
 def hash_splits(rows: Sequence[FoundUtterance | SourceUtterance], settings: PreprocessSettings) -> list[Split]:
@@ -60,21 +56,60 @@ def hash_splits(rows: Sequence[FoundUtterance | SourceUtterance], settings: Prep
     """
     by_speaker = split_unit(rows, settings) == "speaker"
     units = [row.speaker if by_speaker else row.id for row in rows]
-    usable = {unit for unit, row in zip(units, rows, strict=True) if is_usable(row, settings)} or set(units)
-    ranked = sorted((_hash_fraction(settings.split_seed, unit), unit) for unit in usable)
-    valid_end = sum(fraction < settings.valid_fraction for fraction, _ in ranked)
-    test_end = sum(fraction < settings.valid_fraction + settings.test_fraction for fraction, _ in ranked)
+    usable: dict[str, list[FoundUtterance | SourceUtterance]] = {}
+    for unit, row in zip(units, rows, strict=True):
+        if is_usable(row, settings):
+            usable.setdefault(unit, []).append(row)
+    ranked = sorted(usable or set(units), key=lambda unit: (_hash_fraction(settings.split_seed, unit), unit))
+    if usable:
+        ranked = _with_readable_parts(ranked, usable, settings)
+    valid_end, test_end = _part_ends(ranked, settings)
+    split_of: dict[str, Split] = {}
+    for rank, unit in enumerate(ranked):
+        split_of[unit] = "valid" if rank < valid_end else "test" if rank < test_end else "train"
+    return [split_of.get(unit, "train") for unit in units]
+
+
+def _part_ends(ranked: Sequence[str], settings: PreprocessSettings) -> tuple[int, int]:
+    """Where valid ends and where test ends among units that are sorted by their hash."""
+    fractions = [_hash_fraction(settings.split_seed, unit) for unit in ranked]
+    valid_end = sum(fraction < settings.valid_fraction for fraction in fractions)
+    test_end = sum(fraction < settings.valid_fraction + settings.test_fraction for fraction in fractions)
     guaranteed = len(ranked) >= 3
     min_valid, min_test = (
         int(guaranteed and fraction > 0) for fraction in (settings.valid_fraction, settings.test_fraction)
     )
     valid_end = max(valid_end, min_valid)
     test_end = min(max(test_end, valid_end + min_test), len(ranked) - 1)
-    valid_end = min(valid_end, test_end - min_test)
-    split_of: dict[str, Split] = {}
-    for rank, (_, unit) in enumerate(ranked):
-        split_of[unit] = "valid" if rank < valid_end else "test" if rank < test_end else "train"
-    return [split_of.get(unit, "train") for unit in units]
+    return min(valid_end, test_end - min_test), test_end
+
+
+def _with_readable_parts(
+    ranked: list[str], usable: Mapping[str, Sequence[FoundUtterance | SourceUtterance]], settings: PreprocessSettings
+) -> list[str]:
+    """`ranked` without units that turn out to be unusable when they are read, where one might leave a part empty.
+
+    Only the first unit of valid and of test and the last of train are read: with these usable no part is empty, and a
+    corpus of any size costs a few reads. Units that are taken out train, where stage 1 names them.
+    """
+    reader = Chunks([], settings, None)
+
+    @cache
+    def is_readable(unit: str) -> bool:
+        return any(reader.load([_with_split(row, "train")])[0].failure is None for row in usable[unit])
+
+    left = ranked
+    # Where nothing at all can be read, that is told by stage 1, not looked for here.
+    for _ in range(_MOST_LOOKED_AT):
+        valid_end, _ = _part_ends(left, settings)
+        deciding = {left[0], left[min(valid_end, len(left) - 1)], left[-1]}
+        unreadable = {unit for unit in deciding if not is_readable(unit)}
+        if not unreadable:
+            return left
+        left = [unit for unit in left if unit not in unreadable]
+        if not left:
+            break
+    return ranked
 
 
 def is_usable(row: FoundUtterance | SourceUtterance, settings: PreprocessSettings) -> bool:

@@ -268,6 +268,32 @@ def test_rows_that_cannot_be_used_leave_no_part_empty(tmp_path: Path) -> None:
         assert {row.split for row in usable} == {"train", "valid", "test"}
 
 
+def test_audio_that_proves_unusable_when_it_is_read_leaves_no_part_empty(tmp_path: Path) -> None:
+    """Of 40 clips with transcripts 4 can be used: others are no audio, silent, too short, or say letters unknown."""
+    rate_hz, good = 24000, {3, 17, 21, 38}
+    speech = np.random.default_rng(0).normal(0, 0.1, rate_hz)
+    lines = []
+    for number in range(40):
+        path, text = tmp_path / "wavs" / f"{number:03d}.wav", f"Text {number}."
+        path.parent.mkdir(exist_ok=True)
+        if number in good:
+            soundfile.write(path, speech, rate_hz)
+        elif number % 4 == 0:
+            write(path, b"no audio")
+        elif number % 4 == 1:
+            soundfile.write(path, speech * 0, rate_hz)
+        elif number % 4 == 2:
+            soundfile.write(path, speech[:2400], rate_hz)
+        else:
+            soundfile.write(path, speech, rate_hz)
+            text = "привет"
+        lines.append(f"{number:03d}|{text}\n")
+    write(tmp_path / "metadata.csv", "".join(lines))
+    for seed in range(8):
+        rows = read(tmp_path, split_seed=seed)
+        assert {row.split for id_, row in rows.items() if int(id_) in good} == {"train", "valid", "test"}
+
+
 def test_speakers_that_cannot_be_used_leave_no_part_empty(tmp_path: Path) -> None:
     """As VCTK's p315, who has no transcripts."""
     lines = []
