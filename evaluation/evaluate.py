@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.measures import COLUMNS, Clip, Measures, Target, Value, interval
 from models.valle.experiment import Experiment
-from models.valle.jobs import RESULTS, read_results, run_jobs
+from models.valle.jobs import COPY_ENDING, RESULTS, read_results, run_jobs
 from models.valle.synthesizer import Synthesizer
 from models.valle.test_lists import BadLine, Job
 from utils.audio import read_audio, write_audio
@@ -108,7 +108,7 @@ def read_system(name: str, folder: Path, jobs: Sequence[Job | BadLine]) -> Syste
     told = {row["name"]: row for row in read_results(path) if "name" in row}
     system = System(name, {}, told)
     for job in jobs:
-        audio, copy = folder / f"{job.name}.wav", folder / f"{job.name}_copysyn.wav"
+        audio, copy = folder / f"{job.name}.wav", folder / f"{job.name}{COPY_ENDING}.wav"
         row = told.get(job.name, {"error": f"{path}: has no {job.name}; speak the list with stage 3 first"})
         has_audio = "audio" in row and audio.is_file()
         if "error" in row or not has_audio:

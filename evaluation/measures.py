@@ -17,6 +17,8 @@ RATE_HZ = 16000
 """That of recognizers, speaker models and DNSMOS."""
 WIDE_RATE_HZ = 24000
 """That of what needs no model."""
+# No model of those that stage 4 names needs more.
+_MIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class Sound:
 
     @cached_property
     def narrow(self) -> np.ndarray:
-        """(N,) at 16 kHz."""
-        return self.clip.read(RATE_HZ)
+        """(N,) at 16 kHz, and silence behind what is too short for the models' windows."""
+        audio = self.clip.read(RATE_HZ)
+        return np.pad(audio, (0, max(0, round(_MIN_SECONDS * RATE_HZ) - len(audio))))
 
     @cached_property
     def wide(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from utils.log import log, progress_bar
 from utils.prompts import Prompt, prepare_prompt
 
 RESULTS = "results.jsonl"
+COPY_ENDING = "_copysyn"
 
 
 def run_jobs(
@@ -65,10 +66,13 @@ def run_jobs(
 
 
 def free_name(output_dir: Path, name: str) -> str:
-    """`name`, or the first of `<name>_2`, `<name>_3` and so on, that is no output of `output_dir` yet."""
+    """`name`, or the first of `<name>_2`, `<name>_3` and so on, of which `output_dir` has no output yet."""
     taken = {row.get("name") for row in read_results(output_dir / RESULTS)}
-    names = chain([name], (f"{name}_{number}" for number in count(2)))
-    return next(one for one in names if one not in taken and not (output_dir / f"{one}.wav").exists())
+
+    def is_free(one: str) -> bool:
+        return one not in taken and not any((output_dir / f"{one}{end}.wav").exists() for end in ("", COPY_ENDING))
+
+    return next(one for one in chain([name], (f"{name}_{number}" for number in count(2))) if is_free(one))
 
 
 def _check_overwrites(output_dir: Path, jobs: Sequence[Job | BadLine], continual: bool) -> None:
@@ -111,7 +115,7 @@ def _run_group(
         # Speech that failed is written, too, to be listened to.
         write_audio(output_dir / f"{job.name}.wav", speech.audio, rate_hz)
         if copysyn:
-            write_audio(output_dir / f"{job.name}_copysyn.wav", synthesizer.copy(prompt.audio), rate_hz)
+            write_audio(output_dir / f"{job.name}{COPY_ENDING}.wav", synthesizer.copy(prompt.audio), rate_hz)
         rows.append(_row(job, request, prompt, speech))
     return rows
 

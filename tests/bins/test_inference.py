@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 import bins.inference
+from models.valle.jobs import free_name
 from tests.recipe import Recipe, listing, prompt
 
 
@@ -115,6 +116,14 @@ def test_a_single_run_never_replaces_the_speech_of_another(speaker: Speaker, tra
     texts = {row["name"]: row["text"] for row in rows(speaker.output)}
     others = {f"single/{stem}_{number}": "Another text." for number in (2, 3)}
     assert texts == {f"single/{stem}": "The old house is near the river.", **others}
+
+
+def test_a_copy_never_replaces_the_speech_of_a_prompt_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "single").mkdir()
+    (tmp_path / "single" / "anna_copysyn.wav").touch()
+    (tmp_path / "single" / "anna_2.wav").touch()
+    assert free_name(tmp_path, "single/anna") == "single/anna_3"
+    assert free_name(tmp_path, "single/ben") == "single/ben"
 
 
 def test_a_list_never_replaces_the_speech_of_another_list(trained: Recipe, tmp_path: Path, capsys) -> None:

@@ -143,6 +143,18 @@ def test_similarity_is_to_the_prompt_and_to_its_copy(tmp_path: Path) -> None:
     assert values["sim_o"].mean == pytest.approx(1, abs=1e-5) and values["sim_r"].mean < 1 - 1e-5
 
 
+@pytest.mark.parametrize("num_samples", [1, 100, 1000])
+def test_a_clip_of_any_length_is_measured(tmp_path: Path, num_samples: int) -> None:
+    long, short = tmp_path / "long.wav", tmp_path / "short.wav"
+    saved(tone(1.0, 24000), 24000)(long)
+    saved(tone(1.0, 24000)[1 : 1 + num_samples], 24000)(short)
+    hubert, wavlm = save_hubert(tmp_path / "hubert"), save_wavlm(tmp_path / "wavlm")
+    measures, _ = build_measures("en-us", "hubert", str(hubert), str(wavlm), None)
+    values, _ = measures.measure(Clip(short), Target("hello", Clip(long), None, Clip(long)))
+    assert {"wer", "sim_o", "mcd_db", "duration_ratio"} <= set(values)
+    assert values["duration_ratio"].mean < 0.1
+
+
 def test_models_are_on_the_device_that_is_handed_in(tmp_path: Path, noise: np.ndarray) -> None:
     """A device without memory, which no model is on by itself."""
     hubert, wavlm = save_hubert(tmp_path / "hubert"), save_wavlm(tmp_path / "wavlm")
