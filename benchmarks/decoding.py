@@ -1,11 +1,22 @@
 """AR and NAR decoding: steps against their linear layers, the cache against none, a batch against one text."""
 
+import statistics
+import time
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Row, peak_memory, products_per_second, read_bytes_per_second, seconds_of, seconds_once
+from benchmarks.measure import (
+    Row,
+    peak_memory,
+    products_per_second,
+    read_bytes_per_second,
+    seconds_of,
+    seconds_once,
+    synchronize,
+)
 from config.schema import ModelSettings
 from models.valle.decoder import Decoder
 from models.valle.valle import VALLE
@@ -72,11 +83,24 @@ class Texts:
         """Positions of a row of the NAR."""
         return self.text.shape[1] + self.codes.shape[1] + self.num_new
 
-    def decode(self, decoder: Decoder, num_frames: int) -> None:
+    def decode(self, decoder: Decoder, num_frames: int, on_frames: Callable[[int], None] | None = None) -> None:
         """Exactly so many frames, greedily."""
         exactly = torch.full_like(self.codes_lens, num_frames)
         inputs = (self.text, self.text_lens, self.codes[..., 0], self.codes_lens)
-        decoder.generate(*inputs, Sampler(top_k=1), 0, exactly, exactly)
+        decoder.generate(*inputs, Sampler(top_k=1), 0, exactly, exactly, on_frames)
+
+    def seconds_of_steps(self, decoder: Decoder, num_steps: int) -> float:
+        """Of so many steps in the midst of one decoding: from the first new frame to the one that they end with."""
+        times: list[float] = []
+
+        def note(num_frames: int) -> None:
+            if num_frames in (1, 1 + num_steps):
+                synchronize()
+                times.append(time.perf_counter())
+
+        # The last frame is not reported: nothing follows it.
+        self.decode(decoder, num_steps + 2, note)
+        return times[1] - times[0]
 
     def fill(self, model: VALLE) -> None:
         """The NAR's passes for a clip behind the prompt."""
@@ -103,11 +127,10 @@ def texts_of_many_lengths(batch: int, device: torch.device, first: int = 0) -> l
 
 
 def step_seconds(model: VALLE, texts: Texts, num_frames: int = 25) -> float:
-    """Of one AR step behind the texts' prompts: what more frames take than one."""
+    """Of one AR step behind the texts' prompts."""
     decoder = Decoder(model.ar)
     texts.decode(decoder, 2)
-    short = seconds_of(lambda: texts.decode(decoder, 1))
-    return (seconds_of(lambda: texts.decode(decoder, 1 + num_frames)) - short) / num_frames
+    return statistics.median(texts.seconds_of_steps(decoder, num_frames) for _ in range(3)) / num_frames
 
 
 @torch.inference_mode()
@@ -242,12 +265,5 @@ def _step_seconds_of_many_lengths(model: VALLE, device: torch.device) -> float:
     """Of an AR step, over texts of many lengths, each of which comes for the first time."""
     decoder, num_frames = Decoder(model.ar), NUM_NEW // 2
     Texts(1, device, NUM_PROMPT, NUM_PHONES, NUM_NEW).decode(decoder, 2)
-    short, long = (texts_of_many_lengths(1, device, first) for first in (1, 2))
-
-    def decode(clips: list[Texts], num: int) -> None:
-        for texts in clips:
-            texts.decode(decoder, num)
-
-    first_frames = seconds_once(lambda: decode(short, 1))
-    frames = seconds_once(lambda: decode(long, 1 + num_frames))
-    return (frames - first_frames) / (NUM_LENGTHS * num_frames)
+    clips = texts_of_many_lengths(1, device, first=1)
+    return sum(texts.seconds_of_steps(decoder, num_frames) for texts in clips) / (NUM_LENGTHS * num_frames)

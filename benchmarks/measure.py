@@ -55,14 +55,15 @@ def seconds_once(work: Callable[[], object]) -> float:
 
 
 def _once(work: Callable[[], object]) -> float:
-    _synchronize()
+    synchronize()
     started = time.perf_counter()
     work()
-    _synchronize()
+    synchronize()
     return time.perf_counter() - started
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for a GPU's work; on a CPU there is nothing to wait for."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

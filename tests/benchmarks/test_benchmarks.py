@@ -57,6 +57,13 @@ def test_the_texts_are_decoded_to_the_length_that_is_counted() -> None:
     assert [len(row.codes) for row in seen] == [7, 7]
 
 
+def test_the_time_of_steps_is_never_the_difference_of_two_noisy_ones() -> None:
+    """A prefill takes many times as long as a step: what it takes one time more than another must not count."""
+    model = decoding.build(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64), "fp32", CPU)
+    texts = decoding.Texts(1, CPU, num_prompt=4000)
+    assert all(texts.seconds_of_steps(Decoder(model.ar), 1) > 0 for _ in range(10))
+
+
 def test_the_rows_of_a_gpu_decode_no_length_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a test list does; measured here on the CPU, with a warm-up of the usual length."""
     tiny = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, num_decoder_layers=1)
@@ -79,9 +86,9 @@ def test_the_rows_of_a_gpu_decode_no_length_twice(monkeypatch: pytest.MonkeyPatc
     watch("fill")
     rows = decoding._gpu_rows(tiny, CPU)
     assert len(rows) == 4 and all(row.seconds and row.rate for row in rows)
-    for name, num in (("decode", 4), ("fill", 3)):
+    for name, num in (("decode", 7), ("fill", 6)):
         measured = [shape for shape in shapes[name] if shape[2] != 10 or shape[1] != 6]
-        assert len(measured) >= num * 2 and max(map(measured.count, set(measured))) <= (1 if name == "decode" else 2)
+        assert len(measured) >= num and max(map(measured.count, set(measured))) <= (1 if name == "decode" else 2)
 
 
 def test_the_training_row_of_a_gpu_steps_on_each_shape_once(settings: Settings, tmp_path: Path) -> None:
