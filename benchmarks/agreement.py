@@ -6,12 +6,12 @@ from typing import Literal
 import torch
 
 from benchmarks.measure import Row
-from models.valle.experiment import Experiment, read_prepared
-from models.valle.load import load_pair
+from models.experiment import Experiment, load_pair
 from models.valle.valle import VALLE
 from processors.manifest import read_shards
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
+from training.prepared import read_prepared
 from utils.checkpoint import find_checkpoints
 
 NUM_UTTERANCES = 40

@@ -18,7 +18,7 @@ from processors.codecs.encodec import Encodec
 from processors.demo_corpus import sentences, write_demo_corpus
 from processors.pipeline import Preparation
 from processors.text import build_phonemizer
-from utils.cli import ROOT
+from utils.paths import ROOT
 
 NUM_TEXTS, NUM_PROCESSES, CHUNK = 8000, 2, 16
 

@@ -12,14 +12,14 @@ import torch
 from benchmarks.features import untrained_encodec
 from benchmarks.measure import Row, seconds_of, seconds_once
 from config.schema import Settings
-from models.valle.experiment import Experiment
+from models.experiment import Experiment
 from models.valle.valle import VALLE
 from processors.demo_corpus import VOICES, render
 from processors.symbols import SymbolTable
 from utils.audio import write_audio
 from utils.checkpoint import checkpoint_name, save_checkpoint
-from utils.cli import ROOT
 from utils.config import save_settings
+from utils.paths import ROOT
 
 RUN_SH = ["sh", str(ROOT / "egs" / "tts" / "VALLE" / "run.sh")]
 TEXT = "The old house is near the river."

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.measure import Row, peak_memory
 from benchmarks.training import FRAME_RATE_HZ, PHONES, train_data
 from config.schema import Settings
-from models.valle.batch import Place
+from models.valle.collate import Place
 from processors.manifest import Utterance, list_shards, write_shard
 
 SHARD_SIZE, UTTERANCES_PER_SPEAKER = 1000, 100

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from benchmarks.measure import Row, peak_memory, products_per_second, seconds_once
 from config.schema import Settings
-from models.valle.batch import Batch, Collator, Example
-from models.valle.data import TrainData
+from models.valle.collate import Batch, Collator, Example
 from models.valle.valle import VALLE
 from modules.attention import SelfAttention
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
+from training.data import TrainData
 from utils.device import has_fast_bf16
 
 FRAME_RATE_HZ, PHONES_PER_SECOND = 75, 13.5
@@ -172,7 +172,7 @@ def _random_batches(data: TrainData, num: int) -> list[Batch]:
     utterances = list(_utterances(4000))
     random.Random(0).shuffle(utterances)
     size = round(statistics.mean(batch.num_utterances for batch in data.batches(0)))
-    examples = [Example(row, tuple(data.tokenizer.ids(row.phones))) for row in utterances[: num * size]]
+    examples = [Example(tuple(data.tokenizer.ids(row.phones)), row.codes) for row in utterances[: num * size]]
     return [data.collator(examples[first : first + size], None) for first in range(0, len(examples), size)]
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from utils.cli import ROOT, Parser, run
+from utils.cli import Parser, run
+from utils.paths import ROOT
 
 DESCRIPTION = (
     "Measure each part: time, rate, memory, the ratio to the plain way and to the machine's best, and the goal."

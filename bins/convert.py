@@ -15,8 +15,8 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parser.parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
-    from models.valle.convert import convert
-    from models.valle.experiment import Experiment
+    from models.experiment import Experiment
+    from synthesis.convert import convert
     from utils.checkpoint import resolve_checkpoint
     from utils.log import log, set_up_logging
 

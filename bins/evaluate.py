@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli import ROOT, Parser, find_path, run
+from utils.cli import Parser, find_path, run
+from utils.paths import ROOT
 
 if TYPE_CHECKING:
     from evaluation.evaluate import Evaluation
@@ -90,10 +91,10 @@ def build_test_lists(flags: argparse.Namespace) -> None:
 
 def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     """The evaluation, and the folder that it goes to."""
-    from bins.voice import build_voice
     from evaluation.build import build_measures
     from evaluation.evaluate import evaluate, gather
-    from models.valle.test_lists import read_test_list
+    from synthesis.load import build_voice
+    from synthesis.test_lists import read_test_list
     from utils.device import pick_device
 
     test_list = find_path(flags.test_list_file, "--test_list_file")

@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
-    from bins.voice import build_voice
-    from models.valle.jobs import free_name, run_jobs
-    from models.valle.test_lists import Job, output_name, read_test_list
+    from synthesis.load import build_voice
+    from synthesis.results import free_name, run_jobs
+    from synthesis.test_lists import Job, output_name, read_test_list
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from utils.cli import ROOT, Parser, find_path, run
+from utils.cli import Parser, find_path, run
+from utils.paths import ROOT
 
 DESCRIPTION = "Stage 1: read the corpora of a config and write their phones and codes."
 

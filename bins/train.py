@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from utils.cli import ROOT, Parser, find_path, run, true_or_false
+from utils.cli import Parser, find_path, run, true_or_false
+from utils.paths import ROOT
 
 DESCRIPTION = "Stage 2: train the AR model (--model_train_stage 1), then the NAR model (2), or both at once (0)."
 
@@ -26,10 +27,12 @@ def main(arguments: Sequence[str] | None) -> int:
     import torch
 
     from config.schema import Settings
-    from models.valle.build import train
-    from models.valle.experiment import Experiment, plan_start, read_prepared, with_measured_limits
+    from models.experiment import Experiment
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
+    from training.prepared import read_prepared, with_measured_limits
+    from training.run import train
+    from training.start import plan_start
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from utils.cli import ROOT, Parser, find_path, run
+from utils.cli import Parser, find_path, run
 from utils.errors import UserError
+from utils.paths import ROOT
 
 DESCRIPTION = "Stage 5: a web page that speaks texts in the voices of prompts, with trained experiments."
 
@@ -23,8 +24,8 @@ def main(arguments: Sequence[str] | None) -> int:
         raise UserError("stage 5 needs gradio; install it with pip install -e '.[web]', or all with make install")
 
     # Heavy libraries are imported once the flags are known to be right.
-    from bins.voice import build_voice
     from config.schema import Settings
+    from synthesis.load import build_voice
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging

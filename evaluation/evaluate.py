@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.measures import COLUMNS, Clip, Measures, Target, Value, interval
-from models.valle.experiment import Experiment
-from models.valle.jobs import COPY_ENDING, RESULTS, read_results, run_jobs
-from models.valle.synthesizer import Synthesizer
-from models.valle.test_lists import BadLine, Job
+from models.experiment import Experiment
+from synthesis.results import COPY_ENDING, RESULTS, read_results, run_jobs
+from synthesis.synthesizer import Synthesizer
+from synthesis.test_lists import BadLine, Job
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
 from utils.files import written_aside

@@ -13,7 +13,7 @@ import soundfile
 from evaluation.evaluate import GROUND_TRUTH, RESYNTHESIS, Evaluation, System
 from evaluation.measures import COLUMNS, WIDE_RATE_HZ, Clip, Column
 from evaluation.pictures import distributions_picture, spectrogram_picture
-from models.valle.test_lists import Job
+from synthesis.test_lists import Job
 from utils.files import written_aside
 from utils.log import progress_bar
 

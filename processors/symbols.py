@@ -7,6 +7,8 @@ from typing import NamedTuple
 from utils.errors import UserError
 from utils.files import written_aside
 
+WORD_BOUNDARY = "_"
+"""The phone between two words."""
 PAD, BOS, EOS = SPECIALS = ("<pad>", "<bos>", "<eos>")
 
 
@@ -106,6 +108,11 @@ class SymbolTable:
 
     def __hash__(self) -> int:
         return hash(self._phones)
+
+
+def join_phones(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Two stretches of speech as one: a word boundary between them, as between any two words."""
+    return [*before, WORD_BOUNDARY, *after] if before and after else [*before, *after]
 
 
 class _Row(NamedTuple):

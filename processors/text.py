@@ -12,10 +12,9 @@ from phonemizer.separator import Separator
 
 from processors.espeak import espeak_backend, espeak_languages
 from processors.scripts import unreadable_letters
-from processors.symbols import SymbolTable
+from processors.symbols import WORD_BOUNDARY, SymbolTable
 from utils.errors import UserError
 
-WORD_SEPARATOR = "_"
 PHONE_SEPARATOR = "|"
 
 # Phonemizer's default marks with the white space around them. A comma or stop inside a number is part of the number.
@@ -68,7 +67,7 @@ class EspeakPhonemizer:
 
     def __init__(self, language: str) -> None:
         self._language = language
-        self._separator = Separator(word=WORD_SEPARATOR, syllable="-", phone=PHONE_SEPARATOR)
+        self._separator = Separator(word=WORD_BOUNDARY, syllable="-", phone=PHONE_SEPARATOR)
         try:
             languages = espeak_languages()
             if language not in languages:
@@ -167,7 +166,7 @@ class TextTokenizer:
         known = [phone if phone in self._table else self._replaced[phone] for phone in phones]
         kept = [phone for phone in known if phone is not None]
         if len(kept) < len(phones):
-            kept = _join_words([list(word) for is_gap, word in groupby(kept, WORD_SEPARATOR.__eq__) if not is_gap])
+            kept = _join_words([list(word) for is_gap, word in groupby(kept, WORD_BOUNDARY.__eq__) if not is_gap])
         return self._table.encode(kept, self._add_blank)
 
     def _report(self, unknown: list[str]) -> None:
@@ -185,7 +184,7 @@ def _normalised(text: str) -> str:
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
     text = "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
     text = _FULL_WIDTH.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text).translate(_SAME_MARKS)
-    return " ".join(text.replace("“", '"').replace("”", '"').replace(WORD_SEPARATOR, " ").split())
+    return " ".join(text.replace("“", '"').replace("”", '"').replace(WORD_BOUNDARY, " ").split())
 
 
 def _pronounceable(text: str) -> str:
@@ -206,10 +205,9 @@ def _split_marks(text: str) -> list[str]:
 def _to_phones(pieces: list[str], say: Callable[[], str]) -> list[str]:
     """The phones of one text, with `say` giving what espeak made of its next chunk that is not empty."""
     line = "".join(
-        piece.replace(" ", WORD_SEPARATOR) if index % 2 else say() if piece else ""
-        for index, piece in enumerate(pieces)
+        piece.replace(" ", WORD_BOUNDARY) if index % 2 else say() if piece else "" for index, piece in enumerate(pieces)
     )
-    words = [re.findall(r"\w+|[^\w\s]", word) for word in line.split(WORD_SEPARATOR)]
+    words = [re.findall(r"\w+|[^\w\s]", word) for word in line.split(WORD_BOUNDARY)]
     return _join_words([[phone for phone in word if phone != PHONE_SEPARATOR] for word in words])
 
 
@@ -217,7 +215,7 @@ def _join_words(words: list[list[str]]) -> list[str]:
     phones: list[str] = []
     for word in words:
         if phones and word:
-            phones.append(WORD_SEPARATOR)
+            phones.append(WORD_BOUNDARY)
         phones += word
     return phones
 

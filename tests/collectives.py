@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 
-from models.valle.build import ddp_options
-from models.valle.data import TrainData
-from models.valle.trainer import Trainer
 from models.valle.valle import VALLE
 from processors.manifest import list_shards, write_shard
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
 from tests.gradients import COLLATOR, TABLE
 from tests.tiny_trainer import build_trainer
+from training.data import TrainData
+from training.run import ddp_options
+from training.trainer import Trainer
 
 NAMES = ("all_reduce", "reduce", "broadcast", "all_gather", "all_gather_into_tensor", "all_gather_object", "barrier")
 
@@ -33,7 +33,7 @@ def train(folder: Path, num_steps: int) -> dict[str, Counter[str]]:
         shards, shards, TextTokenizer(None, TABLE, False), COLLATOR, settings, rank=rank, world_size=world_size
     )
     trainer = build_trainer(VALLE(tiny_model(), train_stage=1), data, folder, accelerator)
-    optimize = Trainer._optimize
+    optimize = Trainer.step
 
     def counted(self, *arguments):
         """A step, with torch's own collectives, each of which is counted."""
@@ -55,7 +55,7 @@ def train(folder: Path, num_steps: int) -> dict[str, Counter[str]]:
             for name, original in originals.items():
                 setattr(torch.distributed, name, original)
 
-    Trainer._optimize = counted  # type: ignore[method-assign]
+    Trainer.step = counted  # type: ignore[method-assign]
     trainer.train()
     return calls
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from config.schema import InferSettings, ModelSettings, PreprocessSettings, Section, TrainSettings
+from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance
 from utils.config import load_settings
 
@@ -153,3 +154,14 @@ def tiny_train(**changes) -> TrainSettings:
     settings = defaults().train.model_dump()
     settings |= {"dataloader": {"num_worker": 0}, "precision": "fp32", "max_tokens": 200, "tracker": []}
     return TrainSettings(**{**settings, **changes})
+
+
+@pytest.fixture(scope="session")
+def codec() -> MelRVQ:
+    """A fitted codec of 25 frames a second that costs little."""
+    rate_hz = 24000
+    settings = defaults().preprocess.mel_rvq.model_copy(
+        update={"frame_rate_hz": 25.0, "num_mels": 20, "fit_iterations": 1, "griffin_lim_iterations": 1}
+    )
+    generator = torch.Generator().manual_seed(0)
+    return MelRVQ.fit([torch.rand(4 * rate_hz, generator=generator) - 0.5], settings, rate_hz)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.schema import Settings
-from models.valle.test_lists import BadLine, Job, read_test_list
+from synthesis.test_lists import BadLine, Job, read_test_list
 from tests.conftest import ROOT
 from tests.faults import Tally
 from tests.tiny_runs import keys

@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 
-from models.valle.batch import Batch, Collator, Example
-from models.valle.build import ddp_options
-from models.valle.data import TrainData
-from models.valle.sharding import set_up
+from models.contract import Example
+from models.valle.collate import Batch, Collator
 from models.valle.valle import VALLE
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
 from tests.sharded import allow_fsdp
 from tests.tiny_trainer import build_trainer
-from utils.sharded import whole
+from training.data import TrainData
+from training.parallel import gather, set_up
+from training.run import ddp_options
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
 COLLATOR = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
@@ -27,7 +27,7 @@ COLLATOR = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_n
 
 def share(rank: int, world_size: int, drawn: bool) -> Batch:
     """Every `world_size`-th of six utterances of different lengths; with all of the NAR's stages or one `drawn`."""
-    examples = [Example(one, tuple(TABLE.encode(one.phones, False))) for one in made_up_utterances(6)]
+    examples = [Example(tuple(TABLE.encode(one.phones, False)), one.codes) for one in made_up_utterances(6)]
     return COLLATOR(examples[rank::world_size], random.Random(rank) if drawn else None)
 
 
@@ -44,8 +44,8 @@ def stepped_weights(
     trainer = build_trainer(VALLE(tiny_model(), train_stage=stage), data, Path(), accelerator)
     # With so large an epsilon and no memory, a step of nearly the gradient, and not of its sign alone.
     trainer.optimizer = torch.optim.Adam(trainer.parameters, lr=rate, betas=(0.0, 0.0), eps=1.0, fused=True)
-    trainer._optimize(batches, rate, trainer._new_tally())
-    return whole(trainer.raw_model.named_weights())
+    trainer.step(batches, rate, trainer.new_metrics())
+    return gather(trainer.unwrapped_model.named_weights())
 
 
 def main(stage: int, precision: str, path: Path) -> None:

@@ -16,15 +16,15 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from config.schema import Settings
-from models.valle.experiment import Experiment
-from models.valle.load import load_pair, load_synthesizer
-from models.valle.synthesizer import Request, Synthesizer
+from models.experiment import Experiment, load_pair
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import SPLITS, list_shards, read_shards
 from processors.pipeline import Preparation
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
+from synthesis.load import load_synthesizer
+from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
 from tests.tiny_runs import infer, prepare, sets, train, write_config, write_custom, write_ljspeech
 from utils.audio import read_audio

@@ -16,13 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bins.preprocess
 import bins.train
-from models.valle import build
-from models.valle.experiment import Experiment
-from models.valle.sharding import set_up
+from models.experiment import Experiment
 from processors.manifest import SPLITS, list_shards
 from tests.conftest import ROOT, free_port, tiny_train
 from tests.gradients import share, stepped_weights
 from tests.tiny_runs import call, prepare, sets, train, write_config, write_custom
+from training import run as build
+from training.parallel import set_up
 from utils.checkpoint import find_checkpoints, load_state, load_weights
 from utils.errors import UserError
 

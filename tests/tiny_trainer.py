@@ -1,13 +1,13 @@
 """Trainers of tiny models, without a corpus and its stages."""
 
-from copy import deepcopy
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from models.valle.data import TrainData
-from models.valle.trainer import Trainer
 from models.valle.valle import VALLE
+from training.data import TrainData
+from training.parallel import EvalModel
+from training.trainer import Trainer
 
 
 def build_trainer(model: VALLE, data: TrainData, folder: Path, accelerator: Accelerator | None = None) -> Trainer:
@@ -16,7 +16,7 @@ def build_trainer(model: VALLE, data: TrainData, folder: Path, accelerator: Acce
     return Trainer(
         settings=data.settings,
         model=model,
-        whole_model=deepcopy(model) if accelerator.is_fsdp2 else model,
+        eval_model=EvalModel(model, accelerator),
         data=data,
         folder=folder,
         accelerator=accelerator,

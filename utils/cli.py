@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
-"""The repository: where relative paths of a config start."""
+from utils.paths import ROOT
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,7 +13,7 @@ import gradio as gr
 from PIL.Image import Image
 
 from config.schema import InferSettings
-from models.valle.experiment import Experiment
+from models.experiment import Experiment
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError

@@ -11,7 +11,7 @@ from types import FrameType
 import gradio as gr
 
 from config.schema import InferSettings
-from models.valle.experiment import Experiment
+from models.experiment import Experiment
 from utils.errors import UserError
 from utils.log import log
 from web.page import Page, build_page

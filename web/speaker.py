@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from models.valle.synthesizer import Request, Speech, Synthesizer
+from synthesis.synthesizer import Request, Speech, Synthesizer
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.device import release_memory
 from utils.errors import UserError

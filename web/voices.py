@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from models.valle.experiment import Experiment
+from models.experiment import Experiment
 from processors.symbols import SymbolTable
 from utils.checkpoint import (
     Checkpoint,

@@ -1,12 +1,9 @@
 """Experiment folders of the reference recipe, as released models come: what their settings mean in ours."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from config.schema import Section, Settings
-from utils.config import BASE_KEY
-from utils.log import log
 
 # A generation ends at this many frames for each id of the text, the prompt's, bos and eos among them.
 FRAMES_PER_ID = 16
@@ -14,21 +11,26 @@ FRAMES_PER_ID = 16
 _PREPROCESS_KEYS = ("phone_extractor", "language", "add_blank", "acoustic_token_extractor", "sample_rate")
 
 
-def adapted_settings(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What counts of a reference `args.json`: the model, and how its tokens were made. Unknown keys are logged once."""
+def adapted_settings(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a reference `args.json` that count here, and remarks for the log.
+
+    What counts is the model, and how its tokens were made.
+    """
     unknown = list(_unknown_keys(content, Settings))
+    remarks = []
     if unknown:
-        log.info("%s: %d settings are not known here and do not count: %s", path, len(unknown), ", ".join(unknown))
+        remarks.append(f"{len(unknown)} settings are unknown here and ignored: {', '.join(unknown)}")
     preprocess = _section(content, "preprocess")
     if preprocess.get("add_blank"):
-        log.info("%s: preprocess.add_blank is true: id 0 stands around and between phones", path)
-    return {
+        remarks.append("preprocess.add_blank is true: id 0 stands around and between phones")
+    adapted = {
         "model": {key: value for key, value in _section(content, "model").items() if f"model.{key}" not in unknown},
         "preprocess": {key: preprocess[key] for key in _PREPROCESS_KEYS if key in preprocess},
         # Which corpus it was does not matter to a trained model, and its name need not be one of ours.
         "dataset": ["custom"],
         "dataset_path": {"custom": ""},
     }
+    return adapted, remarks
 
 
 def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -39,7 +41,7 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _unknown_keys(content: Mapping[str, Any], schema: type[Section], prefix: str = "") -> Iterator[str]:
     """Dotted keys that the settings do not have."""
     for name, value in content.items():
-        if prefix + name == BASE_KEY:
+        if prefix + name == "base_config":
             continue
         field = schema.model_fields.get(name)
         if field is None:

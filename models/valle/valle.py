@@ -1,6 +1,5 @@
 """The pair: what is trained together, saved together and speaks together."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -8,21 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from config.schema import ModelSettings, TrainSettings
+from models.contract import LossSums
 from models.valle.ar import AR
-from models.valle.batch import IGNORED, Batch
+from models.valle.collate import IGNORED, Batch
 from models.valle.nar import NAR
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
 from modules.transformer import Transformer
-from utils.sharded import cut_as
-
-
-@dataclass(frozen=True)
-class Score:
-    """Sums over a batch's targets: cross-entropy, and how many are among the ten likeliest."""
-
-    loss_sum: Tensor
-    num_top10: Tensor
-    num_targets: int
 
 
 class VALLE(nn.Module):
@@ -40,7 +30,7 @@ class VALLE(nn.Module):
         self.nar_trains = train_stage in (0, 2)
         self.ar.requires_grad_(train_stage != 2)
 
-    def forward(self, batch: Batch, audio_token_dropout: float = 0.0) -> dict[str, Score]:
+    def forward(self, batch: Batch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
         """Scores of the models that train: "ar", and "nar_<stage>" for each stage in the batch."""
         scores = {}
         if self.ar_trains:
@@ -49,17 +39,17 @@ class VALLE(nn.Module):
             for nar in batch.nar:
                 text = batch.text, batch.text_lens
                 logits = self.nar(*text, nar.codes, nar.codes_lens, nar.is_prompt, nar.stage, nar.longest)
-                scores[f"nar_{nar.stage}"] = score(logits, nar.targets, nar.num_targets)
+                scores[f"nar_{nar.stage}"] = loss_sums("nar", logits, nar.targets, nar.num_targets)
         return scores
 
-    def _score_ar(self, batch: Batch, audio_token_dropout: float) -> Score:
+    def _score_ar(self, batch: Batch, audio_token_dropout: float) -> LossSums:
         codes = batch.codes[..., 0]
         targets = self.ar.targets(codes, batch.codes_lens, IGNORED)
         if audio_token_dropout and self.training:
             hidden = codes.new_empty(codes.shape).bernoulli_(audio_token_dropout).bool()
             codes = codes.masked_fill(hidden, self.ar.mask_id)
         logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens, batch.longest)
-        return score(logits, targets, self.num_ar_targets(batch))
+        return loss_sums("ar", logits, targets, self._num_ar_targets(batch))
 
     def set_up_inference(self, precision: Literal["fp32", "bf16", "int8"], device: torch.device) -> None:
         """Put linear layers in this precision, and all on this device; training and saving are over then.
@@ -82,16 +72,21 @@ class VALLE(nn.Module):
                 for layer in module.layers if settings.compile else ():
                     layer.compile(dynamic=True)
 
-    def num_ar_targets(self, batch: Batch) -> int:
+    def num_targets(self, batch: Batch) -> dict[str, int]:
+        """How many targets each model that trains has in a batch."""
+        counts = {"ar": self._num_ar_targets(batch)} if self.ar_trains else {}
+        return counts | ({"nar": sum(nar.num_targets for nar in batch.nar)} if self.nar_trains else {})
+
+    def _num_ar_targets(self, batch: Batch) -> int:
         """Frames and ends of speech; without a begin symbol nothing precedes the first frame, so it is no target."""
         return batch.num_frames + (len(batch.codes) if self.ar.prepend_bos else 0)
 
     @property
-    def score_names(self) -> list[str]:
-        """The names that `forward` may score under."""
-        names = ["ar"] if self.ar_trains else []
+    def loss_names(self) -> dict[str, str]:
+        """The names that `forward` may return losses under, each with its model."""
+        names = {"ar": "ar"} if self.ar_trains else {}
         if self.nar_trains and self.nar is not None:
-            names += [f"nar_{stage}" for stage in range(1, self.nar.num_quantizers)]
+            names |= {f"nar_{stage}": "nar" for stage in range(1, self.nar.num_quantizers)}
         return names
 
     def named_weights(self) -> dict[str, Tensor]:
@@ -120,9 +115,7 @@ class VALLE(nn.Module):
             if other != name and not value.equal(weights[other]):
                 raise ValueError(f"weights {other} and {name} differ, and model.share_embedding makes them one")
         loaded = {
-            inner: cut_as(weights[given[id(value)]].to(value.dtype), value)
-            for inner, value in own.values()
-            if id(value) in given
+            inner: weights[given[id(value)]].to(value.dtype) for inner, value in own.values() if id(value) in given
         }
         self.load_state_dict(loaded, strict=False, assign=assign)
         return [name for name, (_, value) in own.items() if id(value) not in given]
@@ -158,14 +151,14 @@ def build_nar(settings: ModelSettings) -> NAR:
     )
 
 
-def score(logits: Tensor, targets: Tensor, num_targets: int) -> Score:
+def loss_sums(model: str, logits: Tensor, targets: Tensor, num_targets: int) -> LossSums:
     """Cross-entropy and top-10 hits of logits (B, T, V) on targets (B, T), `IGNORED` ones left out."""
     logits = logits.float()
     loss_sum = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     is_scored = targets != IGNORED
     target_logits = logits.detach().gather(-1, targets.clamp(min=0).unsqueeze(-1))
     num_better = (logits.detach() > target_logits).sum(-1)
-    return Score(loss_sum, ((num_better < 10) & is_scored).sum(), num_targets)
+    return LossSums(model, loss_sum, ((num_better < 10) & is_scored).sum(), num_targets)
 
 
 def _outer_name(name: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 import bins.inference
-from models.valle.jobs import free_name
+from synthesis.results import free_name
 from tests.recipe import Recipe, listing, prompt
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.valle.experiment import Experiment
-from models.valle.load import load_synthesizer
-from models.valle.synthesizer import Prompted
+from models.experiment import Experiment
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
+from synthesis.load import load_synthesizer
+from synthesis.synthesizer import Prompted
 from tests.conftest import TEST_DATA, requires
 from tests.reference import SilentCodec
 from utils.checkpoint import resolve_checkpoint

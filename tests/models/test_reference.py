@@ -8,10 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.valle.convert import convert
-from models.valle.experiment import Experiment
-from models.valle.load import load_pair
+from models.experiment import Experiment, load_pair
 from processors.symbols import SymbolTable
+from synthesis.convert import convert
 from tests.reference import SYMBOLS, write_reference
 from utils.checkpoint import find_checkpoints, load_weights, resolve_checkpoint
 from utils.errors import UserError

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from models.valle.batch import Collator
-from models.valle.data import TrainData
+from models.valle.collate import Collator
 from processors.features import Chunks
 from processors.manifest import SourceUtterance, Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
 from tests.conftest import defaults, tiny_train
+from training.data import TrainData
 from utils.audio import write_audio
 
 TEXTS = [

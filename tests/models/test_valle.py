@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.valle.ar import AR
-from models.valle.batch import IGNORED, pad
+from models.valle.collate import IGNORED, pad
 from models.valle.decoder import Decoder
 from models.valle.valle import VALLE
 from modules.sampling import Sampler

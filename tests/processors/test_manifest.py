@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.valle.batch import Collator
-from models.valle.data import TrainData
+from models.valle.collate import Collator
 from processors.manifest import list_shards, read_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_train
+from training.data import TrainData
 from utils.errors import UserError
 
 

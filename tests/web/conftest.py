@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bins.voice import build_voice
-from models.valle.synthesizer import Synthesizer
+from synthesis.load import build_voice
+from synthesis.synthesizer import Synthesizer
 from tests.tiny_runs import ROOMY, let_speech_end, prepare, train, write_config, write_custom
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 

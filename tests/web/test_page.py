@@ -19,9 +19,9 @@ from gradio_client.client import Job
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from bins.voice import build_voice
 from config.schema import InferSettings
-from models.valle.synthesizer import Request, Spoken, Synthesizer
+from synthesis.load import build_voice
+from synthesis.synthesizer import Request, Spoken, Synthesizer
 from tests.conftest import free_port, tiny_infer
 from tests.web.conftest import Trained
 from utils.audio import write_audio

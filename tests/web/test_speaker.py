@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from models.valle.synthesizer import Request, SecondsPerPhone, Synthesizer
+from synthesis.synthesizer import Request, SecondsPerPhone, Synthesizer
 from tests.web.conftest import Trained
 from utils.errors import UserError
 from utils.prompts import prepare_prompt

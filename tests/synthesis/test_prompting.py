@@ -6,17 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.valle.batch import Example
-from models.valle.examples import join
-from models.valle.prompting import prompted_ids
-from models.valle.samples import SampleLogger
-from models.valle.synthesizer import Request, Synthesizer
 from models.valle.valle import VALLE
 from processors.manifest import Utterance
 from processors.symbols import SymbolTable
 from processors.text import GraphemePhonemizer, TextTokenizer
+from synthesis.prompting import prompted_ids
+from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from tests.reference import SilentCodec
+from training.examples import join
+from training.samples import SampleLogger
 
 TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")
 WORDS = st.lists(st.text("abcxyz", min_size=1, max_size=4), min_size=1, max_size=4)
@@ -50,8 +49,7 @@ def test_samples_training_and_inference_read_the_same_ids(prefix_mode: int, add_
     def check(prompt: str, text: str) -> None:
         [at_inference] = synthesizer.tokenize([Request(text, prompt, torch.ones(24000))], continual=False)
         target, own = utterance("target", text), utterance("prompt", prompt)
-        examples = [Example(one, tuple(tokenizer.ids(one.phones))) for one in (target, own)]
-        sample = SampleLogger(synthesizer, examples, writer=None)._prompted()
+        sample = SampleLogger(synthesizer, [target, own], writer=None)._prompted()
         assert (sample.ids, sample.nar_ids) == (at_inference.ids, at_inference.nar_ids)
         assert sample.num_target_phones == at_inference.num_target_phones
         # What the models train on: joined utterances, and, in modes 2 and 4, a target whose prompt has no text.

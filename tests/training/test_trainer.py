@@ -10,17 +10,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from models.valle.batch import START, Collator, Example
-from models.valle.data import TrainData
-from models.valle.schedule import learning_rate
-from models.valle.tally import Tally
-from models.valle.trainer import Trainer
-from models.valle.valle import VALLE, Score
+from models.contract import Example, LossSums
+from models.valle.collate import START, Collator
+from models.valle.valle import VALLE
 from processors.manifest import list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
 from tests.tiny_trainer import build_trainer
+from training.data import TrainData
+from training.metrics import MetricSums
+from training.schedule import learning_rate
+from training.trainer import Trainer
 from utils.checkpoint import find_checkpoints, load_weights
 from utils.errors import UserError
 from utils.signals import Signals, exit_status
@@ -47,7 +48,7 @@ def make_trainer(tmp_path):
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in trainer.raw_model.named_weights().items()}
+    return {name: value.clone() for name, value in trainer.unwrapped_model.named_weights().items()}
 
 
 def distance(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
@@ -71,7 +72,7 @@ def test_schedules_have_their_shapes() -> None:
 @pytest.mark.parametrize("stage", [1, 2])
 def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> None:
     """Each target weighs the same, in whichever batch it comes."""
-    examples = [Example(u, tuple(TABLE.encode(u.phones, False))) for u in made_up_utterances(6)]
+    examples = [Example(tuple(TABLE.encode(u.phones, False)), u.codes) for u in made_up_utterances(6)]
     collator = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
     results = []
     for groups in ([examples], [examples[:1], examples[1:3], examples[3:]]):
@@ -79,7 +80,7 @@ def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> No
         # Adam's first step has the gradient's sign alone, and would make rounding look large.
         trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0, fused=True)
         batches = [collator(group, None) for group in groups]
-        trainer._optimize(batches, 1.0, trainer._new_tally())
+        trainer.step(batches, 1.0, trainer.new_metrics())
         results.append(weights(trainer))
     assert distance(results[0], results[1]) < 1e-5
     assert distance(results[0], weights(make_trainer(stage))) > 1e-2
@@ -88,9 +89,9 @@ def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> No
 def test_a_filler_counts_nothing(make_trainer) -> None:
     results = []
     for num_fillers in (0, 2):
-        trainer, tally = make_trainer(0), make_trainer(0)._new_tally()
+        trainer, tally = make_trainer(0), make_trainer(0).new_metrics()
         batch = next(trainer.data.batches(0))
-        trainer._optimize([batch] + [replace(batch, is_filler=True)] * num_fillers, 1e-3, tally)
+        trainer.step([batch] + [replace(batch, is_filler=True)] * num_fillers, 1e-3, tally)
         results.append((weights(trainer), tally.means(trainer.accelerator)))
     assert distance(results[0][0], results[1][0]) == 0 and results[0][1] == results[1][1]
 
@@ -101,7 +102,7 @@ def test_gradients_are_clipped_before_the_step(make_trainer) -> None:
     trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0, fused=True)
     before = [parameter.detach().clone() for parameter in trainer.parameters]
     batch = next(trainer.data.batches(0))
-    norm = trainer._optimize([batch], 0.5, trainer._new_tally())
+    norm = trainer.step([batch], 0.5, trainer.new_metrics())
     moved = [(p.detach() - old).square().sum() for p, old in zip(trainer.parameters, before, strict=True)]
     assert norm > 0.1
     assert math.sqrt(sum(moved)) == pytest.approx(0.005, rel=1e-2)
@@ -109,7 +110,7 @@ def test_gradients_are_clipped_before_the_step(make_trainer) -> None:
 
 def test_padding_weighs_nothing(make_trainer) -> None:
     model = VALLE(tiny_model(), train_stage=0).eval()
-    examples = [Example(u, tuple(TABLE.encode(u.phones, False))) for u in made_up_utterances(5)]
+    examples = [Example(tuple(TABLE.encode(u.phones, False)), u.codes) for u in made_up_utterances(5)]
     collator = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
     together = model(collator(examples, None))
     alone = [model(collator([example], None)) for example in examples]
@@ -120,12 +121,12 @@ def test_padding_weighs_nothing(make_trainer) -> None:
 
 
 def test_top10_counts_targets_among_the_ten_likeliest() -> None:
-    from models.valle.valle import score
+    from models.valle.valle import loss_sums
 
     logits = torch.arange(20.0).expand(1, 3, 20)
-    found = score(logits, torch.tensor([[19, 10, 9]]), 3)
+    found = loss_sums("ar", logits, torch.tensor([[19, 10, 9]]), 3)
     assert int(found.num_top10) == 2
-    tally = Tally(["ar"], torch.device("cpu"))
+    tally = MetricSums({"ar": "ar"}, torch.device("cpu"))
     tally.add({"ar": found})
     means = tally.means(Accelerator(cpu=True))
     assert means["ar/top10"] == pytest.approx(2 / 3)
@@ -201,29 +202,29 @@ def poison(trainer: Trainer, first: int, last: int) -> None:
         passes += 1
         return gradient * math.inf if first <= passes <= last else gradient
 
-    trainer.raw_model.ar.predict_layer.weight.register_hook(hook)
+    trainer.unwrapped_model.ar.predict_layer.weight.register_hook(hook)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(make_trainer) -> None:
     trainer = make_trainer(max_steps=None, max_epoch=100)
     poison(trainer, 2, 3)
     [first, *rest] = list(trainer.data.batches(0))[:4]
-    tally = trainer._new_tally()
-    trainer._optimize([first], 1e-3, tally)
+    tally = trainer.new_metrics()
+    trainer.step([first], 1e-3, tally)
     before, moments = weights(trainer), [state["exp_avg"].clone() for state in trainer.optimizer.state.values()]
     for batch in rest[:2]:
-        trainer._optimize([batch], 1e-3, tally)
+        trainer.step([batch], 1e-3, tally)
         assert distance(weights(trainer), before) == 0
     assert trainer.skipped.total == 2 and not trainer.skipped.too_many
     for state, moment in zip(trainer.optimizer.state.values(), moments, strict=True):
         assert torch.equal(state["exp_avg"], moment) and int(state["step"]) == 1
-    trainer._optimize([rest[2]], 1e-3, tally)
+    trainer.step([rest[2]], 1e-3, tally)
     assert distance(weights(trainer), before) > 0 and trainer.skipped.total == 2
 
 
 def test_a_loss_that_is_not_finite_does_not_count_in_the_mean(make_trainer) -> None:
-    good, bad = (Score(torch.tensor(loss), torch.tensor(3), 10) for loss in (20.0, math.nan))
-    tally = Tally(["ar"], torch.device("cpu"))
+    good, bad = (LossSums("ar", torch.tensor(loss), torch.tensor(3), 10) for loss in (20.0, math.nan))
+    tally = MetricSums({"ar": "ar"}, torch.device("cpu"))
     for score in (good, bad, good):
         tally.add({"ar": score})
     assert tally.means(Accelerator(cpu=True)) == {"ar/loss": 2.0, "ar/top10": 0.3, "loss": 2.0}
@@ -267,10 +268,10 @@ def test_a_rate_that_ruins_the_weights_leaves_no_checkpoint_of_them(make_trainer
 
 
 def test_a_mean_without_a_finite_loss_is_nan() -> None:
-    tally = Tally(["ar", "nar_1"], torch.device("cpu"))
+    tally = MetricSums({"ar": "ar", "nar_1": "nar"}, torch.device("cpu"))
     assert math.isnan(tally.means(Accelerator(cpu=True))["loss"])
-    tally.add({"ar": Score(torch.tensor(20.0), torch.tensor(3), 10)})
-    tally.add({"nar_1": Score(torch.tensor(math.inf), torch.tensor(3), 10)})
+    tally.add({"ar": LossSums("ar", torch.tensor(20.0), torch.tensor(3), 10)})
+    tally.add({"nar_1": LossSums("nar", torch.tensor(math.inf), torch.tensor(3), 10)})
     means = tally.means(Accelerator(cpu=True))
     assert means["ar/loss"] == 2.0 and math.isnan(means["loss"]) and math.isnan(means["nar_1/loss"])
 
@@ -282,7 +283,7 @@ def send(trainer: Trainer, number: signal.Signals, step: int) -> None:
         if trainer.progress.step == step - 1:
             os.kill(os.getpid(), number)
 
-    trainer.raw_model.ar.predict_layer.weight.register_hook(hook)
+    trainer.unwrapped_model.ar.predict_layer.weight.register_hook(hook)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -314,7 +315,7 @@ def test_workers_that_die_end_the_training_between_steps(make_trainer, is_stoppe
             if is_stopped:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    trainer.raw_model.ar.predict_layer.weight.register_hook(hook)
+    trainer.unwrapped_model.ar.predict_layer.weight.register_hook(hook)
     if is_stopped:
         assert trainer.train() == 143
         [saved] = find_checkpoints(trainer.folder / "checkpoint")

@@ -15,18 +15,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import TrainSettings
-from models.valle.batch import START, Batch, Place
-from models.valle.data import TrainData, in_step
-from models.valle.samples import SampleLogger
-from models.valle.schedule import learning_rate
-from models.valle.sharding import make_ready
-from models.valle.tally import MAX_SKIPPED, Skipped, Tally, model_of
+from models.valle.collate import START, Batch, Place
 from models.valle.valle import VALLE
+from training.data import TrainData, in_step
+from training.metrics import MAX_NON_FINITE_STEPS, MetricSums, NonFiniteSteps
+from training.parallel import (
+    EvalModel,
+    full_tensor,
+    gather,
+    local_shard,
+    prepare_for_sharding,
+    shard_like,
+    shard_weights,
+)
+from training.samples import SampleLogger
+from training.schedule import learning_rate
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log, progress_bar
-from utils.sharded import cut_as, shard_here, whole, whole_here
 from utils.signals import Signals, exit_status
 from utils.workers import WorkerDiedError
 
@@ -49,8 +56,7 @@ class Trainer:
     """Trains `model` on `data` into the experiment folder `folder`.
 
     `samples` speaks and draws at each validation; None leaves that out. Everything that resuming needs is in a
-    checkpoint: weights, optimizer, `Progress`, and each process's random state. `whole_model` validates and speaks: the
-    model, or, where FSDP cuts that, a copy.
+    checkpoint: weights, optimizer, `Progress`, and each rank's random state.
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class Trainer:
         *,
         settings: TrainSettings,
         model: VALLE,
-        whole_model: VALLE,
+        eval_model: EvalModel,
         data: TrainData,
         folder: Path,
         accelerator: Accelerator,
@@ -80,9 +86,9 @@ class Trainer:
         self.last_batch: Batch | None = None
         # Between the processors, whatever computes: no step waits for a GPU.
         self.messages = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
-        self.skipped = Skipped(accelerator.device)
+        self.skipped = NonFiniteSteps(accelerator.device)
         self.progress = Progress()
-        self.raw_model, self.whole_model = model.to(accelerator.device), whole_model
+        self.unwrapped_model, self.eval_model = model.to(accelerator.device), eval_model
         optimizer = getattr(torch.optim, settings.optimizer)(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=settings.base_lr,
@@ -93,7 +99,7 @@ class Trainer:
         # accelerate leaves autocast out with FSDP, and its cache would hold a copy of every weight there.
         self.autocast = AutocastKwargs(cache_enabled=not accelerator.is_fsdp2)
         if accelerator.is_fsdp2:
-            make_ready(model)
+            prepare_for_sharding(model)
         self.model, prepared = accelerator.prepare(model, optimizer)
         self.optimizer = prepared.optimizer
         # FSDP has put others in the place of those there were.
@@ -108,13 +114,13 @@ class Trainer:
         settings, progress = self.settings, self.progress
         if self._is_over():
             log.info("nothing left to train: raise train.max_epoch or train.max_steps to go on")
-        tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
+        tally, num_tokens, started = self.new_metrics(), 0, time.perf_counter()
         with Signals() as self.signals, self._unless_stopped(), self._progress_bar() as bar:
             while not self._is_over():
                 batches = self._batches()
                 while group := self._next_group(batches):
                     rate = learning_rate(settings, progress.step, progress.epoch)
-                    gradient_norm = self._optimize(group, rate, tally)
+                    gradient_norm = self.step(group, rate, tally)
                     progress.step += 1
                     progress.place = group[-1].end
                     self.last_batch = group[-1]
@@ -129,7 +135,7 @@ class Trainer:
                         self._log("train", means)
                         progress.loss = means["loss"]
                         bar.set_postfix(step=progress.step, epoch=progress.epoch, loss=f"{progress.loss:.3f}")
-                        tally, num_tokens, started = self._new_tally(), 0, time.perf_counter()
+                        tally, num_tokens, started = self.new_metrics(), 0, time.perf_counter()
                     if self._is_save_due():
                         self.save(ends_epoch=False)
                     if progress.step % settings.valid_interval == 0:
@@ -145,7 +151,7 @@ class Trainer:
                         if not self.save_is_due:
                             self.save(ends_epoch=True)
         if self.skipped.too_many:
-            raise self._divergence(f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite")
+            raise self._divergence(f"{MAX_NON_FINITE_STEPS} steps in a row had a loss or gradient that is not finite")
         if progress.place != START or self.save_is_due:
             self.save(ends_epoch=False)
         if self.stop_signal:
@@ -169,7 +175,7 @@ class Trainer:
         """The batches of a step; none at the end of an epoch."""
         return list(islice(batches, self.settings.gradient_accumulation_step))
 
-    def _optimize(self, group: Sequence[Batch], rate: float, tally: Tally) -> Tensor:
+    def step(self, group: Sequence[Batch], rate: float, tally: MetricSums) -> Tensor:
         """One optimizer step on a group of batches; returns the gradient norm before clipping.
 
         Each model's loss is the mean over its targets in the whole group, on all processes.
@@ -181,13 +187,13 @@ class Trainer:
             with nullcontext() if place == len(group) else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast(self.autocast):
                     scores = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
-                loss = sum(score.loss_sum / counts[model_of(name)] for name, score in scores.items())
+                loss = sum(sums.loss_sum / counts[sums.model] for sums in scores.values())
                 self.accelerator.backward(loss * (0 if batch.is_filler else self.accelerator.num_processes))
             if not batch.is_filler:
                 tally.add(scores)
-        gradient_norm = whole_here(self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm))
+        gradient_norm = full_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm))
         # The fused optimizer passes over such a step by itself, and no device has to be asked.
-        self.optimizer.found_inf = self.skipped.note(gradient_norm)
+        self.optimizer.found_inf = self.skipped.record(gradient_norm)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.step()
@@ -196,25 +202,19 @@ class Trainer:
 
     def _count_targets(self, group: Sequence[Batch]) -> dict[str, Tensor]:
         """How many targets each model has in the group, on all processes."""
-        counting = [batch for batch in group if not batch.is_filler]
-        counts = torch.tensor(
-            [
-                sum(self.raw_model.num_ar_targets(batch) for batch in counting),
-                sum(nar.num_targets for batch in counting for nar in batch.nar),
-            ],
-            dtype=torch.double,
-        )
+        models = sorted(set(self.unwrapped_model.loss_names.values()))
+        counted = [self.unwrapped_model.num_targets(batch) for batch in group if not batch.is_filler]
+        counts = torch.tensor([sum(of[name] for of in counted) for name in models], dtype=torch.double)
         if self.messages is not None:
             # Counted on the CPU and summed by the CPU's group, so that no step waits for its GPU.
             torch.distributed.all_reduce(counts, group=self.messages)
-        num_ar, num_nar = counts.clamp(min=1)
-        return {"ar": num_ar, "nar": num_nar}
+        return dict(zip(models, counts.clamp(min=1), strict=True))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Scores on the fixed validation batches, logged; then the samples."""
-        tally = self._new_tally()
-        with self._in_one_piece() as model:
+        tally = self.new_metrics()
+        with self.eval_model.synced(self.unwrapped_model) as model:
             model.eval()
             for batch in self.data.valid_batches():
                 with self.accelerator.autocast():
@@ -228,16 +228,6 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return means
 
-    @contextmanager
-    def _in_one_piece(self) -> Iterator[VALLE]:
-        """The model for what each process does alone. A copy is on the device for that long."""
-        is_copy = self.whole_model is not self.raw_model
-        if is_copy:
-            self.whole_model.to(self.accelerator.device).load_named_weights(whole(self.raw_model.named_weights()))
-        yield self.whole_model
-        if is_copy:
-            self.whole_model.cpu()
-
     def save(self, ends_epoch: bool) -> None:
         """Write a checkpoint of where training stands, unless there is one, and remove those that no rule keeps.
 
@@ -250,7 +240,7 @@ class Trainer:
             raise self._divergence(f"after step {self.progress.step} weights or loss are not finite or far too large")
         self.saved = replace(self.progress)
         random_states: list[dict[str, Any]] = gather_object([_random_state(self.accelerator.device)])
-        weights, optimizer = whole(self.raw_model.named_weights()), whole(self.optimizer.state_dict())
+        weights, optimizer = gather(self.unwrapped_model.named_weights()), gather(self.optimizer.state_dict())
         if self.accelerator.is_main_process:
             progress, settings = self.progress, self.settings
             folder = self.folder / "checkpoint"
@@ -279,8 +269,8 @@ class Trainer:
         """
         if self.last_batch is None:
             return True
-        is_good = torch.stack([shard_here(parameter).isfinite().all() for parameter in self.parameters]).all()
-        with self._in_one_piece() as model, self.accelerator.autocast(self.autocast):
+        is_good = torch.stack([local_shard(parameter).isfinite().all() for parameter in self.parameters]).all()
+        with self.eval_model.synced(self.unwrapped_model) as model, self.accelerator.autocast(self.autocast):
             model.eval()
             scores = model(self.last_batch.to(self.accelerator.device))
         for score in scores.values():
@@ -298,7 +288,7 @@ class Trainer:
         state = checkpoint.load_state(source)
         if "data" not in state:
             raise UserError(f"{source.path} is of an older version; go on from it with --resume_type finetune")
-        self.raw_model.load_named_weights(checkpoint.load_weights(source))
+        self.unwrapped_model.load_named_weights(shard_weights(checkpoint.load_weights(source), self.unwrapped_model))
         if state["optimizer_name"] != self.settings.optimizer:
             raise UserError(
                 f"train.optimizer: {source.path} was trained with {state['optimizer_name']}; resume with it"
@@ -306,7 +296,7 @@ class Trainer:
         for index, moments in state["optimizer"]["state"].items():
             parameter = self.parameters[index]
             state["optimizer"]["state"][index] = {
-                name: cut_as(value, parameter) if value.shape == parameter.shape else value
+                name: shard_like(value, parameter) if value.shape == parameter.shape else value
                 for name, value in moments.items()
             }
         self.optimizer.load_state_dict(state["optimizer"])
@@ -358,8 +348,8 @@ class Trainer:
             return True
         return progress.epoch >= settings.max_epoch or bool(settings.max_steps and progress.step >= settings.max_steps)
 
-    def _new_tally(self) -> Tally:
-        return Tally(self.raw_model.score_names, self.accelerator.device)
+    def new_metrics(self) -> MetricSums:
+        return MetricSums(self.unwrapped_model.loss_names, self.accelerator.device)
 
     def _log(self, phase: str, means: dict[str, float]) -> None:
         self.accelerator.log({f"{phase}/{name}": value for name, value in means.items()}, step=self.progress.step)

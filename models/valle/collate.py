@@ -9,24 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from processors.manifest import Utterance
+from models.contract import Example
 
 IGNORED = -100
 """A target that the loss passes over."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One utterance, its text as ids, and, for `prefix_mode` 4, another utterance of the speaker (T', Q)."""
-
-    utterance: Utterance
-    ids: tuple[int, ...]
-    other_codes: np.ndarray | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """Phones and frames."""
-        return len(self.ids) + len(self.utterance.codes)
 
 
 @dataclass(frozen=True, order=True)
@@ -108,7 +94,7 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:
         """With `rng` the NAR's stage and prompt are drawn; without (validation) every stage is there, unmoved."""
-        codes = [torch.from_numpy(example.utterance.codes.astype(np.int64)) for example in examples]
+        codes = [torch.from_numpy(example.codes.astype(np.int64)) for example in examples]
         text = [torch.tensor(example.ids) for example in examples]
         return Batch(
             text=pad(text),

@@ -7,8 +7,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from models.valle.synthesizer import Request, Speech, Synthesizer
-from models.valle.test_lists import BadLine, Job
+from synthesis.synthesizer import Request, Speech, Synthesizer
+from synthesis.test_lists import BadLine, Job
 from utils.audio import write_audio
 from utils.errors import UserError
 from utils.files import written_aside

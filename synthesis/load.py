@@ -1,19 +1,22 @@
-"""What the programs that speak build first: a synthesizer from an experiment's folder."""
+"""From an experiment's folder to a synthesizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from config.schema import Settings
-from models.valle.experiment import MEASURED_LIMITS, Experiment
-from models.valle.load import load_synthesizer
-from models.valle.synthesizer import Synthesizer
+from models.experiment import MEASURED_LIMITS, Experiment, check_codec, load_pair
+from models.valle.reference import FRAMES_PER_ID
 from processors.codecs import build_codec
+from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
-from utils.checkpoint import resolve_checkpoint
-from utils.cli import ROOT
+from synthesis.synthesizer import FramesPerId, Synthesizer
+from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.config import load_settings
-from utils.device import pick_device
+from utils.device import pick_device, pick_inference_precision
+from utils.paths import ROOT
 
 
 def build_voice(
@@ -43,3 +46,16 @@ def build_voice(
         preprocess.add_blank,
     )
     return load_synthesizer(source, settings, codec, tokenizer, device), experiment
+
+
+def load_synthesizer(
+    source: Checkpoint, settings: Settings, codec: Codec, tokenizer: TextTokenizer, device: torch.device
+) -> Synthesizer:
+    """A checkpoint's pair, ready to speak. Raises UserError when it is not whole, or the codec is another one."""
+    check_codec(source, codec.fingerprint())
+    model = load_pair(source, settings)
+    model.set_up_inference(pick_inference_precision(settings.infer.precision, device), device)
+    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, device)
+    if source.is_reference:
+        synthesizer.follow_reference(FramesPerId(FRAMES_PER_ID, settings.model.prepend_bos))
+    return synthesizer

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.valle.batch import Example
-from models.valle.interfaces import Tokenizer
-from models.valle.prompting import join_phones
+from models.contract import Example
 from processors.manifest import Utterance, corpus_of, read_shards
+from processors.symbols import join_phones
+from processors.text import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ExampleSource:
     """
 
     shards: Sequence[str]
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     buffer_size: int
     join_probability: float
     with_other: bool
@@ -34,7 +34,7 @@ class ExampleSource:
         rng = random.Random(self.seed)
         waiting: list[Utterance] = []
         by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-        source = _read_all(self.shards)
+        source = read_utterances(self.shards)
         for utterance in source:
             self._hold(utterance, waiting, by_speaker, rng)
             if len(waiting) >= self.buffer_size:
@@ -74,10 +74,10 @@ class ExampleSource:
                 other_codes = (rng.choice(others) if self.shuffle else others[0]).codes
             if others and rng.random() < self.join_probability:
                 utterance = join(utterance, rng.choice(others))
-        return Example(utterance, tuple(self.tokenizer.ids(utterance.phones)), other_codes)
+        return Example(tuple(self.tokenizer.ids(utterance.phones)), utterance.codes, other_codes)
 
 
-def _read_all(shards: Sequence[str]) -> Iterator[Utterance]:
+def read_utterances(shards: Sequence[str]) -> Iterator[Utterance]:
     """The utterances of shards; ids and speakers of different corpora stay apart."""
     for shard in shards:
         dataset = corpus_of(shard)

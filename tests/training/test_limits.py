@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bins.voice import build_voice
 from config.schema import Settings
-from models.valle.experiment import PreparedData, read_prepared, with_measured_limits
-from models.valle.synthesizer import UNMEASURED_SECONDS_PER_PHONE, SecondsPerPhone
+from synthesis.load import build_voice
+from synthesis.synthesizer import UNMEASURED_SECONDS_PER_PHONE, SecondsPerPhone
 from tests.conftest import ROOT, tiny_infer
 from tests.tiny_runs import prepare, train, write_config, write_custom
+from training.prepared import PreparedData, read_prepared, with_measured_limits
 from utils.config import load_settings
 
 UNSET = {"infer.min_seconds_per_phone": None, "infer.max_seconds_per_phone": None}

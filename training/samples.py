@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.transforms import MelSpectrogram
 
-from models.valle.batch import Example
-from models.valle.prompting import prompted_ids
-from models.valle.synthesizer import Prompted, Synthesizer
+from processors.manifest import Utterance
+from synthesis.synthesizer import Prompted, Synthesizer
 from utils.errors import first_line
 from utils.log import log
 
@@ -25,11 +24,11 @@ class SampleLogger:
     The prompt is an utterance of the same speaker where validation has one, else the utterance itself.
     """
 
-    def __init__(self, synthesizer: Synthesizer, examples: Sequence[Example], writer: Any) -> None:
+    def __init__(self, synthesizer: Synthesizer, utterances: Sequence[Utterance], writer: Any) -> None:
         self.synthesizer = synthesizer
         self.writer = writer
-        self.target = examples[0]
-        of_speaker = [e for e in examples[1:] if e.utterance.speaker == self.target.utterance.speaker]
+        self.target = utterances[0]
+        of_speaker = [other for other in utterances[1:] if other.speaker == self.target.speaker]
         self.prompt = of_speaker[0] if of_speaker else self.target
 
     def log(self, step: int) -> None:
@@ -49,18 +48,15 @@ class SampleLogger:
         [spoken] = self.synthesizer.generate([prompted])
         [audio] = self.synthesizer.decode([spoken.codes])
         rate = self.synthesizer.codec.sample_rate_hz
-        [true] = self.synthesizer.decode([torch.from_numpy(self.target.utterance.codes).long()])
+        [true] = self.synthesizer.decode([torch.from_numpy(self.target.codes).long()])
         self.writer.add_audio("sample/speech", audio, step, sample_rate=rate)
         self.writer.add_image("sample/spectrogram", _spectrogram_picture([audio, true], rate), step)
-        self.writer.add_text("sample/text", self.target.utterance.text, step)
+        self.writer.add_text("sample/text", self.target.text, step)
         self.writer.add_image("sample/attention", self._attention_picture(prompted, spoken.codes[:, 0]), step)
 
     def _prompted(self) -> Prompted:
-        prompt, target = self.prompt.utterance, self.target.utterance
-        synthesizer = self.synthesizer
-        ids = prompted_ids(synthesizer.tokenizer, prompt.phones, target.phones, synthesizer.prefix_mode)
-        codes = torch.from_numpy(prompt.codes).long()
-        return Prompted(ids.ar, ids.nar, codes, 1 + len(target.phones))
+        prompt, target = self.prompt, self.target
+        return self.synthesizer.prompted(prompt.phones, target.phones, torch.from_numpy(prompt.codes).long())
 
     @torch.inference_mode()
     def _attention_picture(self, prompted: Prompted, codes: Tensor) -> Tensor:

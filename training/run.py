@@ -1,22 +1,23 @@
 """Puts a training together from settings, data and a start."""
 
 from contextlib import nullcontext
-from copy import deepcopy
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 
 from config.schema import Settings
-from models.valle.batch import Collator
-from models.valle.data import TrainData
-from models.valle.experiment import Experiment, PreparedData, Start, supersede, write_experiment
-from models.valle.interfaces import Codec, Tokenizer
-from models.valle.load import load_checked
-from models.valle.samples import SampleLogger
-from models.valle.sharding import set_up
-from models.valle.synthesizer import Synthesizer
-from models.valle.trainer import Trainer
+from models.experiment import Experiment, load_checked
+from models.valle.collate import Collator
 from models.valle.valle import VALLE
+from processors.codecs.base import Codec
+from processors.text import TextTokenizer
+from synthesis.synthesizer import Synthesizer
+from training.data import TrainData
+from training.parallel import EvalModel, configure_fsdp
+from training.prepared import PreparedData
+from training.samples import SampleLogger
+from training.start import Start, supersede, write_experiment
+from training.trainer import Trainer
 from utils.checkpoint import remove_leftovers
 from utils.device import has_fast_bf16, memory_advice, pick_device
 from utils.errors import UserError
@@ -34,7 +35,7 @@ def train(
     start: Start,
     train_stage: int,
     codec: Codec,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
 ) -> int:
     """Train into the experiment's folder; returns the exit status.
 
@@ -62,7 +63,7 @@ def _train(
     start: Start,
     train_stage: int,
     codec: Codec,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     accelerator: Accelerator,
 ) -> int:
     accelerator.init_trackers("log")
@@ -73,16 +74,16 @@ def _train(
     model = VALLE(settings.model, train_stage)
     load_checked(model, start.weights, None)
     model.speed_up(settings.train)
-    whole_model = deepcopy(model) if accelerator.is_fsdp2 else model
+    eval_model = EvalModel(model, accelerator)
     train_data = build_data(settings, data, train_stage, codec, tokenizer, accelerator)
     trainer = Trainer(
         settings=settings.train,
         model=model,
-        whole_model=whole_model,
+        eval_model=eval_model,
         data=train_data,
         folder=experiment.folder,
         accelerator=accelerator,
-        samples=build_samples(settings, whole_model, codec, tokenizer, train_data, accelerator),
+        samples=build_samples(settings, eval_model.model, codec, tokenizer, train_data, accelerator),
         num_utterances=data.num_utterances,
         meta={"train_stage": train_stage, "codec": data.codec_fingerprint},
     )
@@ -137,7 +138,7 @@ def build_accelerator(settings: Settings, experiment: Experiment, train_stage: i
             "FSDP"
         )
     if accelerator.distributed_type == DistributedType.FSDP:
-        set_up(accelerator.state.fsdp_plugin)
+        configure_fsdp(accelerator.state.fsdp_plugin)
     return accelerator
 
 
@@ -153,7 +154,7 @@ def build_data(
     data: PreparedData,
     train_stage: int,
     codec: Codec,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     accelerator: Accelerator,
 ) -> TrainData:
     return TrainData(
@@ -176,15 +177,15 @@ def build_samples(
     settings: Settings,
     model: VALLE,
     codec: Codec,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     data: TrainData,
     accelerator: Accelerator,
 ) -> SampleLogger | None:
     """None without a tracker to log to, or without a validation utterance to speak."""
-    examples = data.valid_examples(20)
-    if not accelerator.is_main_process or not settings.train.tracker or not examples:
+    utterances = data.valid_utterances(20)
+    if not accelerator.is_main_process or not settings.train.tracker or not utterances:
         return None
     codec = codec.to(accelerator.device)
     synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, accelerator.device)
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
-    return SampleLogger(synthesizer, examples, writer)
+    return SampleLogger(synthesizer, utterances, writer)

@@ -4,13 +4,12 @@ import shutil
 from pathlib import Path
 
 from config.schema import Settings
-from models.valle.experiment import Experiment
-from models.valle.load import load_pair
+from models.experiment import Experiment, load_pair
 from processors.symbols import SymbolTable
 from utils.checkpoint import Checkpoint, checkpoint_name, save_checkpoint
-from utils.cli import ROOT
 from utils.config import resolve_path, save_settings
 from utils.errors import UserError
+from utils.paths import ROOT
 
 
 def convert(source: Checkpoint, settings: Settings, folder: Path) -> Path:

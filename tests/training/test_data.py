@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from config.schema import TrainSettings
-from models.valle import examples
-from models.valle.batch import IGNORED, START, Batch, Collator, Place
-from models.valle.data import TrainData, in_step
-from models.valle.examples import join
+from models.valle.collate import IGNORED, START, Batch, Collator, Place
 from processors.manifest import Utterance, list_shards, read_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_train
+from training import examples
+from training.data import TrainData, in_step
+from training.examples import join
 from utils.errors import UserError
 
 TABLE = SymbolTable.from_phones("abcdefgh_")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.valle.test_lists import BadLine, Job, read_test_list
+from synthesis.test_lists import BadLine, Job, read_test_list
 from utils.cli import find_path
 from utils.errors import UserError
 

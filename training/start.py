@@ -1,170 +1,35 @@
-"""An experiment's folder: what it holds, how a training starts in it, and how inference loads it."""
+"""What a training begins with: from the flags of stage 2 and the checkpoints that they name."""
 
 import filecmp
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from config.schema import Settings
-from models.valle.reference import adapted_settings
-from processors.manifest import shard_path
+from models.experiment import Experiment
 from processors.symbols import SymbolTable
+from training.prepared import PreparedData
 from utils.checkpoint import (
     Checkpoint,
-    experiment_of,
     find_checkpoints,
     load_meta,
     load_weights,
     resolve_checkpoint,
     set_aside,
 )
-from utils.cli import ROOT
-from utils.config import read_settings, resolve_path, save_settings
+from utils.config import save_settings
 from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log
-from utils.remote import fetch, is_url
 
-CODEC_FILES = {"MelRVQ": "mel_rvq.safetensors", "Encodec": "encodec.th"}
-# How far beyond the quantiles of the corpus speech may be: prompts of other speakers are faster or slower.
-_FASTER, _SLOWER = 0.8, 1.5
-MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone")
-"""Keys of the infer section that follow the corpus where they are null."""
 ResumeType = Literal["resume", "finetune"]
 # Keys of the model section that no weight depends on, and those that only the NAR's do.
 _FREE_KEYS = {"dropout", "prefix_mode"}
 _NAR_KEYS = {"nar_scale_factor", "share_embedding", "num_quantizers"}
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """`args.json`, `symbols.dict`, the codec where it is a file, `checkpoint/`, `log/` and `result/`.
-
-    `is_reference` where the reference recipe made the folder: it is read, never written.
-    """
-
-    folder: Path
-    is_reference: bool = False
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "Experiment":
-        """The experiment that a checkpoint lies in."""
-        return cls(experiment_of(checkpoint), checkpoint.is_reference)
-
-    @property
-    def args(self) -> Path:
-        return self.folder / "args.json"
-
-    @property
-    def symbols(self) -> Path:
-        return self.folder / "symbols.dict"
-
-    def codec(self, extractor: str) -> Path:
-        """The codec's own file: fitted codebooks, or the local weights that the codes were made with."""
-        return self.folder / CODEC_FILES[extractor]
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoint"
-
-    def settings(self, overrides: Sequence[str] = ()) -> Settings:
-        """Raises UserError when the folder has no settings, or they or the overrides are wrong."""
-        if not self.args.is_file():
-            raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
-        # Settings that are younger than the experiment have their defaults.
-        return read_settings(
-            self.args,
-            Settings,
-            overrides,
-            defaults=ROOT / "config" / "valle.json",
-            root=ROOT,
-            adapt=partial(adapted_settings, path=self.args) if self.is_reference else None,
-        )
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """What stage 1 left for the corpora of an experiment; an epoch has about `num_utterances`.
-
-    `seconds_per_phone` are the lowest and the highest quantile of any corpus; None where one was never measured.
-    """
-
-    train_shards: list[str]
-    valid_shards: list[str]
-    phones: tuple[str, ...]
-    num_utterances: int
-    codec: Path | None
-    codec_fingerprint: str
-    seconds_per_phone: tuple[float, float] | None = None
-
-
-def read_prepared(settings: Settings) -> PreparedData:
-    """Raises UserError where stage 1 has not run, ran with other settings, or left nothing to train on."""
-    processed_dir = settings.preprocess.processed_dir.rstrip("/")
-    if not is_url(processed_dir):
-        processed_dir = str(resolve_path(processed_dir, ROOT))
-    train: list[str] = []
-    valid: list[str] = []
-    num_utterances = 0
-    phones: set[str] = set()
-    fingerprints: dict[str, str] = {}
-    paces: list[dict[str, float]] = []
-    for name in settings.dataset:
-        folder = f"{processed_dir}/{name}"
-        stats = _read_stats(fetch(f"{folder}/stats.json"))
-        for key, value in stats["settings"].items():
-            if getattr(settings.preprocess, key) != value:
-                now = getattr(settings.preprocess, key)
-                raise UserError(f"{folder}: made with preprocess.{key} {value!r}, now {now!r}; run stage 1 again")
-        fingerprints[stats["codec"]] = name
-        train += [shard_path(folder, "train", index) for index in stats["splits"]["train"]["shards"]]
-        valid += [shard_path(folder, "valid", index) for index in stats["splits"]["valid"]["shards"]]
-        num_utterances += round(settings.train.dataset_weights.get(name, 1.0) * stats["splits"]["train"]["utterances"])
-        phones.update(SymbolTable.load(fetch(f"{folder}/symbols.dict")).phones)
-        paces.append(stats.get("seconds_per_phone") or {})
-    if len(fingerprints) > 1:
-        raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
-    if not num_utterances:
-        raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
-    # Validation sees the first batches: those of every corpus.
-    valid.sort(key=lambda shard: shard.rsplit("/", 1)[1])
-    weights = settings.preprocess.codec_checkpoint
-    codec_file = None if weights is None else resolve_path(weights, ROOT)
-    if settings.preprocess.acoustic_token_extractor == "MelRVQ":
-        codec_file = fetch(f"{processed_dir}/{CODEC_FILES['MelRVQ']}")
-    pace = (min(min(p.values()) for p in paces), max(max(p.values()) for p in paces)) if all(paces) else None
-    return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)), pace)
-
-
-def with_measured_limits(settings: Settings, data: PreparedData) -> Settings:
-    """Settings whose speech may be as fast and as slow as the corpus is, and somewhat more, where they do not say."""
-    if data.seconds_per_phone is None:
-        return settings
-    measured = (_FASTER * data.seconds_per_phone[0], _SLOWER * data.seconds_per_phone[1])
-    unset = {
-        name: round(value, 5)
-        for name, value in zip(MEASURED_LIMITS, measured, strict=True)
-        if getattr(settings.infer, name) is None
-    }
-    return settings.model_copy(update={"infer": settings.infer.model_copy(update=unset)})
-
-
-def _read_stats(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; run stage 1 first")
-    try:
-        stats: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if {"settings", "codec", "splits"} <= stats.keys() and all("shards" in of for of in stats["splits"].values()):
-            return stats
-    except (ValueError, AttributeError, TypeError):
-        pass
-    raise UserError(f"{path}: not as stage 1 writes it; run stage 1 again")
 
 
 @dataclass(frozen=True)

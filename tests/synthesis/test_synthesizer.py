@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.valle.synthesizer import Prompted, Request, SecondsPerPhone, Synthesizer
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.symbols import SymbolTable
 from processors.text import GraphemePhonemizer, TextTokenizer
+from synthesis.synthesizer import Prompted, Request, SecondsPerPhone, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from utils.errors import UserError
 

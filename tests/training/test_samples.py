@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from models.valle import samples
-from models.valle.batch import Collator, Example
-from models.valle.data import TrainData
-from models.valle.samples import SampleLogger
-from models.valle.synthesizer import Synthesizer
+from models.valle.collate import Collator
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
+from synthesis.synthesizer import Synthesizer
 from tests.conftest import Messages, made_up_utterances, tiny_infer, tiny_model, tiny_train
 from tests.tiny_trainer import build_trainer
+from training import samples
+from training.data import TrainData
+from training.samples import SampleLogger
 from utils.log import log
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
@@ -41,19 +41,18 @@ class Writer:
         pass
 
 
-def example(num_phones: int, num_frames: int) -> Example:
+def utterance(num_phones: int, num_frames: int) -> Utterance:
     rng = np.random.default_rng(0)
     phones = tuple(rng.choice(list("abcdefgh"), num_phones))
     codes = rng.integers(0, 20, (num_frames, 8)).astype(np.int16)
-    utterance = Utterance(id="long", text="long", phones=phones, speaker="s", codes=codes)
-    return Example(utterance, tuple(TABLE.encode(phones, False)))
+    return Utterance(id="long", text="long", phones=phones, speaker="s", codes=codes)
 
 
-def build(codec: MelRVQ, examples: list[Example], writer: Writer) -> SampleLogger:
+def build(codec: MelRVQ, utterances: list[Utterance], writer: Writer) -> SampleLogger:
     torch.manual_seed(0)
     model = VALLE(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64), train_stage=0)
     infer = tiny_infer(max_seconds_per_phone=0.04, top_k=1)
-    return SampleLogger(Synthesizer(model, codec, TOKENIZER, infer, 1, torch.device("cpu")), examples, writer)
+    return SampleLogger(Synthesizer(model, codec, TOKENIZER, infer, 1, torch.device("cpu")), utterances, writer)
 
 
 @pytest.mark.parametrize(("num_phones", "num_frames"), [(5, 700), (400, 20), (400, 700)])
@@ -62,7 +61,7 @@ def test_the_attention_picture_of_a_long_sample_is_cropped(
 ) -> None:
     monkeypatch.setattr(samples, "PICTURE_POSITIONS", 100)
     writer, read = Writer(), []
-    logger = build(codec, [example(num_phones, num_frames)], writer)
+    logger = build(codec, [utterance(num_phones, num_frames)], writer)
     logger.synthesizer.model.ar.decoder.layers[0].self_attn.weights = watching(
         logger.synthesizer.model.ar.decoder.layers[0].self_attn.weights, read
     )
@@ -94,7 +93,7 @@ def test_a_sample_that_fails_is_a_warning_and_training_goes_on(
     shards = list_shards(tmp_path / "shards")
     settings = tiny_train(max_steps=3, valid_interval=1, save_checkpoint_steps=None, num_buckets=2)
     data = TrainData(shards, shards, TOKENIZER, Collator(8, 1, 75, for_nar=True), settings)
-    logger = build(codec, [example(5, 20)], Writer(error))
+    logger = build(codec, [utterance(5, 20)], Writer(error))
     trainer = build_trainer(logger.synthesizer.model, data, tmp_path / "run")
     trainer.samples = logger
     assert trainer.train() == 0 and trainer.progress.step == 3
@@ -105,7 +104,7 @@ def test_a_sample_that_fails_is_a_warning_and_training_goes_on(
 @pytest.mark.parametrize("is_training", [True, False])
 def test_a_sample_leaves_the_model_in_its_mode(codec: MelRVQ, is_training: bool) -> None:
     for error in (None, RuntimeError("no")):
-        logger = build(codec, [example(5, 20)], Writer(error))
+        logger = build(codec, [utterance(5, 20)], Writer(error))
         model = logger.synthesizer.model.train(is_training)
         logger.log(1)
         assert model.training == model.ar.decoder.layers[0].training == is_training

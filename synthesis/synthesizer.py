@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from config.schema import InferSettings
-from models.valle.batch import pad
+from models.valle.collate import pad
 from models.valle.decoder import Decoder, Generated
-from models.valle.interfaces import Codec, Tokenizer
-from models.valle.prompting import WORD_BOUNDARY, prompted_ids
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
+from processors.codecs.base import Codec
+from processors.symbols import WORD_BOUNDARY
+from processors.text import TextTokenizer
+from synthesis.prompting import prompted_ids
 from utils.device import memory_advice
 from utils.errors import UserError
 from utils.prompts import is_silent
@@ -141,7 +143,7 @@ class Synthesizer:
         self,
         model: VALLE,
         codec: Codec,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         settings: InferSettings,
         prefix_mode: int,
         device: torch.device,
@@ -335,15 +337,20 @@ class Synthesizer:
             if obstacle is not None:
                 results.append(UserError(obstacle))
                 continue
-            ids = prompted_ids(self.tokenizer, prompt_phones, text_phones, self.prefix_mode, self.is_reference)
-            # A word boundary stands before the text. Of a continuation the share behind what is kept is new.
-            num_target = 1 + len(text_phones)
+            prompted = self.prompted(prompt_phones, text_phones, next(codes))
             if continual:
+                # Only the phones behind what is kept of the audio are new.
                 kept_samples = self.settings.continual_prompt_seconds * self.codec.sample_rate_hz
                 share = 1 - kept_samples / len(request.prompt_audio)
-                num_target = max(1, round(len(prompt_phones) * share))
-            results.append(Prompted(ids.ar, ids.nar, next(codes), num_target))
+                prompted = replace(prompted, num_target_phones=max(1, round(len(prompt_phones) * share)))
+            results.append(prompted)
         return results
+
+    def prompted(self, prompt_phones: Sequence[str], text_phones: Sequence[str], codes: Tensor) -> Prompted:
+        """A text behind its prompt's phones and codes (P, Q); without a text, a continuation of the prompt's own."""
+        ids = prompted_ids(self.tokenizer, prompt_phones, text_phones, self.prefix_mode, self.is_reference)
+        # A word boundary stands before the text.
+        return Prompted(ids.ar, ids.nar, codes, 1 + len(text_phones))
 
     def _obstacle(
         self, request: Request, prompt_phones: Sequence[str], text_phones: Sequence[str], continual: bool

@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 
 from config.schema import MelRVQSettings
-from models.valle.batch import Collator
-from models.valle.data import TrainData
-from models.valle.examples import join
-from models.valle.synthesizer import Request, Synthesizer
+from models.valle.collate import Collator
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
+from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import TEST_DATA, requires, tiny_infer, tiny_model, tiny_train
 from tests.tiny_trainer import build_trainer
+from training.data import TrainData
+from training.examples import join
 from utils.audio import read_audio
 
 CORPUS = TEST_DATA / "speech" / "Kathleen"

@@ -17,10 +17,11 @@ from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from config.schema import TrainSettings
-from models.valle.batch import START, Batch, Collator, Example, Place
-from models.valle.examples import ExampleSource
-from models.valle.interfaces import Tokenizer
-from processors.manifest import corpus_of
+from models.contract import Example
+from models.valle.collate import START, Batch, Collator, Place
+from processors.manifest import Utterance, corpus_of
+from processors.text import TextTokenizer
+from training.examples import ExampleSource, read_utterances
 from utils.errors import UserError
 from utils.workers import WorkerDiedError, iterate, worker_init
 
@@ -113,7 +114,7 @@ class TrainData:
 
     train_shards: Sequence[str]
     valid_shards: Sequence[str]
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     collator: Collator
     settings: TrainSettings
     rank: int = 0
@@ -140,9 +141,9 @@ class TrainData:
         """The same batches each time, with nothing drawn."""
         return self._loader(self._valid_groups)
 
-    def valid_examples(self, num: int) -> list[Example]:
-        """The first validation examples, to speak as samples."""
-        return list(islice(self._source(self.valid_shards, "", shuffle=False), num))
+    def valid_utterances(self, num: int) -> list[Utterance]:
+        """The first validation utterances, to speak as samples."""
+        return list(islice(read_utterances(self.valid_shards), num))
 
     def _train_groups(self, epoch: int, start: Place) -> Iterator[Group]:
         """This process's share of an epoch's groups."""

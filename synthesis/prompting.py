@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from models.valle.interfaces import Tokenizer
-
-WORD_BOUNDARY = "_"
+from processors.symbols import join_phones
+from processors.text import TextTokenizer
 
 
 class PromptedIds(NamedTuple):
@@ -15,13 +14,8 @@ class PromptedIds(NamedTuple):
     nar: list[int]
 
 
-def join_phones(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Two stretches of speech as one: a word boundary between them, as between any two words."""
-    return [*before, WORD_BOUNDARY, *after] if before and after else [*before, *after]
-
-
 def prompted_ids(
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     prompt_phones: Sequence[str],
     text_phones: Sequence[str],
     prefix_mode: int,
