@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 
 from benchmarks.measure import Row
-from models.experiment import Experiment, load_pair
+from models.contract import CodecLM
+from models.experiment import Experiment, load_model
 from models.valle.valle import VALLE
 from processors.manifest import read_shards
 from processors.symbols import SymbolTable
@@ -32,20 +33,21 @@ def rows(folder: Path) -> list[Row]:
         (torch.tensor([tokenizer.ids(row.phones)]), torch.from_numpy(row.codes).long().unsqueeze(0))
         for row in utterances
     ]
-    expected = choices(load_pair(found[-1], settings), inputs)
+    expected = choices(load_model(found[-1], settings), inputs)
     table = []
     precisions: tuple[Literal["bf16", "int8"], ...] = ("bf16", "int8")
     for precision in precisions:
-        model = load_pair(found[-1], settings)
-        model.set_up_inference(precision, torch.device("cpu"))
+        model = load_model(found[-1], settings)
+        model.prepare_inference(precision, torch.device("cpu"))
         share = 100 * float((choices(model, inputs) == expected).float().mean())
         table.append(Row(jobs[precision], rate=share, unit="%"))
     return table
 
 
 @torch.inference_mode()
-def choices(model: VALLE, inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+def choices(model: CodecLM, inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """The likeliest code at every frame."""
+    assert isinstance(model, VALLE)
     chosen = []
     for text, codes in inputs:
         lens = torch.tensor([text.shape[1]]), torch.tensor([codes.shape[1]])

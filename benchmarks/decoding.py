@@ -17,8 +17,8 @@ from benchmarks.measure import (
     seconds_once,
     synchronize,
 )
-from config.schema import ModelSettings
-from models.valle.decoder import Decoder
+from config.schema import ValleSettings
+from models.valle.generate import ARGenerator
 from models.valle.valle import VALLE
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear
 from modules.sampling import Sampler
@@ -31,7 +31,7 @@ LONG_CONTEXT = 1000
 NUM_LENGTHS = 11
 
 
-def rows(settings: ModelSettings, device: torch.device, full: bool) -> list[Row]:
+def rows(settings: ValleSettings, device: torch.device, full: bool) -> list[Row]:
     """Everything about decoding."""
     if device.type == "cuda":
         return _gpu_rows(settings, device)
@@ -52,11 +52,11 @@ def rows(settings: ModelSettings, device: torch.device, full: bool) -> list[Row]
     return found + [Row(job, goal=goal, note="not measured") for job, goal in missing]
 
 
-def build(settings: ModelSettings, precision: Precision, device: torch.device) -> VALLE:
+def build(settings: ValleSettings, precision: Precision, device: torch.device) -> VALLE:
     """A pair of random weights."""
     torch.manual_seed(0)
     model = VALLE(settings).requires_grad_(False).eval()
-    model.set_up_inference(precision, device)
+    model.prepare_inference(precision, device)
     return model
 
 
@@ -83,13 +83,13 @@ class Texts:
         """Positions of a row of the NAR."""
         return self.text.shape[1] + self.codes.shape[1] + self.num_new
 
-    def decode(self, decoder: Decoder, num_frames: int, on_frames: Callable[[int], None] | None = None) -> None:
+    def decode(self, decoder: ARGenerator, num_frames: int, on_frames: Callable[[int], None] | None = None) -> None:
         """Exactly so many frames, greedily."""
         exactly = torch.full_like(self.codes_lens, num_frames)
         inputs = (self.text, self.text_lens, self.codes[..., 0], self.codes_lens)
         decoder.generate(*inputs, Sampler(top_k=1), 0, exactly, exactly, on_frames)
 
-    def seconds_of_steps(self, decoder: Decoder, num_steps: int) -> float:
+    def seconds_of_steps(self, decoder: ARGenerator, num_steps: int) -> float:
         """Of so many steps in the midst of one decoding: from the first new frame to the one that they end with."""
         times: list[float] = []
 
@@ -128,7 +128,7 @@ def texts_of_many_lengths(batch: int, device: torch.device, first: int = 0) -> l
 
 def step_seconds(model: VALLE, texts: Texts, num_frames: int = 25) -> float:
     """Of one AR step behind the texts' prompts."""
-    decoder = Decoder(model.ar)
+    decoder = ARGenerator(model.ar)
     texts.decode(decoder, 2)
     return statistics.median(texts.seconds_of_steps(decoder, num_frames) for _ in range(3)) / num_frames
 
@@ -177,7 +177,7 @@ def _step_rows(model: VALLE, precision: str, device: torch.device) -> list[Row]:
 
 
 def _cached_row(model: VALLE, device: torch.device, every_step: bool) -> Row:
-    texts, decoder = Texts(1, device), Decoder(model.ar)
+    texts, decoder = Texts(1, device), ARGenerator(model.ar)
     texts.decode(decoder, 2)
     with peak_memory() as peak:
         cached = seconds_once(lambda: texts.decode(decoder, NUM_NEW))
@@ -234,7 +234,7 @@ def _nar_row(model: VALLE, clips: list[Texts]) -> Row:
     return Row(job, seconds / len(clips), num_frames / seconds, "frame/s", peak.mib, None, ratio, goal, ratio <= 1.3)
 
 
-def _gpu_rows(settings: ModelSettings, device: torch.device) -> list[Row]:
+def _gpu_rows(settings: ValleSettings, device: torch.device) -> list[Row]:
     model = build(settings, "bf16", device)
     with peak_memory() as peak:
         step = _step_seconds_of_many_lengths(model, device)
@@ -244,9 +244,9 @@ def _gpu_rows(settings: ModelSettings, device: torch.device) -> list[Row]:
         Row("AR step, bf16, 1 text, GPU", step, 1 / step, "frame/s", peak.mib, None, step / floor, goal, step <= 6e-4)
     ]
     for batch, limit, goal in ((1, 0.06, "at most 0.06 of real time"), (32, 0.01, "at least 100 times real time")):
-        decoder, clips = Decoder(model.ar), texts_of_many_lengths(batch, device)
+        decoder, clips = ARGenerator(model.ar), texts_of_many_lengths(batch, device)
 
-        def speak(clips: list[Texts], decoder: Decoder = decoder) -> None:
+        def speak(clips: list[Texts], decoder: ARGenerator = decoder) -> None:
             for texts in clips:
                 texts.decode(decoder, texts.num_new)
                 texts.fill(model)
@@ -263,7 +263,7 @@ def _gpu_rows(settings: ModelSettings, device: torch.device) -> list[Row]:
 
 def _step_seconds_of_many_lengths(model: VALLE, device: torch.device) -> float:
     """Of an AR step, over texts of many lengths, each of which comes for the first time."""
-    decoder, num_frames = Decoder(model.ar), NUM_NEW // 2
+    decoder, num_frames = ARGenerator(model.ar), NUM_NEW // 2
     Texts(1, device, NUM_PROMPT, NUM_PHONES, NUM_NEW).decode(decoder, 2)
     clips = texts_of_many_lengths(1, device, first=1)
     return sum(texts.seconds_of_steps(decoder, num_frames) for texts in clips) / (NUM_LENGTHS * num_frames)

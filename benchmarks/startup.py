@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.features import untrained_encodec
 from benchmarks.measure import Row, seconds_of, seconds_once
-from config.schema import Settings
+from config.schema import ValleExperiment
 from models.experiment import Experiment
 from models.valle.valle import VALLE
 from processors.demo_corpus import VOICES, render
@@ -26,7 +26,7 @@ TEXT = "The old house is near the river."
 PHONES = "! , . ? _ aɪ aʊ b d dʒ eɪ f h i iː j k l m n oʊ p s t tʃ uː v w z æ ð ŋ ɐ ɑː ɔː ə ɚ ɛ ɜː ɡ ɪ ɹ ɾ ʃ ʊ ʌ θ ᵻ"
 
 
-def rows(settings: Settings, device: torch.device) -> list[Row]:
+def rows(settings: ValleExperiment, device: torch.device) -> list[Row]:
     """`--help`, and stage 3 on an experiment of full size but for what speaking takes."""
     seconds = seconds_of(lambda: _run("--help"))
     help_row = Row("run.sh --help", seconds, goal="at most 0.3 s", met=seconds <= 0.3)
@@ -53,7 +53,7 @@ def _run(*flags: str) -> None:
     subprocess.run([*RUN_SH, *flags], check=True, capture_output=True, env=environment)
 
 
-def _write_experiment(settings: Settings, experiment: Experiment) -> None:
+def _write_experiment(settings: ValleExperiment, experiment: Experiment) -> None:
     """Random weights; EnCodec's lie in a file, as a download is no part of it."""
     torch.manual_seed(0)
     experiment.folder.mkdir()

@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.measure import Row, peak_memory
 from benchmarks.training import FRAME_RATE_HZ, PHONES, train_data
-from config.schema import Settings
-from models.valle.collate import Place
+from config.schema import ValleExperiment
+from models.contract import Place
 from processors.manifest import Utterance, list_shards, write_shard
 
 SHARD_SIZE, UTTERANCES_PER_SPEAKER = 1000, 100
@@ -35,7 +35,7 @@ class Reading:
     shared_rate: float
 
 
-def rows(settings: Settings, full: bool) -> list[Row]:
+def rows(settings: ValleExperiment, full: bool) -> list[Row]:
     """A hundred thousand utterances and, where it is full, a million; else a tenth of both."""
     nums = (100_000, 1_000_000) if full else (10_000, 100_000)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def rows(settings: Settings, full: bool) -> list[Row]:
     return made
 
 
-def read(settings: Settings, shards: Sequence[str]) -> Reading:
+def read(settings: ValleExperiment, shards: Sequence[str]) -> Reading:
     """An epoch of batches, built in this process."""
     data = train_data(settings, shards, num_workers=0)
     started = time.perf_counter()
@@ -87,7 +87,7 @@ def read(settings: Settings, shards: Sequence[str]) -> Reading:
     return Reading(first_seconds, resumed_seconds, peak.before + (peak.mib or 0), rate, shared_rate)
 
 
-def _seconds_of_first(settings: Settings, shards: Sequence[str]) -> float:
+def _seconds_of_first(settings: ValleExperiment, shards: Sequence[str]) -> float:
     """An epoch's batches, for the first of the processes that divide it."""
     train = settings.train.model_copy(update={"num_streams": NUM_READERS})
     data = train_data(settings.model_copy(update={"train": train}), shards, num_workers=0)

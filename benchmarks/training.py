@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Row, peak_memory, products_per_second, seconds_once
-from config.schema import Settings
-from models.valle.collate import Batch, Collator, Example
+from config.schema import ValleExperiment
+from models.contract import Batch, Example
+from models.valle.collate import Collator, PrefixMode, ValleBatch
 from models.valle.valle import VALLE
 from modules.attention import SelfAttention
 from processors.manifest import Utterance, list_shards, write_shard
@@ -30,7 +31,7 @@ NUM_WARM = 4
 PHONES = tuple("abcdefghijklmnopqrstuvwxyz_")
 
 
-def rows(settings: Settings, device: torch.device, full: bool) -> list[Row]:
+def rows(settings: ValleExperiment, device: torch.device, full: bool) -> list[Row]:
     """Everything about training."""
     with tempfile.TemporaryDirectory() as folder:
         write_shard(Path(folder), 0, list(_utterances(4000)), FRAME_RATE_HZ)
@@ -60,9 +61,9 @@ def _utterances(num: int) -> Iterator[Utterance]:
         yield Utterance(f"u{num:06d}", "made up", phones, f"s{num % 50}", codes)
 
 
-def train_data(settings: Settings, shards: Sequence[str], num_workers: int) -> TrainData:
+def train_data(settings: ValleExperiment, shards: Sequence[str], num_workers: int) -> TrainData:
     tokenizer = TextTokenizer(None, SymbolTable(PHONES), add_blank=False)
-    collator = Collator(8, settings.model.prefix_mode, 3 * FRAME_RATE_HZ, for_nar=False)
+    collator = Collator(8, PrefixMode(settings.model.prefix_mode), 3 * FRAME_RATE_HZ, for_nar=False)
     loader = settings.train.dataloader.model_copy(update={"num_worker": num_workers})
     train = settings.train.model_copy(update={"dataloader": loader})
     return TrainData(shards, [], tokenizer, collator, train)
@@ -71,7 +72,7 @@ def train_data(settings: Settings, shards: Sequence[str], num_workers: int) -> T
 def _padding_row(data: TrainData) -> Row:
     num_real = num_all = 0
     for batch in data.batches(0):
-        num_real, num_all = num_real + batch.num_tokens, num_all + batch.longest * batch.num_utterances
+        num_real, num_all = num_real + batch.num_tokens, num_all + _longest(batch) * batch.num_utterances
     share = 100 * (1 - num_real / num_all)
     return Row("training, positions that are padding", rate=share, unit="%", goal="at most 5 %", met=share <= 5)
 
@@ -85,7 +86,7 @@ def _loading_row(data: TrainData) -> Row:
     return Row("training data, 1 loader process", seconds, num_tokens / seconds, "token/s")
 
 
-def _training_row(settings: Settings, data: TrainData, device: torch.device, full: bool) -> Row:
+def _training_row(settings: ValleExperiment, data: TrainData, device: torch.device, full: bool) -> Row:
     """Forward, backward and optimizer on as many tokens of the same utterances, in both ways."""
     model = _model(settings, device, num_layers=settings.model.num_decoder_layers if full else 3)
     fast = _sample(list(data.batches(0)), num=4)
@@ -104,7 +105,7 @@ def _training_row(settings: Settings, data: TrainData, device: torch.device, ful
     return Row(job, 1 / rate, rate, "token/s", peak.mib, ratio, 1 / products, goal, ratio >= 3)
 
 
-def _gpu_row(settings: Settings, data: TrainData, device: torch.device) -> Row:
+def _gpu_row(settings: ValleExperiment, data: TrainData, device: torch.device) -> Row:
     model = _model(settings, device, settings.model.num_decoder_layers)
     warm, measured = _batches_of_many_shapes(list(data.batches(0)))
     with peak_memory() as peak:
@@ -117,13 +118,13 @@ def _gpu_row(settings: Settings, data: TrainData, device: torch.device) -> Row:
     return Row("AR training, bf16, full size, GPU", 1 / rate, rate, "token/s", peak.mib, None, 1 / share, goal, is_met)
 
 
-def _model(settings: Settings, device: torch.device, num_layers: int) -> VALLE:
+def _model(settings: ValleExperiment, device: torch.device, num_layers: int) -> VALLE:
     torch.manual_seed(0)
     # On a CPU torch drops out attention by another, slow way, which would hide all else.
     dropout = settings.model.dropout if device.type == "cuda" else 0.0
     architecture = settings.model.model_copy(update={"num_decoder_layers": num_layers, "dropout": dropout})
     model = VALLE(architecture, train_stage=1).to(device)
-    model.speed_up(settings.train)
+    model.configure_training(settings.train)
     return model
 
 
@@ -154,15 +155,21 @@ def _rate(model: VALLE, batches: Sequence[Batch], precision: torch.dtype, device
     return sum(batch.num_tokens for batch in batches[1:]) / seconds
 
 
+def _longest(batch: Batch) -> int:
+    """Positions of a row."""
+    assert isinstance(batch, ValleBatch)
+    return batch.longest
+
+
 def _sample(batches: list[Batch], num: int) -> list[Batch]:
     """Batches of all lengths, spread evenly."""
-    ordered = sorted(batches, key=lambda batch: batch.longest)
+    ordered = sorted(batches, key=_longest)
     return [ordered[int((place + 0.5) * len(ordered) / num)] for place in range(num)]
 
 
 def _batches_of_many_shapes(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     """A few batches to warm up on and the others, in the order of an epoch, with each shape once in all of them."""
-    by_shape = {(batch.num_utterances, batch.longest): batch for batch in batches}
+    by_shape = {(batch.num_utterances, _longest(batch)): batch for batch in batches}
     distinct = list(by_shape.values())
     return distinct[:NUM_WARM], distinct[NUM_WARM:]
 

@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None) -> int:
     # Heavy libraries are imported once the flags are known to be right.
     from benchmarks import agreement, decoding, features, startup, streaming, training
     from benchmarks.measure import Row, machine, table
-    from config.schema import Settings
+    from config.schema import ValleExperiment
     from utils.config import load_settings
     from utils.device import pick_device
     from utils.log import log, set_up_logging
 
     set_up_logging()
     overrides = ['dataset=["custom"]', "dataset_path.custom=none", *flags.set]
-    settings = load_settings(ROOT / "config" / "valle.json", Settings, overrides, root=ROOT)
+    settings = load_settings(ROOT / "config" / "valle.json", ValleExperiment, overrides, root=ROOT)
     device = pick_device()
     experiment = Path(flags.expt_dir) if flags.expt_dir else ROOT / "ckpts" / "tts" / "demo_nar"
     found: dict[str, list[Row]] = {}

@@ -93,7 +93,7 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     """The evaluation, and the folder that it goes to."""
     from evaluation.build import build_measures
     from evaluation.evaluate import evaluate, gather
-    from synthesis.load import build_voice
+    from synthesis.load import load_experiment
     from synthesis.test_lists import read_test_list
     from utils.device import pick_device
 
@@ -107,7 +107,7 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     measures, missing = build_measures(flags.language, *models, dnsmos_dir, pick_device())
     output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
     # One at a time: each is let go of before the next is loaded.
-    voices = (build_voice(folder, "--infer_expt_dir", flags.set, config) for folder in folders)
+    voices = (load_experiment(folder, "--infer_expt_dir", flags.set, config) for folder in folders)
     systems, prompt_seconds = gather(lines, voices, audio_folders, output, flags.continual)
     return evaluate(lines, systems, measures, missing, prompt_seconds), output
 

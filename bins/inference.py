@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
-    from synthesis.load import build_voice
+    from synthesis.load import load_experiment
     from synthesis.results import free_name, run_jobs
     from synthesis.test_lists import Job, output_name, read_test_list
     from utils.device import require_asked_gpus
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None) -> int:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
         jobs = [Job(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
 
-    synthesizer, experiment = build_voice(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
+    synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
     if flags.infer_mode == "single":
         # Nothing is overwritten: another text in the same voice goes beside the first.

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Heavy libraries are imported once the flags are known to be right.
     from config.schema import Settings
-    from synthesis.load import build_voice
+    from synthesis.load import load_experiment
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None) -> int:
         config = find_path(flags.config, "--config")
         log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
     first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
-    speaker = Speaker(lambda checkpoint: build_voice(checkpoint.path, "--infer_expt_dir", flags.set)[0])
+    speaker = Speaker(lambda checkpoint: load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)[0])
     voices = Voices(log_dir, first)
     # Whoever opens the page does not wait for it.
     speaker.load(voices.first_checkpoint())

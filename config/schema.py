@@ -4,9 +4,12 @@ The values live in `base.json <- tts.json <- valle.json` beside this file and in
 `exp_config.json`; nothing here has a default, so that each default is written in one place only.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -73,6 +76,14 @@ class PreprocessSettings(Section):
 
 
 class ModelSettings(Section):
+    """What each model has; a model of `model_type` adds its own."""
+
+    num_quantizers: Annotated[int, Field(ge=2)] = Field(description="codebooks Q")
+    text_token_num: Annotated[int, Field(ge=4)] = Field(description="rows of the text embeddings")
+    audio_token_num: Count = Field(description="codes per codebook")
+
+
+class ValleSettings(ModelSettings):
     """Architecture of the AR and NAR models (VALL-E, section 4)."""
 
     decoder_dim: Count = Field(description="width D")
@@ -88,12 +99,9 @@ class ModelSettings(Section):
     share_embedding: bool = Field(description="NAR head j shares the weight of audio embedding j+2")
     nar_scale_factor: Positive = Field(description="scales the NAR's width, heads and layers")
     prepend_bos: bool = Field(description="begin the AR's audio with a begin symbol")
-    num_quantizers: Annotated[int, Field(ge=2)] = Field(description="codebooks Q")
-    text_token_num: Annotated[int, Field(ge=4)] = Field(description="rows of the text embeddings")
-    audio_token_num: Count = Field(description="codes per codebook")
 
     @model_validator(mode="after")
-    def _heads_share_the_width(self) -> "ModelSettings":
+    def _heads_share_the_width(self) -> "ValleSettings":
         if self.decoder_dim % self.nhead:
             raise ValueError("decoder_dim must be a multiple of nhead")
         sizes = (self.decoder_dim, self.nhead, self.num_decoder_layers)
@@ -104,6 +112,35 @@ class ModelSettings(Section):
                 "at least 1, and the width a multiple of the heads"
             )
         return self
+
+
+MODEL_SETTINGS: dict[str, type[ModelSettings]] = {"VALLE": ValleSettings}
+"""The type of the `model` section of each registered `model_type`."""
+
+
+def model_settings(model_type: str) -> type[ModelSettings]:
+    """The type of the `model` section: registered, or that of `package.module:Class`, its `settings_class`.
+
+    Raises ValueError where `model_type` names no model.
+    """
+    if model_type in MODEL_SETTINGS:
+        return MODEL_SETTINGS[model_type]
+    module_name, _, name = model_type.partition(":")
+    hint = f"it must be {', '.join(MODEL_SETTINGS)}, or package.module:Class of a model of your own"
+    if not name:
+        raise ValueError(f"{model_type} is no model; {hint}")
+    try:
+        found = getattr(getattr(import_module(module_name), name, None), "settings_class", None)
+    except ImportError as error:
+        raise ValueError(f"{model_type} cannot be imported ({error}); {hint}") from error
+    if not (isinstance(found, type) and issubclass(found, ModelSettings)):
+        raise ValueError(f"{model_type} has no settings_class that is a ModelSettings; {hint}")
+    return found
+
+
+@lru_cache
+def _with_model_section(settings: type["Settings"], section: type[ModelSettings]) -> type["Settings"]:
+    return create_model(settings.__name__, __base__=settings, model=(section, ...))
 
 
 class AdamSettings(Section):
@@ -204,7 +241,7 @@ class InferSettings(Section):
 class Settings(Section):
     """One experiment."""
 
-    model_type: Literal["VALLE"]
+    model_type: str = Field(description="VALLE, or package.module:Class of a model of your own")
     dataset: Annotated[list[Dataset], Field(min_length=1)]
     dataset_path: dict[Dataset, str] = Field(description="where each corpus lies")
     log_dir: str = Field(description="parent of the experiment folders")
@@ -212,6 +249,23 @@ class Settings(Section):
     model: ModelSettings
     train: TrainSettings
     infer: InferSettings
+
+    @classmethod
+    def for_content(cls, content: Mapping[str, Any]) -> type["Settings"]:
+        """These settings, with the `model` section typed as the content's `model_type` asks.
+
+        A `model_type` that names no model changes nothing: its own validator reports it.
+        """
+        try:
+            return _with_model_section(cls, model_settings(str(content.get("model_type"))))
+        except ValueError:
+            return cls
+
+    @field_validator("model_type")
+    @classmethod
+    def _names_a_model(cls, model_type: str) -> str:
+        model_settings(model_type)
+        return model_type
 
     @model_validator(mode="after")
     def _paths_known(self) -> "Settings":
@@ -226,3 +280,9 @@ class Settings(Section):
             if name not in self.dataset:
                 raise ValueError(f"train.dataset_weights.{name}: dataset does not name {name}")
         return self
+
+
+class ValleExperiment(Settings):
+    """An experiment whose model is known to be VALL-E, for what measures that model alone."""
+
+    model: ValleSettings

@@ -1,9 +1,28 @@
-"""What crosses the border between a codec language model and the code that trains it and speaks with it."""
+"""The contract of a codec language model: tensors in, tensors out. VALL-E is one; `models/__init__.py` lists them.
 
-from dataclasses import dataclass
+A model never sees a codec, a phonemizer, a path or a flag. `training` and `synthesis` know models by this contract
+alone.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from config.schema import ModelSettings, TrainSettings
+from modules.sampling import Sampler
+from modules.transformer import Transformer
+
+OnFrames = Callable[[int], None]
+"""Hears how many frames are generated so far; a second try begins anew."""
+StopReason = Literal["eos", "floor", "cap"]
+"""eos: by itself; floor: by itself, as soon as the least number of frames was reached; cap: cut off at the most."""
+AnyBatch = TypeVar("AnyBatch", bound="Batch")
 
 
 @dataclass(frozen=True)
@@ -22,6 +41,60 @@ class Example:
         return len(self.ids) + len(self.codes)
 
 
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where an epoch stands: in which block of shards, and how many turns of it all processes have done."""
+
+    block: int = 0
+    groups_done: int = 0
+
+
+START = Place()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What any model's batch has beside its own tensors. Counts are plain ints, so that none is read from a GPU.
+
+    `end` is where the epoch goes on once every rank has done its batch of this turn. A batch that `is_filler` counts
+    nothing: it stands in where this rank has none and others do. One that `ends_block` is the last of its block.
+    """
+
+    num_tokens: int
+    num_utterances: int
+    end: Place = START
+    is_filler: bool = False
+    ends_block: bool = False
+
+    def to(self: AnyBatch, device: torch.device) -> AnyBatch:
+        moved: AnyBatch = _moved(self, device)
+        return moved
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors on the device, in dataclasses and tuples of them, too."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    if hasattr(value, "__dataclass_fields__"):
+        return type(value)(**{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
+    return value
+
+
+class Collate(Protocol):
+    """Turns examples into a batch; can be pickled, as DataLoader workers call it."""
+
+    @property
+    def needs_other_codes(self) -> bool:
+        """Whether examples must have `other_codes` where the speaker has another utterance."""
+        ...
+
+    def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:
+        """With `rng` whatever is random is drawn; without it (validation) nothing is."""
+        ...
+
+
 @dataclass(frozen=True)
 class LossSums:
     """Sums over a batch's targets: cross-entropy, and how many targets are among the ten likeliest codes.
@@ -33,3 +106,158 @@ class LossSums:
     loss_sum: Tensor
     num_top10: Tensor
     num_targets: int
+
+
+@dataclass(frozen=True)
+class TokenizedRequest:
+    """A text to say behind a prompt, in tokens.
+
+    `ids` are bos, the prompt's phones, a word boundary, the text's phones, eos; `ids[:1] + ids[target_start:]` are
+    those of the text alone. `codes` (P, Q) are the prompt's. `num_target_phones` of the ids are still to be said.
+    """
+
+    ids: Sequence[int]
+    target_start: int
+    codes: Tensor
+    num_target_phones: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """New codes behind the prompt (T, Q), and why they end.
+
+    A model that is not complete yet may give fewer codebooks.
+    """
+
+    codes: Tensor
+    stop_reason: StopReason
+
+
+class CodecLM(nn.Module, ABC):
+    """A model that predicts codec codes from text and a prompt's codes."""
+
+    settings_class: ClassVar[type[ModelSettings]]
+    """The type of the `model` section."""
+    train_stages: ClassVar[frozenset[int]]
+    """What --model_train_stage may be."""
+    pretrained_stages: ClassVar[frozenset[int]] = frozenset()
+    """Stages that start from another experiment's model, given by --ar_model_ckpt_dir."""
+    free_settings: ClassVar[frozenset[str]] = frozenset()
+    """Keys of the `model` section that no weight depends on."""
+    free_pretrained_settings: ClassVar[frozenset[str]] = frozenset()
+    """Keys that no weight of the pretrained part depends on."""
+
+    @abstractmethod
+    def __init__(self, settings: Any, train_stage: int | None = None) -> None:
+        """Without a stage the model is for use; with one it holds what that stage needs and trains."""
+        super().__init__()
+
+    @abstractmethod
+    def collate(self, frame_rate_hz: float) -> Collate:
+        """The collation of this model's training stage, for codes of a frame rate."""
+
+    @abstractmethod
+    def forward(self, batch: Any, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
+        """Losses by name."""
+
+    @property
+    @abstractmethod
+    def loss_names(self) -> dict[str, str]:
+        """The names that `forward` may return losses under, each with its model."""
+
+    @abstractmethod
+    def num_targets(self, batch: Any) -> dict[str, int]:
+        """How many targets each model of `loss_names` has in a batch: plain ints, without a GPU sync."""
+
+    @classmethod
+    def skips_parameters(cls, train_stage: int) -> bool:
+        """Whether a step of this stage may leave trainable parameters without a gradient."""
+        return False
+
+    def configure_training(self, settings: TrainSettings) -> None:
+        """Compile the layers, or keep fewer activations, as the settings ask."""
+        for module in self.modules():
+            if isinstance(module, Transformer):
+                module.recompute = settings.activation_checkpointing
+                for layer in module.layers if settings.compile else ():
+                    layer.compile(dynamic=True)
+
+    def prepare_inference(self, precision: Literal["fp32", "bf16", "int8"], device: torch.device) -> None:
+        """Put linear layers in this precision, and all on this device; training and saving are over then."""
+        self.to(device)
+
+    @abstractmethod
+    def generate(
+        self,
+        requests: Sequence[TokenizedRequest],
+        sampler: Sampler,
+        seed: int,
+        min_frames: Tensor,
+        max_frames: Tensor,
+        on_frames: OnFrames | None = None,
+    ) -> list[Generation]:
+        """Generate all requests together; a request's codes do not depend on the others.
+
+        Row i gets `min_frames[i]` to `max_frames[i]` frames.
+        """
+
+    def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:
+        """Each layer's attention of frames on phones (T, S), for codes (T, Q) behind the prompt; none by default."""
+        return []
+
+    @classmethod
+    def weight_name(cls, name: str) -> str:
+        """The name that a tensor of the state dict has in checkpoints."""
+        return name
+
+    @classmethod
+    def part_of(cls, weight_name: str) -> str:
+        """The part of the model that a weight belongs to; a checkpoint may hold some parts alone."""
+        return ""
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """The weights under the names that checkpoints have; of a tied pair one tensor."""
+        own = self.state_dict(keep_vars=True)
+        values = {id(value): value.detach() for value in own.values()}
+        return {self.weight_name(name): values[id(value)] for name, value in own.items()}
+
+    def load_named_weights(self, weights: Mapping[str, Tensor], assign: bool = False) -> list[str]:
+        """Load weights by those names; returns the names that are missing.
+
+        With `assign` the model takes the tensors themselves, not a copy: one built on the meta device then costs no
+        more memory than its weights. One of a tied pair is enough. Raises ValueError naming a weight that is unknown,
+        of another shape, or not that of its tied pair.
+        """
+        own = {self.weight_name(name): (name, value) for name, value in self.state_dict(keep_vars=True).items()}
+        for name, value in weights.items():
+            if name not in own:
+                raise ValueError(f"unknown weight {name}")
+            shape = own[name][1].shape
+            if shape != value.shape:
+                raise ValueError(f"weight {name} is {tuple(value.shape)}, the model's is {tuple(shape)}")
+        # Tied weights are one tensor under several names: those that are given must agree.
+        given: dict[int, str] = {}
+        for name, value in weights.items():
+            other = given.setdefault(id(own[name][1]), name)
+            if other != name and not value.equal(weights[other]):
+                raise ValueError(f"weights {other} and {name} differ, and the model ties them")
+        loaded = {
+            inner: weights[given[id(value)]].to(value.dtype) for inner, value in own.values() if id(value) in given
+        }
+        self.load_state_dict(loaded, strict=False, assign=assign)
+        return [name for name, (_, value) in own.items() if id(value) not in given]
+
+    @classmethod
+    def missing_part(cls, weights: Mapping[str, Tensor], train_stage: int | None) -> str | None:
+        """What weights lack for use, or to go on from in a stage; None where they lack nothing."""
+        return None
+
+    @classmethod
+    def part_for(cls, weights: Mapping[str, Tensor], train_stage: int) -> dict[str, Tensor]:
+        """Of a checkpoint's weights those that a stage starts from."""
+        return dict(weights)
+
+    @classmethod
+    def pretrained_part(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of a checkpoint's weights those of the pretrained part that `pretrained_stages` start from."""
+        return dict(weights)

@@ -1,16 +1,18 @@
 """Where a trained model lies: an experiment's folder, and the checked loading of its weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from config.schema import Settings
-from models.valle.reference import adapted_settings
-from models.valle.valle import VALLE
+from config.schema import Settings, ValleSettings
+from models import model_class
+from models.contract import CodecLM, TokenizedRequest
+from models.valle.reference import adapted_settings, frame_limits
 from utils.checkpoint import Checkpoint, experiment_of, load_meta, load_weights
 from utils.config import read_settings
 from utils.errors import UserError
@@ -74,16 +76,17 @@ class Experiment:
         return settings
 
 
-def load_pair(source: Checkpoint, settings: Settings) -> VALLE:
-    """A checkpoint's AR and NAR. Raises UserError when one of them is not there."""
+def load_model(source: Checkpoint, settings: Settings) -> CodecLM:
+    """A checkpoint's model, whole. Raises UserError where a part of it is missing."""
     weights = load_weights(source)
-    if not any(name.startswith("nar_") for name in weights):
+    kind = model_class(settings.model_type)
+    if part := kind.missing_part(weights, None):
         raise UserError(
-            f"--infer_expt_dir: {source.path} holds an AR model alone; train a NAR with it "
-            "(--model_train_stage 2) and name that experiment"
+            f"--infer_expt_dir: {source.path} holds no {part}; train one with it (--model_train_stage 2) and name that "
+            "experiment"
         )
     with torch.device("meta"):
-        model = VALLE(settings.model)
+        model = kind(settings.model)
     load_checked(model, weights, source, assign=True)
     return model
 
@@ -94,14 +97,25 @@ def check_codec(source: Checkpoint, fingerprint: str) -> None:
         raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
 
 
-def load_checked(model: VALLE, weights: dict[str, Tensor], source: Checkpoint | None, assign: bool = False) -> None:
-    """Load weights of the AR, the NAR or both; raises UserError naming the checkpoint when they do not fit."""
+def load_checked(model: CodecLM, weights: dict[str, Tensor], source: Checkpoint | None, assign: bool = False) -> None:
+    """Load weights of all parts of a model or of some; raises UserError naming the checkpoint when they do not fit."""
     path = source.path if source else "weights"
     try:
         missing = model.load_named_weights(weights, assign)
     except ValueError as error:
         raise UserError(f"{path}: {error}; the model settings differ") from error
-    given = {name.split("_")[0] for name in weights}
-    lacking = [name for name in missing if name.split("_")[0] in given]
+    given = {model.part_of(name) for name in weights}
+    lacking = [name for name in missing if model.part_of(name) in given]
     if lacking:
         raise UserError(f"{path}: {len(lacking)} weights are missing, such as {lacking[0]}; the model settings differ")
+
+
+def reference_limits(settings: Settings) -> Callable[[TokenizedRequest], tuple[int, int]]:
+    """The least and the most frames that the reference recipe generates with its own folders."""
+    return partial(frame_limits, settings=cast(ValleSettings, settings.model))
+
+
+def holds_whole_model(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds a whole model. Raises UserError where it or its experiment is damaged."""
+    settings = Experiment.of(checkpoint).settings()
+    return model_class(settings.model_type).missing_part(load_weights(checkpoint), None) is None

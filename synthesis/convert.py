@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from config.schema import Settings
-from models.experiment import Experiment, load_pair
+from models.experiment import Experiment, load_model
 from processors.symbols import SymbolTable
 from utils.checkpoint import Checkpoint, checkpoint_name, save_checkpoint
 from utils.config import resolve_path, save_settings
@@ -25,7 +25,7 @@ def convert(source: Checkpoint, settings: Settings, folder: Path) -> Path:
         raise UserError(f"--output: {folder} is there already and not an empty folder; choose another")
     experiment = Experiment(folder)
     table = SymbolTable.load(Experiment.of(source).symbols)
-    weights = load_pair(source, settings).named_weights()
+    weights = load_model(source, settings).named_weights()
     codec = settings.preprocess.codec_checkpoint
     codec_file = None if codec is None else resolve_path(codec, ROOT)
     if codec_file is not None and not codec_file.is_file():

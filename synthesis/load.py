@@ -6,26 +6,25 @@ from pathlib import Path
 import torch
 
 from config.schema import Settings
-from models.experiment import MEASURED_LIMITS, Experiment, check_codec, load_pair
-from models.valle.reference import FRAMES_PER_ID
+from models.experiment import MEASURED_LIMITS, Experiment, check_codec, load_model, reference_limits
 from processors.codecs import build_codec
 from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
-from synthesis.synthesizer import FramesPerId, Synthesizer
+from synthesis.synthesizer import Synthesizer
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.config import load_settings
 from utils.device import pick_device, pick_inference_precision
 from utils.paths import ROOT
 
 
-def build_voice(
+def load_experiment(
     folder: Path, flag: str, overrides: Sequence[str] = (), config: Path | None = None
 ) -> tuple[Synthesizer, Experiment]:
-    """The newest pair of an experiment, or one checkpoint, with its own settings, codec and symbols.
+    """The newest model of an experiment, or one checkpoint, with its own settings, codec and symbols.
 
     The infer section comes from `config` where it is given, and `overrides` change it. Raises UserError naming the
-    flag where there is no pair.
+    flag where there is no whole model.
     """
     source = resolve_checkpoint(folder, flag)
     experiment = Experiment.of(source)
@@ -51,11 +50,11 @@ def build_voice(
 def load_synthesizer(
     source: Checkpoint, settings: Settings, codec: Codec, tokenizer: TextTokenizer, device: torch.device
 ) -> Synthesizer:
-    """A checkpoint's pair, ready to speak. Raises UserError when it is not whole, or the codec is another one."""
+    """A checkpoint's model, ready to speak. Raises UserError when it is not whole, or the codec is another one."""
     check_codec(source, codec.fingerprint())
-    model = load_pair(source, settings)
-    model.set_up_inference(pick_inference_precision(settings.infer.precision, device), device)
-    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, device)
+    model = load_model(source, settings)
+    model.prepare_inference(pick_inference_precision(settings.infer.precision, device), device)
+    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, device)
     if source.is_reference:
-        synthesizer.follow_reference(FramesPerId(FRAMES_PER_ID, settings.model.prepend_bos))
+        synthesizer.follow_reference(reference_limits(settings))
     return synthesizer

@@ -5,20 +5,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from config.schema import InferSettings
+from models.contract import CodecLM, Generation, OnFrames, TokenizedRequest
 from models.valle.collate import pad
-from models.valle.decoder import Decoder, Generated
-from models.valle.valle import VALLE
 from modules.sampling import Sampler
 from processors.codecs.base import Codec
-from processors.symbols import WORD_BOUNDARY
+from processors.symbols import WORD_BOUNDARY, join_phones
 from processors.text import TextTokenizer
-from synthesis.prompting import prompted_ids
 from utils.device import memory_advice
 from utils.errors import UserError
 from utils.prompts import is_silent
@@ -28,9 +25,6 @@ UNMEASURED_SECONDS_PER_PHONE = (0.02, 0.4)
 
 # By how much the least that speech may last grows from try to try.
 _LONGER_FLOOR = 1.4
-
-OnFrames = Callable[[int], None]
-"""Hears how many frames are decoded so far; a second try begins anew."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +36,8 @@ class Request:
     prompt_audio: Tensor
 
 
-@dataclass(frozen=True)
-class Prompted:
-    """A request in tokens: ids of prompt and target together, the NAR's ids, the prompt's codes (P, Q)."""
-
-    ids: Sequence[int]
-    nar_ids: Sequence[int]
-    codes: Tensor
-    num_target_phones: int
-
-
-class FrameLimits(Protocol):
-    """The least and the most frames that the AR may make for a row."""
-
-    def __call__(self, item: Prompted) -> tuple[int, int]: ...
+FrameLimits = Callable[[TokenizedRequest], tuple[int, int]]
+"""The least and the most frames that a request may get."""
 
 
 @dataclass(frozen=True)
@@ -83,29 +65,10 @@ class SecondsPerPhone:
             frame_rate_hz,
         )
 
-    def __call__(self, item: Prompted) -> tuple[int, int]:
+    def __call__(self, item: TokenizedRequest) -> tuple[int, int]:
         num_phones, rate = item.num_target_phones, self.frame_rate_hz
         least = max(1, int(rate * max(self.min_seconds, num_phones * self.least_seconds)))
         return least, max(least, math.ceil(rate * (self.slack_seconds + num_phones * self.most_seconds)))
-
-
-@dataclass(frozen=True)
-class FramesPerId:
-    """Limits by the ids that the model reads, bos, eos and the prompt's among them; a begin symbol is a frame."""
-
-    most_frames: int
-    prepend_bos: bool
-
-    def __call__(self, item: Prompted) -> tuple[int, int]:
-        return 1, self.most_frames * len(item.ids) + int(not self.prepend_bos)
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """Codes (T, Q) behind the prompt, or (T, 1) where there is no NAR, and how they ended: see `Generated`."""
-
-    codes: Tensor
-    ended: str
 
 
 @dataclass(frozen=True)
@@ -141,19 +104,16 @@ class Synthesizer:
 
     def __init__(
         self,
-        model: VALLE,
+        model: CodecLM,
         codec: Codec,
         tokenizer: TextTokenizer,
         settings: InferSettings,
-        prefix_mode: int,
         device: torch.device,
     ) -> None:
         self.model = model.eval()
-        self.decoder = Decoder(model.ar)
         self.codec = codec
         self.tokenizer = tokenizer
         self.settings = settings
-        self.prefix_mode = prefix_mode
         self.device = device
         self.is_reference = False
         self.frame_limits: FrameLimits = SecondsPerPhone.from_settings(settings, codec.frame_rate_hz)
@@ -207,13 +167,13 @@ class Synthesizer:
         started = time.perf_counter()
         tokenized = self.tokenize(requests, continual)
         results: list[Speech | UserError | None] = [item if isinstance(item, UserError) else None for item in tokenized]
-        pending = [index for index, item in enumerate(tokenized) if isinstance(item, Prompted)]
+        pending = [index for index, item in enumerate(tokenized) if isinstance(item, TokenizedRequest)]
         floor_scale = dict.fromkeys(pending, 1.0)
         max_tries = self.settings.max_tries if self._sampler.num_draws else 1
         for num_tries in range(1, max_tries + 1):
             if not pending:
                 break
-            items = [item for index in pending if isinstance(item := tokenized[index], Prompted)]
+            items = [item for index in pending if isinstance(item := tokenized[index], TokenizedRequest)]
             scales = [floor_scale[index] for index in pending]
             spoken = self.generate(items, on_frames, self.settings.seed + num_tries - 1, scales)
             audio, new_audio = self._decode_all(items, spoken, continual)
@@ -221,7 +181,7 @@ class Synthesizer:
             rate_hz = self.codec.sample_rate_hz
             real_time_factor = elapsed * rate_hz / sum(len(row) for row in audio)
             for index, row, new, kept in zip(pending, spoken, new_audio, audio, strict=True):
-                ended = "silent" if row.ended == "eos" and is_silent(new, rate_hz) else row.ended
+                ended = "silent" if row.stop_reason == "eos" and is_silent(new, rate_hz) else row.stop_reason
                 speech = Speech(kept, ended, num_tries, len(kept) / rate_hz, real_time_factor)
                 if ended in ("floor", "silent"):
                     floor_scale[index] *= _LONGER_FLOOR
@@ -233,7 +193,7 @@ class Synthesizer:
         return [result for result in results if result is not None]
 
     def _decode_all(
-        self, items: Sequence[Prompted], spoken: Sequence[Spoken], continual: bool
+        self, items: Sequence[TokenizedRequest], spoken: Sequence[Generation], continual: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The audio of each row, in a continuation with the prompt in front, and what of it is new."""
         if not continual:
@@ -256,52 +216,22 @@ class Synthesizer:
     @torch.inference_mode()
     def generate(
         self,
-        prompted: Sequence[Prompted],
+        requests: Sequence[TokenizedRequest],
         on_frames: OnFrames | None = None,
         seed: int | None = None,
         floor_scales: Sequence[float] | None = None,
-    ) -> list[Spoken]:
-        """Codes for each row, all decoded together.
+    ) -> list[Generation]:
+        """Codes for each request, all generated together.
 
         `seed` goes before that of the settings. `floor_scales` multiply each row's least frames, up to half its most.
         """
-        seed = self.settings.seed if seed is None else seed
-        generated = self._first_codebook(prompted, seed, on_frames, floor_scales)
-        if self.model.nar is None:
-            return [Spoken(row.codes.unsqueeze(1), row.ended) for row in generated]
-        rows = []
-        for item, row in zip(prompted, generated, strict=True):
-            new = item.codes.new_zeros(len(row.codes), item.codes.shape[1])
-            new[:, 0] = row.codes
-            rows.append(torch.cat([item.codes, new]))
-        codes, codes_lens = self._padded(rows)
-        text, text_lens = self._padded([torch.tensor(item.nar_ids) for item in prompted])
-        prompt_lens = torch.tensor([len(item.codes) for item in prompted], device=self.device)
-        is_prompt = torch.arange(codes.shape[1], device=self.device) < prompt_lens.unsqueeze(1)
-        filled = self.model.nar.generate(
-            text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != 0
-        ).cpu()
-        return [
-            Spoken(filled[index, len(item.codes) : len(item.codes) + len(row.codes)], row.ended)
-            for index, (item, row) in enumerate(zip(prompted, generated, strict=True))
-        ]
-
-    def _first_codebook(
-        self,
-        prompted: Sequence[Prompted],
-        seed: int,
-        on_frames: OnFrames | None = None,
-        floor_scales: Sequence[float] | None = None,
-    ) -> list[Generated]:
         limits = []
-        for item, scale in zip(prompted, floor_scales or [1.0] * len(prompted), strict=True):
-            least, most = self.frame_limits(item)
+        for request, scale in zip(requests, floor_scales or [1.0] * len(requests), strict=True):
+            least, most = self.frame_limits(request)
             limits.append((max(least, min(int(least * scale), most // 2)), most))
-        min_frames, max_frames = torch.tensor(limits, device=self.device).T
-        text, text_lens = self._padded([torch.tensor(item.ids) for item in prompted])
-        prompt, prompt_lens = self._padded([item.codes[:, 0] for item in prompted])
-        inputs = (text, text_lens, prompt, prompt_lens)
-        return self.decoder.generate(*inputs, self._sampler, seed, min_frames, max_frames, on_frames)
+        min_frames, max_frames = torch.tensor(limits).T
+        seed = self.settings.seed if seed is None else seed
+        return self.model.generate(requests, self._sampler, seed, min_frames, max_frames, on_frames)
 
     @property
     def _sampler(self) -> Sampler:
@@ -314,11 +244,7 @@ class Synthesizer:
             repetition_threshold=settings.repetition_threshold,
         )
 
-    def _padded(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        lens = torch.tensor([len(row) for row in rows], device=self.device)
-        return pad(rows).to(self.device), lens
-
-    def tokenize(self, requests: Sequence[Request], continual: bool) -> list[Prompted | UserError]:
+    def tokenize(self, requests: Sequence[Request], continual: bool) -> list[TokenizedRequest | UserError]:
         """Requests in tokens, or why one cannot be spoken. One call of the phonemizer serves all of them."""
         prompts = [request.prompt_text.strip() for request in requests]
         texts = ["" if continual else request.text.strip() for request in requests]
@@ -332,12 +258,12 @@ class Synthesizer:
         obstacles = [self._obstacle(*row, continual) for row in zip(requests, before, after, strict=True)]
         ready = [request for request, obstacle in zip(requests, obstacles, strict=True) if obstacle is None]
         codes = iter(self._prompt_codes(ready, continual) if ready else [])
-        results: list[Prompted | UserError] = []
+        results: list[TokenizedRequest | UserError] = []
         for request, prompt_phones, text_phones, obstacle in zip(requests, before, after, obstacles, strict=True):
             if obstacle is not None:
                 results.append(UserError(obstacle))
                 continue
-            prompted = self.prompted(prompt_phones, text_phones, next(codes))
+            prompted = self.tokenized(prompt_phones, text_phones, next(codes))
             if continual:
                 # Only the phones behind what is kept of the audio are new.
                 kept_samples = self.settings.continual_prompt_seconds * self.codec.sample_rate_hz
@@ -346,11 +272,20 @@ class Synthesizer:
             results.append(prompted)
         return results
 
-    def prompted(self, prompt_phones: Sequence[str], text_phones: Sequence[str], codes: Tensor) -> Prompted:
+    def tokenized(self, prompt_phones: Sequence[str], text_phones: Sequence[str], codes: Tensor) -> TokenizedRequest:
         """A text behind its prompt's phones and codes (P, Q); without a text, a continuation of the prompt's own."""
-        ids = prompted_ids(self.tokenizer, prompt_phones, text_phones, self.prefix_mode, self.is_reference)
+        ids = self.tokenizer.ids(join_phones(prompt_phones, text_phones))
+        if not text_phones:
+            # Of a continuation all ids are its own.
+            target_start = 1
+        elif self.is_reference:
+            # The reference slices the joint ids right behind the prompt's last id, with the `_` between them: released
+            # models were never trained so, but always read it.
+            target_start = len(self.tokenizer.ids(prompt_phones)) - 1
+        else:
+            target_start = len(ids) - (len(self.tokenizer.ids(text_phones)) - 1)
         # A word boundary stands before the text.
-        return Prompted(ids.ar, ids.nar, codes, 1 + len(text_phones))
+        return TokenizedRequest(ids, target_start, codes, 1 + len(text_phones))
 
     def _obstacle(
         self, request: Request, prompt_phones: Sequence[str], text_phones: Sequence[str], continual: bool

@@ -24,7 +24,7 @@ NAMES = ("all_reduce", "reduce", "broadcast", "all_gather", "all_gather_into_ten
 def train(folder: Path, num_steps: int) -> dict[str, Counter[str]]:
     """How often each collective was called within the steps: on the group of the gradients, and on the other."""
     calls: dict[str, Counter[str]] = {"device": Counter(), "messages": Counter()}
-    accelerator = Accelerator(cpu=True, kwargs_handlers=[ddp_options(1)])
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[ddp_options(skips_parameters=False)])
     rank, world_size = accelerator.process_index, accelerator.num_processes
     write_shard(folder / f"shards_{rank}", 0, made_up_utterances(24), frame_rate_hz=25)
     shards = list_shards(folder / f"shards_{rank}")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from config.schema import InferSettings, ModelSettings, PreprocessSettings, Section, TrainSettings
+from config.schema import InferSettings, PreprocessSettings, Section, TrainSettings, ValleSettings
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance
 from utils.config import load_settings
@@ -33,7 +33,7 @@ class Defaults(Section):
     model_type: str
     log_dir: str
     preprocess: PreprocessSettings
-    model: ModelSettings
+    model: ValleSettings
     train: TrainSettings
     infer: InferSettings
 
@@ -107,7 +107,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def tiny_model(**changes) -> ModelSettings:
+def tiny_model(**changes) -> ValleSettings:
     settings = {
         "decoder_dim": 32,
         "nhead": 2,
@@ -123,7 +123,7 @@ def tiny_model(**changes) -> ModelSettings:
         "text_token_num": 32,
         "audio_token_num": 20,
     }
-    return ModelSettings(**{**settings, **changes})
+    return ValleSettings(**{**settings, **changes})
 
 
 def made_up_utterances(num: int, num_quantizers: int = 4, num_codes: int = 20, seed: int = 0) -> list[Utterance]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from config.schema import Settings
-from models.experiment import Experiment, load_pair
+from models.experiment import Experiment, load_model
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import SPLITS, list_shards, read_shards
@@ -192,8 +192,8 @@ def spoken_together(world: World, changes: Changes) -> Any:
     experiment, settings = Experiment(world.pair), world.settings(changes)
     codec = Noting.load(experiment.codec("MelRVQ"))
     tokenizer = TextTokenizer(build_phonemizer("graphemes", "en-us"), SymbolTable.load(experiment.symbols), False)
-    model = load_pair(resolve_checkpoint(world.pair, ""), settings)
-    Synthesizer(model, codec, tokenizer, settings.infer, 1, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)
+    model = load_model(resolve_checkpoint(world.pair, ""), settings)
+    Synthesizer(model, codec, tokenizer, settings.infer, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)
     return codec.__dict__["shapes"]
 
 
@@ -210,7 +210,7 @@ def training_layers(world: World, changes: Changes) -> tuple[bool, int]:
     """Whether the layers are to be compiled, and how many tensors a layer keeps for its way back."""
     settings = world.settings(changes)
     model = VALLE(settings.model, 1)
-    model.speed_up(settings.train)
+    model.configure_training(settings.train)
     [layer] = model.ar.decoder.layers
     is_compiled = layer._compiled_call_impl is not None
     kept: list[torch.Tensor] = []

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from config.schema import ModelSettings
+from config.schema import ValleSettings
 from models.valle.valle import VALLE
 
 # The reference recipe's own order and ids, which do not count; `<eps>` is among its phones.
@@ -54,7 +54,7 @@ def reference_model(prefix_mode: int = 1) -> VALLE:
     """A pair of the size that `ARGS` says."""
     torch.manual_seed(0)
     return VALLE(
-        ModelSettings(
+        ValleSettings(
             decoder_dim=32,
             nhead=2,
             num_decoder_layers=2,

@@ -22,7 +22,7 @@ from tests.conftest import ROOT, free_port, tiny_train
 from tests.gradients import share, stepped_weights
 from tests.tiny_runs import call, prepare, sets, train, write_config, write_custom
 from training import run as build
-from training.parallel import set_up
+from training.parallel import configure_fsdp
 from utils.checkpoint import find_checkpoints, load_state, load_weights
 from utils.errors import UserError
 
@@ -214,7 +214,7 @@ def test_what_training_cannot_run_under_is_one_line(monkeypatch: pytest.MonkeyPa
         ({"fsdp_version": 2, "activation_checkpointing": True}, "train.activation_checkpointing to true"),
     ):
         with pytest.raises(UserError, match=advice):
-            set_up(FullyShardedDataParallelPlugin(**given))
+            configure_fsdp(FullyShardedDataParallelPlugin(**given))
 
 
 def test_a_url_that_does_not_answer_is_one_line(config: Path) -> None:

@@ -17,8 +17,7 @@ from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from config.schema import TrainSettings
-from models.contract import Example
-from models.valle.collate import START, Batch, Collator, Place
+from models.contract import START, Batch, Collate, Example, Place
 from processors.manifest import Utterance, corpus_of
 from processors.text import TextTokenizer
 from training.examples import ExampleSource, read_utterances
@@ -75,7 +74,7 @@ class _Batches(IterableDataset):
     """
 
     groups: Callable[[], Iterator[Group]]
-    collator: Collator
+    collator: Collate
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -115,7 +114,7 @@ class TrainData:
     train_shards: Sequence[str]
     valid_shards: Sequence[str]
     tokenizer: TextTokenizer
-    collator: Collator
+    collator: Collate
     settings: TrainSettings
     rank: int = 0
     world_size: int = 1
@@ -215,7 +214,7 @@ class TrainData:
             tokenizer=self.tokenizer,
             buffer_size=self.settings.shuffle_buffer,
             join_probability=self.settings.join_probability if shuffle else 0.0,
-            with_other=self.collator.for_nar and self.collator.prefix_mode == 4,
+            with_other=self.collator.needs_other_codes,
             seed=seed,
             shuffle=shuffle,
         )

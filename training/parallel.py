@@ -14,8 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 
-from models.contract import LossSums
-from models.valle.valle import VALLE
+from models.contract import CodecLM, LossSums
 from modules.transformer import TransformerLayer
 from utils.errors import UserError
 
@@ -70,12 +69,12 @@ class EvalModel:
     The copy is made before the model is sharded, lies in CPU memory, and is on the device inside `synced` alone.
     """
 
-    def __init__(self, model: VALLE, accelerator: Accelerator) -> None:
+    def __init__(self, model: CodecLM, accelerator: Accelerator) -> None:
         self.model = deepcopy(model) if accelerator.is_fsdp2 else model
         self._device = accelerator.device
 
     @contextmanager
-    def synced(self, trained: VALLE) -> Iterator[VALLE]:
+    def synced(self, trained: CodecLM) -> Iterator[CodecLM]:
         """The model with the weights of the trained one. A collective: every rank must enter it."""
         is_copy = self.model is not trained
         if is_copy:
@@ -118,7 +117,7 @@ def shard_like(value: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
-def shard_weights(weights: Mapping[str, Tensor], model: VALLE) -> dict[str, Tensor]:
+def shard_weights(weights: Mapping[str, Tensor], model: CodecLM) -> dict[str, Tensor]:
     """Full weights by name, each sharded as the model's own."""
     own = model.named_weights()
     return {name: shard_like(value, own[name]) if name in own else value for name, value in weights.items()}

@@ -6,9 +6,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 
 from config.schema import Settings
+from models import model_class
+from models.contract import CodecLM, Collate
 from models.experiment import Experiment, load_checked
-from models.valle.collate import Collator
-from models.valle.valle import VALLE
 from processors.codecs.base import Codec
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
@@ -24,7 +24,6 @@ from utils.errors import UserError
 from utils.files import locked
 from utils.log import log, set_up_logging
 
-MAX_PROMPT_SECONDS = 3
 _KINDS = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP}
 
 
@@ -71,11 +70,11 @@ def _train(
         write_experiment(experiment, settings, data, start)
     accelerator.wait_for_everyone()
     set_seed(settings.train.random_seed + accelerator.process_index)
-    model = VALLE(settings.model, train_stage)
+    model = model_class(settings.model_type)(settings.model, train_stage)
     load_checked(model, start.weights, None)
-    model.speed_up(settings.train)
+    model.configure_training(settings.train)
     eval_model = EvalModel(model, accelerator)
-    train_data = build_data(settings, data, train_stage, codec, tokenizer, accelerator)
+    train_data = build_data(settings, data, model.collate(codec.frame_rate_hz), tokenizer, accelerator)
     trainer = Trainer(
         settings=settings.train,
         model=model,
@@ -129,7 +128,7 @@ def build_accelerator(settings: Settings, experiment: Experiment, train_stage: i
         mixed_precision="bf16" if use_bf16 else "no",
         log_with=list(settings.train.tracker) or None,
         project_dir=experiment.folder,
-        kwargs_handlers=[ddp_options(train_stage)],
+        kwargs_handlers=[ddp_options(model_class(settings.model_type).skips_parameters(train_stage))],
     )
     set_up_logging(accelerator.is_main_process)
     if accelerator.distributed_type not in _KINDS:
@@ -142,31 +141,20 @@ def build_accelerator(settings: Settings, experiment: Experiment, train_stage: i
     return accelerator
 
 
-def ddp_options(train_stage: int) -> DistributedDataParallelKwargs:
-    """How processes that each have the whole model share its gradients."""
-    # The heads of stages that were not drawn get no gradient. Position tables grow with what each process sees: they
-    # are never to be broadcast.
-    return DistributedDataParallelKwargs(find_unused_parameters=train_stage != 1, broadcast_buffers=False)
+def ddp_options(skips_parameters: bool) -> DistributedDataParallelKwargs:
+    """How ranks that each have the whole model reduce its gradients."""
+    # Position tables grow with what each rank sees: they must never be broadcast.
+    return DistributedDataParallelKwargs(find_unused_parameters=skips_parameters, broadcast_buffers=False)
 
 
 def build_data(
-    settings: Settings,
-    data: PreparedData,
-    train_stage: int,
-    codec: Codec,
-    tokenizer: TextTokenizer,
-    accelerator: Accelerator,
+    settings: Settings, data: PreparedData, collate: Collate, tokenizer: TextTokenizer, accelerator: Accelerator
 ) -> TrainData:
     return TrainData(
         train_shards=data.train_shards,
         valid_shards=data.valid_shards,
         tokenizer=tokenizer,
-        collator=Collator(
-            num_quantizers=settings.model.num_quantizers,
-            prefix_mode=settings.model.prefix_mode,
-            max_prompt_frames=int(MAX_PROMPT_SECONDS * codec.frame_rate_hz),
-            for_nar=train_stage != 1,
-        ),
+        collator=collate,
         settings=settings.train,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
@@ -175,7 +163,7 @@ def build_data(
 
 def build_samples(
     settings: Settings,
-    model: VALLE,
+    model: CodecLM,
     codec: Codec,
     tokenizer: TextTokenizer,
     data: TrainData,
@@ -186,6 +174,6 @@ def build_samples(
     if not accelerator.is_main_process or not settings.train.tracker or not utterances:
         return None
     codec = codec.to(accelerator.device)
-    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, settings.model.prefix_mode, accelerator.device)
+    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, accelerator.device)
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
     return SampleLogger(synthesizer, utterances, writer)

@@ -1,6 +1,7 @@
 """What training lets one hear and see: a spoken validation utterance and the attention that spoke it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.transforms import MelSpectrogram
 
+from models.contract import TokenizedRequest
 from processors.manifest import Utterance
-from synthesis.synthesizer import Prompted, Synthesizer
+from synthesis.synthesizer import Synthesizer
 from utils.errors import first_line
 from utils.log import log
 
@@ -52,27 +54,31 @@ class SampleLogger:
         self.writer.add_audio("sample/speech", audio, step, sample_rate=rate)
         self.writer.add_image("sample/spectrogram", _spectrogram_picture([audio, true], rate), step)
         self.writer.add_text("sample/text", self.target.text, step)
-        self.writer.add_image("sample/attention", self._attention_picture(prompted, spoken.codes[:, 0]), step)
+        if (picture := self._attention_picture(prompted, spoken.codes)) is not None:
+            self.writer.add_image("sample/attention", picture, step)
 
-    def _prompted(self) -> Prompted:
+    def _prompted(self) -> TokenizedRequest:
         prompt, target = self.prompt, self.target
-        return self.synthesizer.prompted(prompt.phones, target.phones, torch.from_numpy(prompt.codes).long())
+        return self.synthesizer.tokenized(prompt.phones, target.phones, torch.from_numpy(prompt.codes).long())
 
     @torch.inference_mode()
-    def _attention_picture(self, prompted: Prompted, codes: Tensor) -> Tensor:
+    def _attention_picture(self, request: TokenizedRequest, codes: Tensor) -> Tensor | None:
         """Each layer's attention of frames (across) on phones (upwards), side by side: (1, height, width) in [0, 1].
 
-        Of a long sample the first `PICTURE_POSITIONS` phones and frames: weights take the square of their number, and
-        what later frames are does not change those before them.
+        Of a long sample the first `PICTURE_POSITIONS` phones and frames: attention weights take the square of their
+        number, and later frames do not change those before them. None where the model gives no attention.
         """
-        device = self.synthesizer.device
-        text = torch.tensor([prompted.ids[: PICTURE_POSITIONS // 2]], device=device)
-        audio = torch.cat([prompted.codes[:, 0], codes]).unsqueeze(0).to(device)
-        audio = audio[:, : PICTURE_POSITIONS - text.shape[1]]
+        ids = request.ids[: PICTURE_POSITIONS // 2]
+        prompt = request.codes[: PICTURE_POSITIONS - len(ids)]
+        cropped = replace(request, ids=ids, codes=prompt)
         panels = []
-        for weights in self.synthesizer.model.ar.attention_maps(text, audio):
+        for weights in self.synthesizer.model.attention_maps(
+            cropped, codes[: PICTURE_POSITIONS - len(ids) - len(prompt)]
+        ):
             scaled = (weights / weights.max()).T.flip(0)
             panels.append(F.pad(scaled, (1, 1, 1, 1), value=1.0))
+        if not panels:
+            return None
         picture = torch.cat(panels, dim=1)[None, None]
         # Small pictures are enlarged, so that a phone is a visible line.
         return F.interpolate(picture, scale_factor=max(1, 300 // picture.shape[2]))[0].cpu()

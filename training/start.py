@@ -10,6 +10,8 @@ from typing import Literal
 from torch import Tensor
 
 from config.schema import Settings
+from models import model_class
+from models.contract import CodecLM
 from models.experiment import Experiment
 from processors.symbols import SymbolTable
 from training.prepared import PreparedData
@@ -27,9 +29,6 @@ from utils.files import written_aside
 from utils.log import log
 
 ResumeType = Literal["resume", "finetune"]
-# Keys of the model section that no weight depends on, and those that only the NAR's do.
-_FREE_KEYS = {"dropout", "prefix_mode"}
-_NAR_KEYS = {"nar_scale_factor", "share_embedding", "num_quantizers"}
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,23 @@ def plan_start(
     existing = find_checkpoints(experiment.checkpoints)
     if existing and existing[-1].is_reference:
         raise UserError(f"--name: {experiment.folder} holds a model of another recipe; choose a name of your own")
-    ar_source = None if ar_model is None else resolve_checkpoint(ar_model, "--ar_model_ckpt_dir")
-    if ar_source is not None and train_stage != 2:
-        raise UserError("--ar_model_ckpt_dir is for --model_train_stage 2")
-    source = _source(experiment, existing, resume, resume_from)
-    if source is None and train_stage == 2 and ar_source is None:
-        raise UserError("--ar_model_ckpt_dir: needed with --model_train_stage 2, to name the trained AR model")
+    kind = model_class(settings.model_type)
+    if train_stage not in kind.train_stages:
+        stages = ", ".join(map(str, sorted(kind.train_stages)))
+        raise UserError(f"--model_train_stage: {settings.model_type} has {stages}, not {train_stage}")
+    pretrained = None if ar_model is None else resolve_checkpoint(ar_model, "--ar_model_ckpt_dir")
+    if pretrained is not None and train_stage not in kind.pretrained_stages:
+        stages = ", ".join(map(str, sorted(kind.pretrained_stages))) or "other models"
+        raise UserError(f"--ar_model_ckpt_dir is for --model_train_stage {stages}")
+    source = _checkpoint_to_start_from(experiment, existing, resume, resume_from)
+    if source is None and train_stage in kind.pretrained_stages and pretrained is None:
+        raise UserError(
+            f"--ar_model_ckpt_dir: needed with --model_train_stage {train_stage}, to name the trained AR model"
+        )
+    # Ids must not shift: the table grows from those of the checkpoints that training starts from.
     table = SymbolTable()
-    for ancestor, may_differ in ((source, _FREE_KEYS), (ar_source, _FREE_KEYS | _NAR_KEYS)):
+    free_keys = kind.free_settings
+    for ancestor, may_differ in ((source, free_keys), (pretrained, free_keys | kind.free_pretrained_settings)):
         if ancestor is not None:
             origin = Experiment.of(ancestor)
             _check_compatible(settings, data, ancestor, may_differ)
@@ -75,17 +83,18 @@ def plan_start(
     if len(table) > settings.model.text_token_num:
         raise UserError(f"model.text_token_num {settings.model.text_token_num} is too small for {len(table)} symbols")
 
-    weights = {} if source is None else _weights_for(train_stage, source, "--resume_from_ckpt_path")
-    if ar_source is not None:
-        ar_weights = {name: value for name, value in load_weights(ar_source).items() if name.startswith("ar_")}
+    weights = {} if source is None else _weights_for(train_stage, source, kind)
+    if pretrained is not None:
+        pretrained_weights = kind.pretrained_part(load_weights(pretrained))
         if source is not None and resume_type == "resume":
-            if not _equal(ar_weights, {name: value for name, value in weights.items() if name.startswith("ar_")}):
+            # A resumed run keeps the pretrained part that it was trained with.
+            if not _equal(pretrained_weights, kind.pretrained_part(weights)):
                 raise UserError(
-                    f"--ar_model_ckpt_dir: {ar_source.path} is not the AR model in {source.path}; leave the flag out, "
+                    f"--ar_model_ckpt_dir: {pretrained.path} is not the AR model in {source.path}; leave the flag out, "
                     "or use --resume_type finetune"
                 )
         else:
-            weights |= ar_weights
+            weights |= pretrained_weights
     if source is not None and resume_type == "resume":
         if not source.can_resume:
             raise UserError(f"--resume_type: {source.path} holds weights alone; go on from it with finetune")
@@ -98,7 +107,7 @@ def plan_start(
     return Start(table, weights, None, existing)
 
 
-def _source(
+def _checkpoint_to_start_from(
     experiment: Experiment, existing: list[Checkpoint], resume: bool, resume_from: Path | None
 ) -> Checkpoint | None:
     if resume_from is not None:
@@ -114,24 +123,26 @@ def _source(
     return None
 
 
-def _weights_for(train_stage: int, source: Checkpoint, flag: str) -> dict[str, Tensor]:
-    """The weights that a stage trains on; raises UserError when the checkpoint lacks a model."""
+def _weights_for(train_stage: int, source: Checkpoint, kind: type[CodecLM]) -> dict[str, Tensor]:
+    """The weights that a stage starts from; raises UserError when the checkpoint lacks a part that it needs."""
     weights = load_weights(source)
-    if train_stage == 1:
-        return {name: value for name, value in weights.items() if name.startswith("ar_")}
-    if not any(name.startswith("nar_") for name in weights):
-        raise UserError(f"{flag}: {source.path} holds no NAR, which --model_train_stage {train_stage} needs")
-    return weights
+    if part := kind.missing_part(weights, train_stage):
+        raise UserError(
+            f"--resume_from_ckpt_path: {source.path} holds no {part}, which --model_train_stage {train_stage} needs"
+        )
+    return kind.part_for(weights, train_stage)
 
 
 def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(value.equal(others[name]) for name, value in some.items())
 
 
-def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoint, may_differ: set[str]) -> None:
+def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoint, may_differ: frozenset[str]) -> None:
     """Raises UserError when training cannot go on from a checkpoint with these settings and this data."""
     origin = Experiment.of(ancestor)
     theirs = origin.settings()
+    if settings.model_type != theirs.model_type:
+        raise UserError(f"model_type is {settings.model_type}, but {theirs.model_type} in {origin.args}")
     for section, keys in (
         ("model", set(type(settings.model).model_fields) - may_differ),
         ("preprocess", {"acoustic_token_extractor", "add_blank", "sample_rate", "phone_extractor"}),

@@ -15,8 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import TrainSettings
-from models.valle.collate import START, Batch, Place
-from models.valle.valle import VALLE
+from models.contract import START, Batch, CodecLM, Place
 from training.data import TrainData, in_step
 from training.metrics import MAX_NON_FINITE_STEPS, MetricSums, NonFiniteSteps
 from training.parallel import (
@@ -63,7 +62,7 @@ class Trainer:
         self,
         *,
         settings: TrainSettings,
-        model: VALLE,
+        model: CodecLM,
         eval_model: EvalModel,
         data: TrainData,
         folder: Path,

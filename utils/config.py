@@ -130,6 +130,8 @@ class _Problem:
 def _checked(tree: _Tree, schema: type[Model], overrides: Sequence[str]) -> Model:
     for override in overrides:
         tree.merge(_parse_override(override), "--set")
+    # A schema may depend on what one of its keys says.
+    schema = getattr(schema, "for_content", lambda _: schema)(tree.values)
     _drop_unused_placeholders(tree.values)
     if problems := list(_unusable_values(tree.values)):
         raise UserError(_one_line(problems, tree))

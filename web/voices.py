@@ -5,16 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from models.experiment import Experiment
+from models.experiment import Experiment, holds_whole_model
 from processors.symbols import SymbolTable
-from utils.checkpoint import (
-    Checkpoint,
-    experiment_of,
-    find_checkpoints,
-    load_meta,
-    load_weights,
-    resolve_checkpoint,
-)
+from utils.checkpoint import Checkpoint, experiment_of, find_checkpoints, resolve_checkpoint
 from utils.errors import UserError
 from utils.log import log
 
@@ -57,12 +50,8 @@ def can_speak(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint has both models, and its experiment what goes with them; a damaged one is logged."""
     experiment = Experiment.of(checkpoint)
     try:
-        experiment.settings()
         SymbolTable.load(experiment.symbols)
-        if not checkpoint.is_reference:
-            # Stage 2 saves the AR model with the NAR.
-            return load_meta(checkpoint)["train_stage"] in (0, 2)
-        return any(name.startswith("nar_") for name in load_weights(checkpoint))
+        return holds_whole_model(checkpoint)
     except UserError as error:
         log.warning("%s is left out: %s", experiment.folder, error)
         return False

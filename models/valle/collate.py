@@ -1,29 +1,32 @@
-"""The batches that the models train on, and how examples become one."""
+"""How examples become a batch of the AR and the NAR."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.contract import Example
+from models.contract import Batch, Example
 
 IGNORED = -100
 """A target that the loss passes over."""
 
 
-@dataclass(frozen=True, order=True)
-class Place:
-    """Where an epoch stands: in which block of shards, and how many turns of it all processes have done."""
+class PrefixMode(IntEnum):
+    """What the NAR's prompt is in training (VALL-E, section 4.2.2)."""
 
-    block: int = 0
-    groups_done: int = 0
+    NONE = 0
+    FIRST_FRAMES = 1
+    SEGMENT = 2
+    OTHER_SEGMENT = 4
 
-
-START = Place()
+    @property
+    def has_segment(self) -> bool:
+        """Whether a segment is prepended, whose text the NAR is not shown."""
+        return self in (PrefixMode.SEGMENT, PrefixMode.OTHER_SEGMENT)
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,11 @@ class NarInput:
     longest: int
 
 
-@dataclass(frozen=True)
-class Batch:
-    """text (B, S) ids, codes (B, T, Q), both zero where padded. Counts are plain ints: no device is asked for them.
+@dataclass(frozen=True, kw_only=True)
+class ValleBatch(Batch):
+    """text (B, S) ids, codes (B, T, Q), both zero where padded.
 
-    `end` is where the epoch goes on once every process has done its batch of this turn. One that `is_filler` stands in
-    where others have a batch and this process has none: it counts nothing. One that `ends_block` is the last of its
-    block, and a filler.
+    `longest` counts the phones and frames of the longest row.
     """
 
     text: Tensor
@@ -57,26 +58,8 @@ class Batch:
     codes: Tensor
     codes_lens: Tensor
     nar: tuple[NarInput, ...]
-    num_tokens: int
     num_frames: int
-    num_utterances: int
     longest: int
-    end: Place = START
-    is_filler: bool = False
-    ends_block: bool = False
-
-    def to(self, device: torch.device) -> "Batch":
-        return _moved(self, device)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
-    if isinstance(value, Batch | NarInput):
-        return type(value)(**{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
-    return value
 
 
 @dataclass(frozen=True)
@@ -88,15 +71,19 @@ class Collator:
     """
 
     num_quantizers: int
-    prefix_mode: int
+    prefix_mode: PrefixMode
     max_prompt_frames: int
     for_nar: bool
 
-    def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:
+    @property
+    def needs_other_codes(self) -> bool:
+        return self.for_nar and self.prefix_mode == PrefixMode.OTHER_SEGMENT
+
+    def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> ValleBatch:
         """With `rng` the NAR's stage and prompt are drawn; without (validation) every stage is there, unmoved."""
         codes = [torch.from_numpy(example.codes.astype(np.int64)) for example in examples]
         text = [torch.tensor(example.ids) for example in examples]
-        return Batch(
+        return ValleBatch(
             text=pad(text),
             text_lens=torch.tensor([len(ids) for ids in text]),
             codes=pad(codes),
@@ -113,9 +100,9 @@ class Collator:
     ) -> tuple[NarInput, ...]:
         stages = range(1, self.num_quantizers) if rng is None else [rng.randrange(1, self.num_quantizers)]
         shortest = min(len(code) for code in codes)
-        if self.prefix_mode == 0:
+        if self.prefix_mode == PrefixMode.NONE:
             inputs, is_prompt, predicted = codes, *_marks(codes, 0)
-        elif self.prefix_mode == 1:
+        elif self.prefix_mode == PrefixMode.FIRST_FRAMES:
             low = shortest // 4
             drawn = (3 * low) // 2 if rng is None else rng.randrange(low, max(2 * low, low + 1))
             inputs, is_prompt, predicted = codes, *_marks(codes, self._clamp(drawn))

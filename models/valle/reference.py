@@ -3,12 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from config.schema import Section, Settings
+from config.schema import Section, ValleExperiment, ValleSettings
+from models.contract import TokenizedRequest
 
-# A generation ends at this many frames for each id of the text, the prompt's, bos and eos among them.
 FRAMES_PER_ID = 16
+"""A generation ends at this many frames for each id of the text, the prompt's, bos and eos among them."""
 # What text and audio went through before the model. All else there concerns a corpus and its training.
 _PREPROCESS_KEYS = ("phone_extractor", "language", "add_blank", "acoustic_token_extractor", "sample_rate")
+
+
+def frame_limits(request: TokenizedRequest, settings: ValleSettings) -> tuple[int, int]:
+    """The least and the most frames of a generation; a begin symbol counts as a frame."""
+    return 1, FRAMES_PER_ID * len(request.ids) + int(not settings.prepend_bos)
 
 
 def adapted_settings(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -16,7 +22,7 @@ def adapted_settings(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
 
     What counts is the model, and how its tokens were made.
     """
-    unknown = list(_unknown_keys(content, Settings))
+    unknown = list(_unknown_keys(content, ValleExperiment))
     remarks = []
     if unknown:
         remarks.append(f"{len(unknown)} settings are unknown here and ignored: {', '.join(unknown)}")

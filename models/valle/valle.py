@@ -1,36 +1,50 @@
 """The pair: what is trained together, saved together and speaks together."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from config.schema import ModelSettings, TrainSettings
-from models.contract import LossSums
+from config.schema import ValleSettings
+from models.contract import CodecLM, Generation, LossSums, OnFrames, TokenizedRequest
 from models.valle.ar import AR
-from models.valle.collate import IGNORED, Batch
+from models.valle.collate import IGNORED, Collator, PrefixMode, ValleBatch, pad
+from models.valle.generate import ARGenerator
 from models.valle.nar import NAR
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
-from modules.transformer import Transformer
+from modules.sampling import Sampler
+
+MAX_PROMPT_SECONDS = 3
+"""The longest prompt of the NAR in training (VALL-E, section 4.2.2)."""
 
 
-class VALLE(nn.Module):
+class VALLE(CodecLM):
     """AR and NAR; either may be absent: the experiment of an AR model has no NAR.
 
     `ar_trains` and `nar_trains` say which of them `forward` scores. This is the one place that decides.
     """
 
-    def __init__(self, settings: ModelSettings, train_stage: int | None = None) -> None:
+    settings_class = ValleSettings
+    train_stages = frozenset({0, 1, 2})
+    pretrained_stages = frozenset({2})
+    free_settings = frozenset({"dropout", "prefix_mode"})
+    free_pretrained_settings = frozenset({"nar_scale_factor", "share_embedding", "num_quantizers"})
+
+    def __init__(self, settings: ValleSettings, train_stage: int | None = None) -> None:
         """train_stage 1: an AR to train; 2: a NAR to train and a frozen AR; 0: both to train; None: both to use."""
-        super().__init__()
+        super().__init__(settings, train_stage)
+        self.num_quantizers = settings.num_quantizers
+        self.prefix_mode = PrefixMode(settings.prefix_mode)
         self.ar: AR = build_ar(settings)
         self.nar: NAR | None = None if train_stage == 1 else build_nar(settings)
         self.ar_trains = train_stage in (0, 1)
         self.nar_trains = train_stage in (0, 2)
         self.ar.requires_grad_(train_stage != 2)
+        self.generator = ARGenerator(self.ar)
 
-    def forward(self, batch: Batch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
+    def forward(self, batch: ValleBatch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
         """Scores of the models that train: "ar", and "nar_<stage>" for each stage in the batch."""
         scores = {}
         if self.ar_trains:
@@ -42,7 +56,7 @@ class VALLE(nn.Module):
                 scores[f"nar_{nar.stage}"] = loss_sums("nar", logits, nar.targets, nar.num_targets)
         return scores
 
-    def _score_ar(self, batch: Batch, audio_token_dropout: float) -> LossSums:
+    def _score_ar(self, batch: ValleBatch, audio_token_dropout: float) -> LossSums:
         codes = batch.codes[..., 0]
         targets = self.ar.targets(codes, batch.codes_lens, IGNORED)
         if audio_token_dropout and self.training:
@@ -51,11 +65,8 @@ class VALLE(nn.Module):
         logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens, batch.longest)
         return loss_sums("ar", logits, targets, self._num_ar_targets(batch))
 
-    def set_up_inference(self, precision: Literal["fp32", "bf16", "int8"], device: torch.device) -> None:
-        """Put linear layers in this precision, and all on this device; training and saving are over then.
-
-        The NAR, which is bound by arithmetic, takes bf16 in place of int8.
-        """
+    def prepare_inference(self, precision: Literal["fp32", "bf16", "int8"], device: torch.device) -> None:
+        """The NAR, which is bound by arithmetic, takes bf16 in place of int8."""
         if precision != "fp32":
             replace_linears(self.ar, Int8Linear if precision == "int8" else Bf16Linear)
             if self.nar is not None:
@@ -64,20 +75,74 @@ class VALLE(nn.Module):
             replace_linears(self.ar, SplitLinear)
         self.to(device)
 
-    def speed_up(self, settings: TrainSettings) -> None:
-        """For training: compile the layers, or keep fewer activations, as the settings ask."""
-        for module in self.modules():
-            if isinstance(module, Transformer):
-                module.recompute = settings.activation_checkpointing
-                for layer in module.layers if settings.compile else ():
-                    layer.compile(dynamic=True)
+    def generate(
+        self,
+        requests: Sequence[TokenizedRequest],
+        sampler: Sampler,
+        seed: int,
+        min_frames: Tensor,
+        max_frames: Tensor,
+        on_frames: OnFrames | None = None,
+    ) -> list[Generation]:
+        """Codebook 0 by the AR, then the others by the NAR; without a NAR codebook 0 alone, (T, 1)."""
+        device = self.device
+        text, text_lens = _padded([torch.tensor(request.ids) for request in requests], device)
+        prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
+        limits = min_frames.to(device), max_frames.to(device)
+        first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seed, *limits, on_frames)
+        if self.nar is None:
+            return [Generation(row.codes.unsqueeze(1), row.stop_reason) for row in first]
+        rows = []
+        for request, row in zip(requests, first, strict=True):
+            new = request.codes.new_zeros(len(row.codes), request.codes.shape[1])
+            new[:, 0] = row.codes
+            rows.append(torch.cat([request.codes, new]))
+        codes, codes_lens = _padded(rows, device)
+        text, text_lens = _padded([torch.tensor(self.nar_ids(request)) for request in requests], device)
+        is_prompt = torch.arange(codes.shape[1], device=device) < prompt_lens.unsqueeze(1)
+        filled = self.nar.generate(
+            text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != PrefixMode.NONE
+        ).cpu()
+        return [
+            Generation(filled[index, len(request.codes) : len(request.codes) + len(row.codes)], row.stop_reason)
+            for index, (request, row) in enumerate(zip(requests, first, strict=True))
+        ]
 
-    def num_targets(self, batch: Batch) -> dict[str, int]:
+    def nar_ids(self, request: TokenizedRequest) -> Sequence[int]:
+        """The ids that the NAR reads: where its prompt was a segment in training, those of the target alone."""
+        if self.prefix_mode.has_segment:
+            return [*request.ids[:1], *request.ids[request.target_start :]]
+        return request.ids
+
+    def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:
+        """The AR's attention."""
+        text = torch.tensor([request.ids], device=self.device)
+        audio = torch.cat([request.codes[:, 0], codes[:, 0]]).unsqueeze(0).to(self.device)
+        return self.ar.attention_maps(text, audio)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @classmethod
+    def skips_parameters(cls, train_stage: int) -> bool:
+        """Heads of NAR stages that were not drawn get no gradient."""
+        return train_stage != 1
+
+    def collate(self, frame_rate_hz: float) -> Collator:
+        return Collator(
+            num_quantizers=self.num_quantizers,
+            prefix_mode=self.prefix_mode,
+            max_prompt_frames=int(MAX_PROMPT_SECONDS * frame_rate_hz),
+            for_nar=self.nar_trains,
+        )
+
+    def num_targets(self, batch: ValleBatch) -> dict[str, int]:
         """How many targets each model that trains has in a batch."""
         counts = {"ar": self._num_ar_targets(batch)} if self.ar_trains else {}
         return counts | ({"nar": sum(nar.num_targets for nar in batch.nar)} if self.nar_trains else {})
 
-    def _num_ar_targets(self, batch: Batch) -> int:
+    def _num_ar_targets(self, batch: ValleBatch) -> int:
         """Frames and ends of speech; without a begin symbol nothing precedes the first frame, so it is no target."""
         return batch.num_frames + (len(batch.codes) if self.ar.prepend_bos else 0)
 
@@ -89,39 +154,31 @@ class VALLE(nn.Module):
             names |= {f"nar_{stage}": "nar" for stage in range(1, self.nar.num_quantizers)}
         return names
 
-    def named_weights(self) -> dict[str, Tensor]:
-        """The state dict under the checkpoint format's names: `ar_...` and `nar_...`; of a tied pair one tensor."""
-        own = self.state_dict(keep_vars=True)
-        values = {id(value): value.detach() for value in own.values()}
-        return {_outer_name(name): values[id(value)] for name, value in own.items()}
+    @classmethod
+    def weight_name(cls, name: str) -> str:
+        model, rest = name.split(".", 1)
+        return f"{model}_{rest}".replace(".in_proj.", ".in_proj_")
 
-    def load_named_weights(self, weights: dict[str, Tensor], assign: bool = False) -> list[str]:
-        """Load weights under those names; returns the names that are missing.
+    @classmethod
+    def part_of(cls, weight_name: str) -> str:
+        return weight_name.split("_")[0]
 
-        With `assign` the model takes the tensors themselves, not a copy: one built on the meta device then costs no
-        more memory than its weights. One of a tied pair is enough. Raises ValueError naming a weight that is unknown,
-        of another shape, or not that of its tied pair.
-        """
-        own = {_outer_name(name): (name, value) for name, value in self.state_dict(keep_vars=True).items()}
-        for name, value in weights.items():
-            if name not in own:
-                raise ValueError(f"unknown weight {name}")
-            shape = own[name][1].shape
-            if shape != value.shape:
-                raise ValueError(f"weight {name} is {tuple(value.shape)}, the model's is {tuple(shape)}")
-        given: dict[int, str] = {}
-        for name, value in weights.items():
-            other = given.setdefault(id(own[name][1]), name)
-            if other != name and not value.equal(weights[other]):
-                raise ValueError(f"weights {other} and {name} differ, and model.share_embedding makes them one")
-        loaded = {
-            inner: weights[given[id(value)]].to(value.dtype) for inner, value in own.values() if id(value) in given
-        }
-        self.load_state_dict(loaded, strict=False, assign=assign)
-        return [name for name, (_, value) in own.items() if id(value) not in given]
+    @classmethod
+    def missing_part(cls, weights: Mapping[str, Tensor], train_stage: int | None) -> str | None:
+        is_whole = train_stage == 1 or any(cls.part_of(name) == "nar" for name in weights)
+        return None if is_whole else "NAR"
+
+    @classmethod
+    def part_for(cls, weights: Mapping[str, Tensor], train_stage: int) -> dict[str, Tensor]:
+        return cls.pretrained_part(weights) if train_stage == 1 else dict(weights)
+
+    @classmethod
+    def pretrained_part(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The AR's."""
+        return {name: value for name, value in weights.items() if cls.part_of(name) == "ar"}
 
 
-def build_ar(settings: ModelSettings) -> AR:
+def build_ar(settings: ValleSettings) -> AR:
     return AR(
         width=settings.decoder_dim,
         num_heads=settings.nhead,
@@ -135,7 +192,7 @@ def build_ar(settings: ModelSettings) -> AR:
     )
 
 
-def build_nar(settings: ModelSettings) -> NAR:
+def build_nar(settings: ValleSettings) -> NAR:
     scale = settings.nar_scale_factor
     return NAR(
         width=int(settings.decoder_dim * scale),
@@ -161,6 +218,6 @@ def loss_sums(model: str, logits: Tensor, targets: Tensor, num_targets: int) -> 
     return LossSums(model, loss_sum, ((num_better < 10) & is_scored).sum(), num_targets)
 
 
-def _outer_name(name: str) -> str:
-    model, rest = name.split(".", 1)
-    return f"{model}_{rest}".replace(".in_proj.", ".in_proj_")
+def _padded(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows as one tensor, zero where padded, and their lengths."""
+    return pad(rows).to(device), torch.tensor([len(row) for row in rows], device=device)

@@ -12,7 +12,7 @@ import torch
 from benchmarks import agreement, decoding, streaming, training
 from benchmarks.measure import Row, peak_memory, seconds_of, table
 from config.schema import Settings
-from models.valle.decoder import Decoder
+from models.valle.generate import ARGenerator
 from modules.attention import SelfAttention
 from modules.masks import prefix_lm_mask
 from processors.manifest import list_shards, read_shards, write_shard
@@ -48,7 +48,7 @@ def test_the_texts_are_decoded_to_the_length_that_is_counted() -> None:
     model = decoding.build(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64), "fp32", CPU)
     texts, seen = decoding.Texts(2, CPU, num_prompt=10), []
 
-    class Counting(Decoder):
+    class Counting(ARGenerator):
         def generate(self, *arguments):
             seen.extend(super().generate(*arguments))
             return seen
@@ -61,7 +61,7 @@ def test_the_time_of_steps_is_never_the_difference_of_two_noisy_ones() -> None:
     """A prefill takes many times as long as a step: what it takes one time more than another must not count."""
     model = decoding.build(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64), "fp32", CPU)
     texts = decoding.Texts(1, CPU, num_prompt=4000)
-    assert all(texts.seconds_of_steps(Decoder(model.ar), 1) > 0 for _ in range(10))
+    assert all(texts.seconds_of_steps(ARGenerator(model.ar), 1) > 0 for _ in range(10))
 
 
 def test_the_rows_of_a_gpu_decode_no_length_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from models.contract import TokenizedRequest
 from models.experiment import Experiment
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
-from synthesis.synthesizer import Prompted
 from tests.conftest import TEST_DATA, requires
 from tests.reference import SilentCodec
 from utils.checkpoint import resolve_checkpoint
@@ -52,7 +52,9 @@ def test_greedy_inference(golden) -> None:
     nar_ids = ids
     if settings.prefix_mode in (2, 4):
         nar_ids = ids[:1] + ids[int(expected["infer_enrolled_text_len"][0]) - 1 :]
-    [spoken] = synthesizer.generate([Prompted(ids, nar_ids, prompt, num_target_phones=1)])
+    request = TokenizedRequest(ids, len(ids) - len(nar_ids) + 1, prompt, num_target_phones=1)
+    assert list(synthesizer.model.nar_ids(request)) == nar_ids
+    [spoken] = synthesizer.generate([request])
     assert torch.equal(spoken.codes, wanted)
 
     codes = torch.cat([prompt, wanted])[None]

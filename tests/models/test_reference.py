@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.experiment import Experiment, load_pair
+from models.experiment import Experiment, load_model
 from processors.symbols import SymbolTable
 from synthesis.convert import convert
 from tests.reference import SYMBOLS, write_reference
@@ -21,7 +21,7 @@ PAIR = ("nar_predict_layers.0.weight", "nar_audio_embeddings.2.word_embeddings.w
 
 def load(folder: Path) -> dict[str, torch.Tensor]:
     source = resolve_checkpoint(folder, "--infer_expt_dir")
-    return load_pair(source, Experiment.of(source).settings()).named_weights()
+    return load_model(source, Experiment.of(source).settings()).named_weights()
 
 
 def write_weights(folder: Path, weights: dict[str, torch.Tensor], suffix: str) -> None:

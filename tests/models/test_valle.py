@@ -5,7 +5,7 @@ import torch
 
 from models.valle.ar import AR
 from models.valle.collate import IGNORED, pad
-from models.valle.decoder import Decoder
+from models.valle.generate import ARGenerator
 from models.valle.valle import VALLE
 from modules.sampling import Sampler
 from tests.conftest import tiny_model
@@ -130,11 +130,11 @@ def test_cached_equals_uncached_alone_and_in_a_batch(model, rows) -> None:
     floor = torch.ones(3, dtype=torch.long)
     recorder = Recorder(top_k=1)
     SEEN.clear()
-    together = Decoder(model.ar).generate(text, text_lens, codes[..., 0], codes_lens, recorder, 0, floor, limits)
+    together = ARGenerator(model.ar).generate(text, text_lens, codes[..., 0], codes_lens, recorder, 0, floor, limits)
     for row, (own_text, own_codes) in enumerate(rows):
         wanted, all_logits = uncached(model.ar, own_text, own_codes[:, 0], int(limits[row]))
         assert together[row].codes.tolist() == wanted
-        assert together[row].ended == ("cap" if len(wanted) == limits[row] else "eos")
+        assert together[row].stop_reason == ("cap" if len(wanted) == limits[row] else "eos")
         for step, logits in enumerate(all_logits[1:], start=1):
             assert torch.allclose(SEEN[step][row], logits, atol=1e-4)
 
@@ -146,28 +146,28 @@ def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
 
     def generate(floor: int, cap: int):
         arguments = (text[None], lens[0], codes[None, :, 0], lens[1], Sampler(top_k=1), 0)
-        return Decoder(model.ar).generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
+        return ARGenerator(model.ar).generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
 
     # All logits are equal: the first code wins, never the end.
-    assert (len(generate(1, 6).codes), generate(1, 6).ended) == (6, "cap")
+    assert (len(generate(1, 6).codes), generate(1, 6).stop_reason) == (6, "cap")
     with torch.no_grad():
         model.ar.predict_layer.weight[model.ar.eos_id] = 1.0
         model.ar.decoder.layers[-1].linear2.bias.fill_(5.0)
         if model.ar.decoder.norm is not None:
             model.ar.decoder.norm.bias.fill_(5.0)
     ended = generate(4, 30)
-    assert (len(ended.codes), ended.ended) == (4, "floor")
+    assert (len(ended.codes), ended.stop_reason) == (4, "floor")
 
 
 def test_sampled_batch_equals_each_alone(model, rows) -> None:
     text, text_lens, codes, codes_lens = padded(rows)
     sampler, floor, cap = Sampler(top_p=0.9, repetition_window=5), torch.tensor([1]), torch.tensor([12])
-    together = Decoder(model.ar).generate(
+    together = ARGenerator(model.ar).generate(
         text, text_lens, codes[..., 0], codes_lens, sampler, 7, floor.expand(3), cap.expand(3)
     )
     for row, (own_text, own_codes) in enumerate(rows):
         lens = torch.tensor([len(own_text)]), torch.tensor([len(own_codes)])
-        [alone] = Decoder(model.ar).generate(
+        [alone] = ARGenerator(model.ar).generate(
             own_text[None], lens[0], own_codes[None, :, 0], lens[1], sampler, 7, floor, cap
         )
         assert together[row].codes.tolist() == alone.codes.tolist()

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models.contract import TokenizedRequest
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.symbols import SymbolTable
 from processors.text import GraphemePhonemizer, TextTokenizer
-from synthesis.synthesizer import Prompted, Request, SecondsPerPhone, Synthesizer
+from synthesis.synthesizer import Request, SecondsPerPhone, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from utils.errors import UserError
 
@@ -23,7 +24,7 @@ def build(codec: MelRVQ, prefix_mode: int = 1, **infer) -> Synthesizer:
     settings = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, prefix_mode=prefix_mode)
     tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank=False)
     infer = {"max_seconds_per_phone": 0.1, "top_k": 1} | infer
-    return Synthesizer(VALLE(settings), codec, tokenizer, tiny_infer(**infer), prefix_mode, torch.device("cpu"))
+    return Synthesizer(VALLE(settings), codec, tokenizer, tiny_infer(**infer), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: i
     together = synthesizer.generate(synthesizer.tokenize(requests, continual=False))
     for request, spoken in zip(requests, together, strict=True):
         [alone] = synthesizer.generate(synthesizer.tokenize([request], continual=False))
-        assert torch.equal(spoken.codes, alone.codes) and spoken.ended == alone.ended
+        assert torch.equal(spoken.codes, alone.codes) and spoken.stop_reason == alone.stop_reason
     groups = build(codec, mode, top_k=top_k, max_batch_size=2).speak(requests)
     whole = synthesizer.speak(requests)
     assert all(torch.equal(a.audio, b.audio) for a, b in zip(groups, whole, strict=True))
@@ -51,7 +52,7 @@ def test_the_nar_of_modes_2_and_4_is_not_shown_the_prompts_text(codec, requests)
         [prompted] = synthesizer.tokenize(requests[:1], continual=False)
         assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog", "_", *"go", "_", *"home."], False)
         target = TABLE.encode([*"go", "_", *"home."], False)
-        assert list(prompted.nar_ids) == (target if mode != 1 else list(prompted.ids))
+        assert list(synthesizer.model.nar_ids(prompted)) == (target if mode != 1 else list(prompted.ids))
 
 
 @pytest.mark.parametrize("add_blank", [False, True])
@@ -63,7 +64,7 @@ def test_released_models_of_modes_2_and_4_keep_the_boundary_before_the_text(code
     joint = [*"a", "_", *"dog", "_", *"go", "_", *"home."]
     assert list(prompted.ids) == TABLE.encode(joint, add_blank)
     behind = TABLE.encode(joint, add_blank)[len(TABLE.encode([*"a", "_", *"dog"], add_blank)) - 1 :]
-    assert list(prompted.nar_ids) == [TABLE.bos_id, *behind]
+    assert list(synthesizer.model.nar_ids(prompted)) == [TABLE.bos_id, *behind]
 
 
 def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
@@ -86,7 +87,7 @@ def test_floor_and_cap_are_seconds_per_phone_of_the_target(codec, requests) -> N
     [spoken] = synthesizer.generate([prompted])
     assert prompted.num_target_phones == len("_go_home.")
     assert len(spoken.codes) == 0.4 * 25 * len("_go_home.")
-    assert spoken.ended == "cap"
+    assert spoken.stop_reason == "cap"
 
 
 def test_the_seed_decides(codec, requests) -> None:
@@ -142,7 +143,9 @@ def test_silence_is_a_failure_however_it_ends(codec, requests, monkeypatch) -> N
     synthesizer = build(codec, top_k=0, max_tries=2)
     monkeypatch.setattr(synthesizer, "decode", lambda codes: [torch.zeros(960 * len(row)) for row in codes])
     original = synthesizer.generate
-    monkeypatch.setattr(synthesizer, "generate", lambda *given: [replace(row, ended="eos") for row in original(*given)])
+    monkeypatch.setattr(
+        synthesizer, "generate", lambda *given: [replace(row, stop_reason="eos") for row in original(*given)]
+    )
     for speech in synthesizer.speak(requests):
         assert (speech.ended, speech.num_tries) == ("silent", 2) and "silent" in speech.failure
 
@@ -151,13 +154,13 @@ def test_short_texts_may_last_longer_for_each_phone(codec) -> None:
     settings = tiny_infer(min_seconds_per_phone=0.06, max_seconds_per_phone=0.12, min_seconds=0.25, slack_seconds=1)
     limits = SecondsPerPhone.from_settings(settings, codec.frame_rate_hz)
     codes = torch.zeros(10, 8)
-    assert [limits(Prompted([], [], codes, phones)) for phones in (2, 100)] == [(6, 31), (150, 325)]
+    assert [limits(TokenizedRequest([], 1, codes, phones)) for phones in (2, 100)] == [(6, 31), (150, 325)]
 
 
 def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
     synthesizer = build(codec, continual_prompt_seconds=0.4)
     [prompted] = synthesizer.tokenize(requests[:1], continual=True)
-    assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(prompted.nar_ids)
+    assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(synthesizer.model.nar_ids(prompted))
     assert len(prompted.codes) == 10
     # Of 0.7 s 0.4 s are kept: three of seven phones are still to be said.
     assert prompted.num_target_phones == round(len("a_dog") * 3 / 7)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from config.schema import TrainSettings
-from models.valle.collate import IGNORED, START, Batch, Collator, Place
+from models.contract import START, Batch, Place
+from models.valle.collate import IGNORED, Collator
 from processors.manifest import Utterance, list_shards, read_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer

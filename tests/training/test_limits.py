@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.schema import Settings
-from synthesis.load import build_voice
+from synthesis.load import load_experiment
 from synthesis.synthesizer import UNMEASURED_SECONDS_PER_PHONE, SecondsPerPhone
 from tests.conftest import ROOT, tiny_infer
 from tests.tiny_runs import prepare, train, write_config, write_custom
@@ -53,7 +53,7 @@ def test_they_travel_with_the_experiment_whatever_config_stage_3_is_given(config
     content["infer"] |= {key.split(".")[1]: None for key in UNSET} | {"top_k": 3}
     open_config.write_text(json.dumps(content))
     for given in (None, open_config):
-        synthesizer, _ = build_voice(nar, "", config=given)
+        synthesizer, _ = load_experiment(nar, "", config=given)
         limits = synthesizer.frame_limits
         assert isinstance(limits, SecondsPerPhone)
         assert limits.least_seconds == wanted.min_seconds_per_phone

@@ -80,12 +80,12 @@ def test_each_text_gives_its_own_utterance(tmp_path) -> None:
         model.ar_trains, model.nar_trains = stage == 1, stage == 2
         train(model, stage, num_steps, list_shards(tmp_path), tokenizer)
 
-    synthesizer = Synthesizer(model, codec, tokenizer, tiny_infer(top_k=1), 1, torch.device("cpu"))
+    synthesizer = Synthesizer(model, codec, tokenizer, tiny_infer(top_k=1), torch.device("cpu"))
     requests = [Request(target.text, prompt.text, prompt_audio) for target in (first, second)]
     spoken = synthesizer.generate(synthesizer.tokenize(requests, continual=False))
     for target, found in zip((first, second), spoken, strict=True):
         wanted = torch.from_numpy(target.codes).long()
-        assert len(found.codes) == len(wanted) and found.ended == "eos"
+        assert len(found.codes) == len(wanted) and found.stop_reason == "eos"
         right = (found.codes == wanted).float().mean(0)
         assert right[0] >= 0.99
         assert right[1:].min() >= 0.95

@@ -52,7 +52,7 @@ def build(codec: MelRVQ, utterances: list[Utterance], writer: Writer) -> SampleL
     torch.manual_seed(0)
     model = VALLE(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64), train_stage=0)
     infer = tiny_infer(max_seconds_per_phone=0.04, top_k=1)
-    return SampleLogger(Synthesizer(model, codec, TOKENIZER, infer, 1, torch.device("cpu")), utterances, writer)
+    return SampleLogger(Synthesizer(model, codec, TOKENIZER, infer, torch.device("cpu")), utterances, writer)
 
 
 @pytest.mark.parametrize(("num_phones", "num_frames"), [(5, 700), (400, 20), (400, 700)])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from models.contract import Example, LossSums
-from models.valle.collate import START, Collator
+from models.contract import START, Example, LossSums
+from models.valle.collate import Collator
 from models.valle.valle import VALLE
 from processors.manifest import list_shards, write_shard
 from processors.symbols import SymbolTable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synthesis.load import build_voice
+from synthesis.load import load_experiment
 from synthesis.synthesizer import Synthesizer
 from tests.tiny_runs import ROOMY, let_speech_end, prepare, train, write_config, write_custom
 from utils.checkpoint import Checkpoint, resolve_checkpoint
@@ -56,4 +56,4 @@ def own(trained: Trained, tmp_path: Path) -> Trained:
 @pytest.fixture(scope="session")
 def voice(trained: Trained) -> Synthesizer:
     """What stage 3 speaks with."""
-    return build_voice(trained.nar, "")[0]
+    return load_experiment(trained.nar, "")[0]

@@ -20,8 +20,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from config.schema import InferSettings
-from synthesis.load import build_voice
-from synthesis.synthesizer import Request, Spoken, Synthesizer
+from models.contract import Generation
+from synthesis.load import load_experiment
+from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import free_port, tiny_infer
 from tests.web.conftest import Trained
 from utils.audio import write_audio
@@ -45,7 +46,7 @@ def copy(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def page(copy: Trained, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    speaker = Speaker(lambda checkpoint: build_voice(checkpoint.path, "")[0])
+    speaker = Speaker(lambda checkpoint: load_experiment(checkpoint.path, "")[0])
     folder = tmp_path_factory.mktemp("gradio")
     return Page(speaker, Voices(copy.log_dir, copy.nar), lambda experiment: experiment.settings().infer, folder)
 
@@ -182,8 +183,8 @@ def test_speech_that_failed_is_told_and_not_shown_as_speech(
 ) -> None:
     generate = Synthesizer.generate
 
-    def cut_off(self: Synthesizer, *given: Any) -> list[Spoken]:
-        return [replace(spoken, ended="cap") for spoken in generate(self, *given)]
+    def cut_off(self: Synthesizer, *given: Any) -> list[Generation]:
+        return [replace(spoken, stop_reason="cap") for spoken in generate(self, *given)]
 
     monkeypatch.setattr(Synthesizer, "generate", cut_off)
     with pytest.raises(AppError, match=r"^The speech did not end by itself.*\(each of 5 tries\)"):

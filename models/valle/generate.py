@@ -1,11 +1,11 @@
 """AR decoding: the text and the prompt once, then one position a step from cached keys and values."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.contract import Generation
 from models.valle.ar import AR
 from modules.kv_cache import CacheStep
 from modules.sampling import Noise, Sampler
@@ -16,23 +16,12 @@ _GPU_STEPS_UNASKED = 16
 _SLOT_ROUNDING = 256
 
 
-@dataclass(frozen=True)
-class Generated:
-    """One row's new codes of codebook 0 (T,), and how it ended.
-
-    "eos": by itself; "floor": by itself, as soon as it was allowed to; "cap": it was cut off.
-    """
-
-    codes: Tensor
-    ended: str
-
-
-class Decoder:
-    """Continues prompts with an AR. Keeps the buffers of the last batch, and on a GPU the graph of its step."""
+class ARGenerator:
+    """Generates codebook 0. Keeps the buffers of the last batch, and on a GPU the CUDA graph of its step."""
 
     def __init__(self, ar: AR) -> None:
         self.ar = ar
-        self._steps: _Steps | None = None
+        self._steps: CachedStep | None = None
 
     @torch.inference_mode()
     def generate(
@@ -46,7 +35,7 @@ class Decoder:
         min_frames: Tensor,
         max_frames: Tensor,
         on_frames: Callable[[int], None] | None = None,
-    ) -> list[Generated]:
+    ) -> list[Generation]:
         """Continue each row's prompt (B, P) until the end of speech wins or is drawn, or `max_frames` (B,).
 
         A row's codes do not depend on its neighbours. The end of speech cannot come before `min_frames` (B,), at
@@ -77,28 +66,28 @@ class Decoder:
         new, at_floor = history[:, window:].cpu(), lens == min_frames
         ends = zip(lens.tolist(), hit_cap.tolist(), at_floor.tolist(), strict=True)
         return [
-            Generated(new[row, :length], "cap" if is_cap else "floor" if is_floor else "eos")
+            Generation(new[row, :length], "cap" if is_cap else "floor" if is_floor else "eos")
             for row, (length, is_cap, is_floor) in enumerate(ends)
         ]
 
     def _begin(
         self, text: Tensor, text_lens: Tensor, prompt: Tensor, prompt_lens: Tensor, limit: int
-    ) -> tuple["_Steps", Tensor]:
+    ) -> tuple["CachedStep", Tensor]:
         """Read texts and prompts; returns what makes the steps, and the logits (B, V+1) of the first new frame."""
         x, may_attend, packing = self.ar.sequence(text, text_lens, prompt, prompt_lens)
         num_slots = packing.length + limit
         self.ar.audio_position.reserve(prompt.shape[1] + 1 + limit)
-        if self._steps is None or not self._steps.suit(x, num_slots):
+        if self._steps is None or not self._steps.fits(x, num_slots):
             # The buffers of the last batch go before new ones come.
             self._steps = None
             rounded = -(-num_slots // _SLOT_ROUNDING) * _SLOT_ROUNDING
-            self._steps = _Steps(self.ar, x.shape[0], rounded, x.device)
-        self._steps.begin(packing.lens, packing.audio_lens, packing.length)
+            self._steps = CachedStep(self.ar, x.shape[0], rounded, x.device)
+        self._steps.reset(packing.lens, packing.audio_lens, packing.length)
         hidden = self.ar.decoder(x, may_attend, cache=self._steps.prefill(packing.length))
         return self._steps, self.ar.predict_layer(packing.last_of(hidden)).float()
 
 
-class _Steps:
+class CachedStep:
     """One batch's buffers, and the step on them; on a GPU the step is a graph, captured once and then replayed.
 
     All rows write the same slot of the cache: their own texts and prompts, of different lengths, lie before it, and
@@ -117,13 +106,13 @@ class _Steps:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits = torch.empty(0)
 
-    def suit(self, x: Tensor, num_slots: int) -> bool:
-        """Whether these buffers are for such a batch: on a GPU the graph holds the very table of positions, too."""
+    def fits(self, x: Tensor, num_slots: int) -> bool:
+        """Whether these buffers fit the batch, and the captured graph still refers to the current position table."""
         is_fit = self.codes.shape[0] == x.shape[0] and self.bias.shape[-1] >= num_slots
         return is_fit and self.table is self.ar.audio_position.table and self.codes.device == x.device
 
-    def begin(self, lens: Tensor, positions: Tensor, num_prefix: int) -> None:
-        """Stand behind prefixes of `lens` (B,) slots, at most num_prefix; the next frames have `positions` (B,)."""
+    def reset(self, lens: Tensor, positions: Tensor, num_prefix: int) -> None:
+        """Reset for prefixes of `lens` (B,) slots, at most num_prefix; the next frames get `positions` (B,)."""
         index = torch.arange(self.bias.shape[-1], device=lens.device)
         self.bias.zero_().masked_fill_((index >= lens.unsqueeze(1))[:, None, None], -torch.inf)
         self.slot.fill_(num_prefix)
