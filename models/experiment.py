@@ -14,7 +14,7 @@ from models import model_class
 from models.contract import CodecLM, TokenizedRequest
 from models.valle.reference import adapted_settings, frame_limits
 from utils.checkpoint import Checkpoint, experiment_of, load_meta, load_weights
-from utils.config import read_settings
+from utils.config import read_settings, read_values
 from utils.errors import UserError
 from utils.log import log
 from utils.paths import ROOT
@@ -59,12 +59,13 @@ class Experiment:
         """Raises UserError when the folder has no settings, or they or the overrides are wrong."""
         if not self.args.is_file():
             raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
-        # Settings that are younger than the experiment have their defaults.
+        # Settings that are newer than the experiment get their defaults; those of the model are its own recipe's.
+        is_valle = read_values(self.args).get("model_type", "VALLE") == "VALLE"
         return read_settings(
             self.args,
             Settings,
             overrides,
-            defaults=ROOT / "config" / "valle.json",
+            defaults=ROOT / "config" / ("valle.json" if is_valle else "tts.json"),
             root=ROOT,
             adapt=self._adapted if self.is_reference else None,
         )

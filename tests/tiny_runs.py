@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import bins.inference
 import bins.preprocess
 import bins.train
-from config.schema import Section, Settings
+from config.schema import Section, ValleExperiment
 from utils.checkpoint import resolve_checkpoint
 
 RATE_HZ = 24000
@@ -159,7 +159,7 @@ def let_speech_end(experiment: Path) -> None:
     save_file(weights, path)
 
 
-def keys(section: type[Section] = Settings, prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+def keys(section: type[Section] = ValleExperiment, prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
     """Every dotted key of the settings, and the class whose field it is; a section is no key itself."""
     for name, field in section.model_fields.items():
         kind = field.annotation

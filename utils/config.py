@@ -64,7 +64,7 @@ def read_settings(
     tree = _Tree(str(path))
     for name, content in reversed(_base_chain(defaults, root)) if defaults is not None else ():
         tree.merge(content, name)
-    content = _read_object(path)
+    content = read_values(path)
     tree.merge(content if adapt is None else adapt(content), str(path))
     return _checked(tree, schema, overrides)
 
@@ -159,7 +159,7 @@ def _base_chain(path: Path, root: Path) -> list[tuple[str, dict[str, Any]]]:
     chain: list[tuple[str, dict[str, Any]]] = []
     seen: list[Path] = []
     while True:
-        content = _read_object(path)
+        content = read_values(path)
         seen.append(path.resolve())
         base = content.pop(BASE_KEY, None)
         chain.append((str(path), content))
@@ -176,7 +176,8 @@ def _base_chain(path: Path, root: Path) -> list[tuple[str, dict[str, Any]]]:
         path = found
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """The content of one file, unchecked and without its bases. Raises UserError where it is no object in JSON5."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{path}: the file has more than {MAX_FILE_BYTES} bytes; this is no config file")
