@@ -21,7 +21,7 @@ from config.schema import ValleSettings
 from models.valle.generate import ARGenerator
 from models.valle.valle import VALLE
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear
-from modules.sampling import Sampler
+from modules.sampling import TokenSampler
 
 NUM_PHONES, FRAME_RATE_HZ, PROMPT_SECONDS, CLIP_SECONDS = 60, 75, 3, 4
 Precision = Literal["fp32", "bf16", "int8"]
@@ -87,7 +87,7 @@ class Texts:
         """Exactly so many frames, greedily."""
         exactly = torch.full_like(self.codes_lens, num_frames)
         inputs = (self.text, self.text_lens, self.codes[..., 0], self.codes_lens)
-        decoder.generate(*inputs, Sampler(top_k=1), 0, exactly, exactly, on_frames)
+        decoder.generate(*inputs, TokenSampler(top_k=1), 0, exactly, exactly, on_frames)
 
     def seconds_of_steps(self, decoder: ARGenerator, num_steps: int) -> float:
         """Of so many steps in the midst of one decoding: from the first new frame to the one that they end with."""

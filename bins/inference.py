@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None) -> int:
     # Heavy libraries are imported once the flags are known to be right.
     from synthesis.load import load_experiment
     from synthesis.results import free_name, run_jobs
-    from synthesis.test_lists import Job, output_name, read_test_list
+    from synthesis.test_lists import ListItem, output_name, read_test_list
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None) -> int:
         jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
     else:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
-        jobs = [Job(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
+        jobs = [ListItem(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"

@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None) -> int:
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
+    from web.experiments import ExperimentList
     from web.server import serve
-    from web.speaker import Speaker
-    from web.voices import Voices
+    from web.synthesis_queue import SynthesisQueue
 
     require_asked_gpus()
     set_up_logging()
@@ -43,11 +43,11 @@ def main(arguments: Sequence[str] | None) -> int:
         config = find_path(flags.config, "--config")
         log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
     first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
-    speaker = Speaker(lambda checkpoint: load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)[0])
-    voices = Voices(log_dir, first)
+    queue = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)[0])
+    experiments = ExperimentList(log_dir, first)
     # Whoever opens the page does not wait for it.
-    speaker.load(voices.first_checkpoint())
-    serve(speaker, voices, lambda experiment: experiment.settings(flags.set).infer, flags.host, flags.port)
+    queue.load(experiments.first_checkpoint())
+    serve(queue, experiments, lambda experiment: experiment.settings(flags.set).infer, flags.host, flags.port)
     return 0
 
 

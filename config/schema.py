@@ -213,18 +213,23 @@ class TrainSettings(Section):
         return self
 
 
-class InferSettings(Section):
-    """Stage 3."""
+class SamplingSettings(Section):
+    """How codes are sampled."""
 
-    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8: a CPU's AR alone, the NAR in bf16"
-    )
     top_k: CountOrZero = Field(description="sample among the k likeliest codes; 0: all, 1: greedy")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="sample among the likeliest codes of this mass")
     temperature: Positive
     seed: CountOrZero
     repetition_window: CountOrZero = Field(description="frames that repetition-aware sampling looks back; 0: off")
     repetition_threshold: Fraction = Field(description="share of them above which a code is drawn again")
+
+
+class InferSettings(SamplingSettings):
+    """Stage 3."""
+
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8: a CPU's AR alone, the NAR in bf16"
+    )
     min_seconds_per_phone: Annotated[float, Field(ge=0)] | None = Field(
         description="speech never ends before this, times the text's phones; null: as the corpus was measured"
     )

@@ -11,7 +11,7 @@ from evaluation.measures import COLUMNS, Clip, Measures, Target, Value, interval
 from models.experiment import Experiment
 from synthesis.results import COPY_ENDING, RESULTS, read_results, run_jobs
 from synthesis.synthesizer import Synthesizer
-from synthesis.test_lists import BadLine, Job
+from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
 from utils.files import written_aside
@@ -58,7 +58,7 @@ class Evaluation:
     `missing` says of a metric how to get it, and `heard_by` which recognizer heard the words.
     """
 
-    jobs: list[Job]
+    jobs: list[ListItem]
     targets: dict[str, Target]
     systems: list[System]
     missing: dict[str, str]
@@ -66,7 +66,7 @@ class Evaluation:
 
 
 def gather(
-    lines: Sequence[Job | BadLine],
+    lines: Sequence[ListItem | InvalidLine],
     voices: Iterable[tuple[Synthesizer, Experiment]],
     audio_folders: Sequence[Path],
     output: Path,
@@ -77,7 +77,7 @@ def gather(
     Experiments speak into `output`. The first row are the recordings; before the first system of each codec comes
     what that codec keeps of them.
     """
-    jobs = [line for line in lines if isinstance(line, Job)]
+    jobs = [line for line in lines if isinstance(line, ListItem)]
     systems, codecs, prompt_seconds = [recordings(jobs)], set(), 0.0
     for synthesizer, experiment in voices:
         if continual:
@@ -100,7 +100,7 @@ def _unique(name: str, systems: Sequence[System]) -> str:
     return next(other for other in chain([name], others) if other not in names)
 
 
-def read_system(name: str, folder: Path, jobs: Sequence[Job | BadLine]) -> System:
+def read_system(name: str, folder: Path, jobs: Sequence[ListItem | InvalidLine]) -> System:
     """What stage 3 wrote into `folder`. Raises UserError where it wrote nothing."""
     path = folder / RESULTS
     if not path.is_file():
@@ -121,7 +121,7 @@ def read_system(name: str, folder: Path, jobs: Sequence[Job | BadLine]) -> Syste
     return system
 
 
-def resynthesize(synthesizer: Synthesizer, jobs: Sequence[Job], folder: Path, name: str) -> System:
+def resynthesize(synthesizer: Synthesizer, jobs: Sequence[ListItem], folder: Path, name: str) -> System:
     """The references through the codec and back: the best that a system with this codec could sound."""
     system = System(name, {})
     for job in jobs:
@@ -137,20 +137,20 @@ def resynthesize(synthesizer: Synthesizer, jobs: Sequence[Job], folder: Path, na
     return system
 
 
-def recordings(jobs: Sequence[Job]) -> System:
+def recordings(jobs: Sequence[ListItem]) -> System:
     """The references as they are."""
     return System(GROUND_TRUTH, {job.name: Clip(job.reference_audio) for job in jobs if job.reference_audio})
 
 
 def evaluate(
-    lines: Sequence[Job | BadLine],
+    lines: Sequence[ListItem | InvalidLine],
     systems: Sequence[System],
     measures: Measures,
     missing: dict[str, str],
     prompt_seconds: float,
 ) -> Evaluation:
     """Measure all clips of all systems; of continuations, `prompt_seconds` of each are the prompt."""
-    jobs = [line for line in lines if isinstance(line, Job)]
+    jobs = [line for line in lines if isinstance(line, ListItem)]
     if not any(job.reference_audio for job in jobs):
         missing = {**missing, "MCD, F0 and duration": "name the reference audio in a fourth field of the list's lines"}
     copies = next((system.prompt_copies for system in systems if system.prompt_copies), {})
@@ -173,7 +173,7 @@ def evaluate(
     return Evaluation(jobs, targets, list(systems), missing, heard_by)
 
 
-def _target(system: System, job: Job, copy: Clip | None, prompt_seconds: float) -> Target:
+def _target(system: System, job: ListItem, copy: Clip | None, prompt_seconds: float) -> Target:
     kept = prompt_seconds or None
     # A recording is not compared with itself.
     has_reference = job.reference_audio is not None and system.name != GROUND_TRUTH
@@ -186,7 +186,7 @@ def _target(system: System, job: Job, copy: Clip | None, prompt_seconds: float) 
     )
 
 
-def _measure(system: System, job: Job, target: Target, measures: Measures) -> None:
+def _measure(system: System, job: ListItem, target: Target, measures: Measures) -> None:
     clip = system.clips[job.name]
     try:
         values, heard = measures.measure(clip, target)

@@ -13,7 +13,7 @@ import soundfile
 from evaluation.evaluate import GROUND_TRUTH, RESYNTHESIS, Evaluation, System
 from evaluation.measures import COLUMNS, WIDE_RATE_HZ, Clip, Column
 from evaluation.pictures import distributions_picture, spectrogram_picture
-from synthesis.test_lists import Job
+from synthesis.test_lists import ListItem
 from utils.files import written_aside
 from utils.log import progress_bar
 
@@ -73,7 +73,7 @@ def _is_bound(system: System) -> bool:
     return system.name == GROUND_TRUTH or system.name.startswith(RESYNTHESIS)
 
 
-def _badness(evaluation: Evaluation, job: Job, column: Column) -> float | None:
+def _badness(evaluation: Evaluation, job: ListItem, column: Column) -> float | None:
     """How bad the systems' clips of a job are by one metric, on average."""
     values = [
         system.measured[job.name].values[column.key].mean
@@ -112,7 +112,7 @@ def _rows(systems: Sequence[System], columns: Sequence[Column]) -> list[dict[str
 
 
 def _utterance(
-    evaluation: Evaluation, job: Job, columns: Sequence[Column], sortable: Sequence[Column]
+    evaluation: Evaluation, job: ListItem, columns: Sequence[Column], sortable: Sequence[Column]
 ) -> dict[str, Any]:
     target = evaluation.targets[job.name]
     clips = [_clip("prompt", target.prompt, None, "")]

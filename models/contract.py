@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from config.schema import ModelSettings, TrainSettings
-from modules.sampling import Sampler
+from modules.sampling import TokenSampler
 from modules.transformer import Transformer
 
 OnFrames = Callable[[int], None]
@@ -190,7 +190,7 @@ class CodecLM(nn.Module, ABC):
     def generate(
         self,
         requests: Sequence[TokenizedRequest],
-        sampler: Sampler,
+        sampler: TokenSampler,
         seed: int,
         min_frames: Tensor,
         max_frames: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sampler:
+class TokenSampler:
     """How the AR's next code is chosen.
 
     `top_k` 1 is greedy and 0 keeps all; `top_p` keeps the smallest set of codes of at least this mass. With a
@@ -34,12 +34,12 @@ class Sampler:
         noise is (num_draws, B, V), exponential.
         """
         logits = logits.float()
-        chosen = logits.argmax(-1) if self.top_k == 1 else draw(self._filter(logits), noise[0])
+        chosen = logits.argmax(-1) if self.top_k == 1 else sample(self._filter(logits), noise[0])
         if self.repetition_window:
             window = history[:, -self.repetition_window :]
             share = (window == chosen.unsqueeze(1)).sum(1) / self.repetition_window
             again = share > self.repetition_threshold
-            chosen = torch.where(again, draw(logits / self.temperature, noise[-1]), chosen)
+            chosen = torch.where(again, sample(logits / self.temperature, noise[-1]), chosen)
         return chosen
 
     def _filter(self, logits: Tensor) -> Tensor:
@@ -57,12 +57,12 @@ class Sampler:
         return logits
 
 
-def draw(logits: Tensor, noise: Tensor) -> Tensor:
+def sample(logits: Tensor, noise: Tensor) -> Tensor:
     """One sample of softmax(logits) per row (B,), by the exponential race; noise is of the shape of logits (B, V)."""
     return (logits.softmax(-1) / noise).argmax(-1)
 
 
-class Noise:
+class ExponentialNoise:
     """What the draws of a generation need, for many steps at a time, so that a GPU is seldom handed anything.
 
     Each row draws from a generator of its own, so that a row's result does not depend on its neighbours.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synthesis.synthesizer import Request, Speech, Synthesizer
-from synthesis.test_lists import BadLine, Job
+from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import write_audio
 from utils.errors import UserError
 from utils.files import written_aside
@@ -21,7 +21,7 @@ COPY_ENDING = "_copysyn"
 
 def run_jobs(
     synthesizer: Synthesizer,
-    jobs: Sequence[Job | BadLine],
+    jobs: Sequence[ListItem | InvalidLine],
     output_dir: Path,
     continual: bool,
     copysyn: bool,
@@ -40,7 +40,7 @@ def run_jobs(
     rows: list[dict[str, Any]] = []
     size = synthesizer.settings.max_batch_size
     # Texts of similar length are decoded together: the longest decides how long all take.
-    ordered = sorted(jobs, key=lambda job: len(job.text) if isinstance(job, Job) else 0)
+    ordered = sorted(jobs, key=lambda job: len(job.text) if isinstance(job, ListItem) else 0)
     places = {job.name: place for place, job in enumerate(jobs)}
     started = time.perf_counter()
     with progress_bar(total=len(jobs), desc="speaking", unit="text") as bar:
@@ -75,12 +75,12 @@ def free_name(output_dir: Path, name: str) -> str:
     return next(one for one in chain([name], (f"{name}_{number}" for number in count(2))) if is_free(one))
 
 
-def _check_overwrites(output_dir: Path, jobs: Sequence[Job | BadLine], continual: bool) -> None:
+def _check_overwrites(output_dir: Path, jobs: Sequence[ListItem | InvalidLine], continual: bool) -> None:
     """A list may be spoken again into its folder; another list must not replace its speech."""
     rows = {row.get("name"): row for row in read_results(output_dir / RESULTS)}
     for job in jobs:
         row = rows.get(job.name, {})
-        if isinstance(job, BadLine) or "audio" not in row:
+        if isinstance(job, InvalidLine) or "audio" not in row:
             continue
         text = job.prompt_text if continual else job.text
         now = {"text": text, "prompt_text": job.prompt_text, "prompt_audio": str(job.prompt_audio)}
@@ -92,15 +92,15 @@ def _check_overwrites(output_dir: Path, jobs: Sequence[Job | BadLine], continual
 
 
 def _run_group(
-    synthesizer: Synthesizer, group: Sequence[Job | BadLine], output_dir: Path, continual: bool, copysyn: bool
+    synthesizer: Synthesizer, group: Sequence[ListItem | InvalidLine], output_dir: Path, continual: bool, copysyn: bool
 ) -> list[dict[str, Any]]:
     """Speak a few jobs together; returns a row for each, with an `error` where it failed."""
     rate_hz = synthesizer.codec.sample_rate_hz
-    ready: list[tuple[Job, Prompt]] = []
+    ready: list[tuple[ListItem, Prompt]] = []
     rows: list[dict[str, Any]] = []
     for job in group:
         try:
-            if isinstance(job, BadLine):
+            if isinstance(job, InvalidLine):
                 raise UserError(job.reason)
             # A continuation needs the prompt's whole text, and of its audio the first seconds alone.
             ready.append((job, prepare_prompt(job.prompt_audio, job.prompt_text, rate_hz, may_be_long=continual)))
@@ -120,7 +120,7 @@ def _run_group(
     return rows
 
 
-def _row(job: Job, request: Request, prompt: Prompt, speech: Speech) -> dict[str, Any]:
+def _row(job: ListItem, request: Request, prompt: Prompt, speech: Speech) -> dict[str, Any]:
     row = {
         "name": job.name,
         "audio": f"{job.name}.wav",

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from config.schema import InferSettings
+from config.schema import InferSettings, SamplingSettings
 from models.contract import CodecLM, Generation, OnFrames, TokenizedRequest
-from models.valle.collate import pad
-from modules.sampling import Sampler
+from modules.sampling import TokenSampler
 from processors.codecs.base import Codec
 from processors.symbols import WORD_BOUNDARY, join_phones
 from processors.text import TextTokenizer
@@ -73,13 +73,14 @@ class SecondsPerPhone:
 
 @dataclass(frozen=True)
 class Speech:
-    """Audio (N,), how it ended, after how many tries, and what it cost.
+    """Audio (N,) at `sample_rate_hz`, how it ended, after how many tries, and what it cost.
 
     `ended` is "eos" for speech that ended by itself. All else is a failure: "floor" and "cap" as `Generated` has them,
     and "silent".
     """
 
     audio: Tensor
+    sample_rate_hz: int
     ended: str
     num_tries: int
     seconds: float
@@ -182,7 +183,7 @@ class Synthesizer:
             real_time_factor = elapsed * rate_hz / sum(len(row) for row in audio)
             for index, row, new, kept in zip(pending, spoken, new_audio, audio, strict=True):
                 ended = "silent" if row.stop_reason == "eos" and is_silent(new, rate_hz) else row.stop_reason
-                speech = Speech(kept, ended, num_tries, len(kept) / rate_hz, real_time_factor)
+                speech = Speech(kept, rate_hz, ended, num_tries, len(kept) / rate_hz, real_time_factor)
                 if ended in ("floor", "silent"):
                     floor_scale[index] *= _LONGER_FLOOR
                 former = results[index]
@@ -210,7 +211,9 @@ class Synthesizer:
 
     def decode(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Codes, each (T, Q), to audio, each (N,)."""
-        audio, lens = self.codec.decode(pad(codes).to(self.device), torch.tensor([len(row) for row in codes]))
+        audio, lens = self.codec.decode(
+            pad_sequence(list(codes), batch_first=True).to(self.device), torch.tensor([len(row) for row in codes])
+        )
         return [row[:length].cpu() for row, length in zip(audio, lens.tolist(), strict=True)]
 
     @torch.inference_mode()
@@ -234,15 +237,8 @@ class Synthesizer:
         return self.model.generate(requests, self._sampler, seed, min_frames, max_frames, on_frames)
 
     @property
-    def _sampler(self) -> Sampler:
-        settings = self.settings
-        return Sampler(
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            temperature=settings.temperature,
-            repetition_window=settings.repetition_window,
-            repetition_threshold=settings.repetition_threshold,
-        )
+    def _sampler(self) -> TokenSampler:
+        return TokenSampler(**self.settings.model_dump(include=set(SamplingSettings.model_fields) - {"seed"}))
 
     def tokenize(self, requests: Sequence[Request], continual: bool) -> list[TokenizedRequest | UserError]:
         """Requests in tokens, or why one cannot be spoken. One call of the phonemizer serves all of them."""
@@ -312,7 +308,7 @@ class Synthesizer:
             num_samples = round(self.settings.continual_prompt_seconds * self.codec.sample_rate_hz)
             audio = [row[:num_samples] for row in audio]
         lens = torch.tensor([len(row) for row in audio])
-        codes, codes_lens = self.codec.encode(pad(audio).to(self.device), lens)
+        codes, codes_lens = self.codec.encode(pad_sequence(audio, batch_first=True).to(self.device), lens)
         return [row[:length].cpu() for row, length in zip(codes, codes_lens.tolist(), strict=True)]
 
 

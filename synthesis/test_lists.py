@@ -23,7 +23,7 @@ _MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
-class Job:
+class ListItem:
     """One text to say; `name` is the output's path below the output folder, without suffix.
 
     `reference_audio` is how the text should sound, where that is known; evaluation compares with it.
@@ -37,29 +37,29 @@ class Job:
 
 
 @dataclass(frozen=True)
-class BadLine:
+class InvalidLine:
     """A line of a list that cannot be spoken, and why."""
 
     name: str
     reason: str
 
 
-def read_test_list(path: Path, find: Callable[[str], Path]) -> list[Job | BadLine]:
+def read_test_list(path: Path, find: Callable[[str], Path]) -> list[ListItem | InvalidLine]:
     """Jobs of a list, one a line in one of `FORMS`; `find` turns a written path into an existing one.
 
     Which form a line has is known by which of its fields are existing audio files. A last field may name the text's
     reference audio. Outputs are called `batch/<line number>_<prompt>`, or `batch/<id>` where the list has ids. Blank
     lines and lines that begin with # are skipped. Raises UserError when nothing is left.
     """
-    jobs: list[Job | BadLine] = []
+    jobs: list[ListItem | InvalidLine] = []
     names: set[str] = set()
     for number, line in enumerate(read_text_file(path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            job: Job | BadLine = _parse_line(line, number, find)
+            job: ListItem | InvalidLine = _parse_line(line, number, find)
         except UserError as error:
-            job = BadLine(f"batch/{number}", f"line {number}: {error}")
+            job = InvalidLine(f"batch/{number}", f"line {number}: {error}")
         if job.name in names:
             job = replace(job, name=f"{job.name}__{number}")
         names.add(job.name)
@@ -74,7 +74,7 @@ def output_name(prompt_audio: Path) -> str:
     return _cut_name(prompt_audio.stem)
 
 
-def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job:
+def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem:
     """The job of a line. Raises UserError that names the field that is wrong."""
     fields = [field.strip() for field in line.split("|")]
     while len(fields) > 3 and not fields[-1]:
@@ -108,7 +108,7 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> Job:
     prompt_audio = find(fields[prompt])
     name = _UNSAFE.sub("_", _cut_name(id_)).strip(" .") if id_ else f"{number}_{output_name(prompt_audio)}"
     reference_audio = None if reference is None else find(fields[reference])
-    return Job(f"batch/{name or number}", text, prompt_text, prompt_audio, reference_audio)
+    return ListItem(f"batch/{name or number}", text, prompt_text, prompt_audio, reference_audio)
 
 
 def _audio_fields(fields: Sequence[str], find: Callable[[str], Path]) -> list[int]:

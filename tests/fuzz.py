@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.schema import Settings
-from synthesis.test_lists import BadLine, Job, read_test_list
+from synthesis.test_lists import InvalidLine, ListItem, read_test_list
 from tests.conftest import ROOT
 from tests.faults import Tally
 from tests.tiny_runs import keys
@@ -86,7 +86,7 @@ def fuzz_lists(num: int) -> Tally:
             for row in rows:
                 name = Path(row.name)
                 assert name.parts[0] == "batch" and len(name.parts) == 2 and len(name.name.encode()) < 240
-                assert isinstance(row, BadLine) or (isinstance(row, Job) and row.prompt_audio.is_file())
+                assert isinstance(row, InvalidLine) or (isinstance(row, ListItem) and row.prompt_audio.is_file())
 
         _fuzz(tally, num, lists(), attempt, str(path))
     return tally

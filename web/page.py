@@ -11,18 +11,20 @@ from uuid import uuid4
 
 import gradio as gr
 from PIL.Image import Image
+from pydantic import ValidationError
 
-from config.schema import InferSettings
+from config.schema import InferSettings, SamplingSettings
 from models.experiment import Experiment
+from synthesis.synthesizer import Speech
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log
 from utils.prompts import MAX_SECONDS, MIN_SECONDS
+from web.experiments import ExperimentList
 from web.pictures import draw_speech
 from web.prompts import MAX_CHARACTERS, check_prompt, check_text
-from web.speaker import Job, Sampling, Speaker, Spoken
-from web.voices import Voices
+from web.synthesis_queue import QueuedRequest, SynthesisQueue
 
 # So many wait for the speaker, which takes together those that fit; more wait for a place among them.
 _MAX_WAITING = 32
@@ -51,8 +53,8 @@ class Page:
     Speech is written below `folder`, which is gradio's own: it removes what is old.
     """
 
-    speaker: Speaker
-    voices: Voices
+    queue: SynthesisQueue
+    experiments: ExperimentList
     settings: Callable[[Experiment], InferSettings]
     folder: Path
 
@@ -73,36 +75,47 @@ class Page:
         try:
             text, prompt_text = check_text(text, "the text"), check_text(prompt_text, "the prompt's text")
             prompt = check_prompt(prompt_audio)
-            if top_k is None or top_p is None or temperature is None or seed is None:
-                raise UserError("top-k, top-p, temperature and seed each need a number")
-            sampling = Sampling(int(top_k), float(top_p), float(temperature), int(seed))
-            job = Job(self._checkpoint(experiment), sampling, text, prompt_text, prompt)
-            self.speaker.submit(job)
-            while not wait([job.done], timeout=_UPDATE_SECONDS).done:
-                progress(min(0.95, job.num_seconds / job.guessed_seconds), desc=_doing(job))
-            spoken = job.done.result()
+            checkpoint = self._checkpoint(experiment)
+            sampling = self._sampling(checkpoint, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed)
+            request = QueuedRequest(checkpoint, sampling, text, prompt_text, prompt)
+            self.queue.submit(request)
+            while not wait([request.done], timeout=_UPDATE_SECONDS).done:
+                progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=_doing(request))
+            speech = request.done.result()
             audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
-            write_audio(audio, spoken.speech.audio, spoken.sample_rate_hz)
-            picture = draw_speech(spoken.speech.audio, spoken.sample_rate_hz)
+            write_audio(audio, speech.audio, speech.sample_rate_hz)
+            picture = draw_speech(speech.audio, speech.sample_rate_hz)
         except UserError as error:
             raise _told(str(error)) from None
         except Exception:
             log.exception("a text could not be spoken")
             raise _told("something went wrong on the server; its log says what") from None
         remembered = Remembered(f"{datetime.now():%H:%M:%S}", text, audio)
-        return audio, picture, _line(spoken, sampling), [remembered, *history][:_MAX_HISTORY]
+        return audio, picture, _line(speech, sampling.seed), [remembered, *history][:_MAX_HISTORY]
+
+    def _sampling(self, checkpoint: Checkpoint, **given: float | None) -> SamplingSettings:
+        """The experiment's own sampling, with what the page's fields say over it."""
+        if any(value is None for value in given.values()):
+            raise UserError("top-k, top-p, temperature and seed each need a number")
+        own = self.settings(Experiment.of(checkpoint)).model_dump(include=set(SamplingSettings.model_fields))
+        try:
+            # Fields of whole numbers may come as floats.
+            return SamplingSettings.model_validate({**own, **given}, strict=False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{first['loc'][0]}: {first['msg'].lower()}; got {first['input']}") from None
 
     def _checkpoint(self, name: str | None) -> Checkpoint:
         if not name:
             raise UserError("there is no experiment; train one, then reload the page and choose it")
-        checkpoint = self.voices.find().get(name)
+        checkpoint = self.experiments.find().get(name)
         if checkpoint is None:
             raise UserError(f"there is no experiment {name}; reload the page and choose another")
         return checkpoint
 
     def list_experiments(self, chosen: str | None) -> dict:
         """The choices of the dropdown as they are now; what is chosen stays while it is there."""
-        names = list(self.voices.find())
+        names = list(self.experiments.find())
         return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
 
     def list_sampling(self, experiment: str | None) -> list[dict]:
@@ -115,7 +128,7 @@ class Page:
 
 
 def sampling_fields(infer: InferSettings) -> list[dict]:
-    """Value and limits of each field of `Sampling`: sane ones, which take in the experiment's own value."""
+    """Value and limits of each field that samples: sane ones, which take in the experiment's own value."""
     return [
         {"value": infer.top_k, "minimum": 0, "maximum": max(1024, infer.top_k)},
         {"value": infer.top_p, "minimum": min(0.05, infer.top_p), "maximum": 1},
@@ -130,7 +143,7 @@ def sampling_fields(infer: InferSettings) -> list[dict]:
 
 def build_page(page: Page) -> gr.Blocks:
     """The page; nothing in it is fetched from elsewhere, and nothing is told to others."""
-    found = page.voices.find()
+    found = page.experiments.find()
     names = list(found)
     first = page.settings(Experiment.of(found[names[0]]))
     with gr.Blocks(title="Vallet", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
@@ -209,14 +222,13 @@ def _show_history(history: Sequence[Remembered]) -> None:
         )
 
 
-def _doing(job: Job) -> str:
-    return f"{job.num_seconds:.1f} s spoken" if job.num_seconds else job.doing
+def _doing(request: QueuedRequest) -> str:
+    return f"{request.num_seconds:.1f} s spoken" if request.num_seconds else request.doing
 
 
-def _line(spoken: Spoken, sampling: Sampling) -> str:
-    speech = spoken.speech
+def _line(speech: Speech, seed: int) -> str:
     tries = f"try {speech.num_tries}; " if speech.num_tries > 1 else ""
-    return f"{speech.seconds:.2f} s; {tries}real-time factor {speech.real_time_factor:.2f}; seed {sampling.seed}"
+    return f"{speech.seconds:.2f} s; {tries}real-time factor {speech.real_time_factor:.2f}; seed {seed}"
 
 
 def _as_sentence(message: str) -> str:

@@ -14,9 +14,9 @@ from config.schema import InferSettings
 from models.experiment import Experiment
 from utils.errors import UserError
 from utils.log import log
+from web.experiments import ExperimentList
 from web.page import Page, build_page
-from web.speaker import Speaker
-from web.voices import Voices
+from web.synthesis_queue import SynthesisQueue
 
 _MAX_UPLOAD = "64mb"
 # Enough for every request that waits, and for what the page asks beside.
@@ -26,14 +26,18 @@ _CSS = ".remembered > label { max-width: calc(100% - 3rem); }"
 
 
 def serve(
-    speaker: Speaker, voices: Voices, settings: Callable[[Experiment], InferSettings], host: str, port: int
+    queue: SynthesisQueue,
+    experiments: ExperimentList,
+    settings: Callable[[Experiment], InferSettings],
+    host: str,
+    port: int,
 ) -> None:
     """Show the page until the process is interrupted. Raises UserError when nothing can listen there."""
     signal.signal(signal.SIGTERM, _interrupt)
-    # Voices that are uploaded and speech that is made are gone with the server.
+    # ExperimentList that are uploaded and speech that is made are gone with the server.
     with tempfile.TemporaryDirectory(prefix="vallet-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        blocks = build_page(Page(speaker, voices, settings, Path(folder)))
+        blocks = build_page(Page(queue, experiments, settings, Path(folder)))
         try:
             _, url, _ = blocks.launch(
                 server_name=host,
@@ -56,13 +60,13 @@ def serve(
                 f"--host, --port: {host}:{port} is in use or not this machine's; choose another port, such as "
                 f"--port {port % 65535 + 1}"
             ) from error
-        speaker.start()
+        queue.start()
         log.info("the page is at %s until Ctrl-C", url)
         try:
             threading.Event().wait()
         finally:
             blocks.close(verbose=False)
-            speaker.close()
+            queue.close()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -8,11 +8,11 @@ from torch import Tensor
 from models.contract import Generation
 from models.valle.ar import AR
 from modules.kv_cache import CacheStep
-from modules.sampling import Noise, Sampler
+from modules.sampling import ExponentialNoise, TokenSampler
 
-# How many steps a GPU runs ahead before it is asked whether every row has ended.
-_GPU_STEPS_UNASKED = 16
-# Slots are added by this many, so that generations of different lengths share buffers, and a GPU its graph.
+# On a GPU, checking whether every row has ended forces a sync: it is done once in so many steps.
+_GPU_STEPS_BETWEEN_CHECKS = 16
+# Slots are allocated in multiples of this, so that generations of different lengths share buffers and CUDA graphs.
 _SLOT_ROUNDING = 256
 
 
@@ -30,7 +30,7 @@ class ARGenerator:
         text_lens: Tensor,
         prompt: Tensor,
         prompt_lens: Tensor,
-        sampler: Sampler,
+        sampler: TokenSampler,
         seed: int,
         min_frames: Tensor,
         max_frames: Tensor,
@@ -44,21 +44,23 @@ class ARGenerator:
         device, batch, eos_id = text.device, text.shape[0], self.ar.eos_id
         limit, window = int(max_frames.max()), sampler.repetition_window
         steps, logits = self._begin(text, text_lens, prompt, prompt_lens, limit)
-        noise = iter(Noise(sampler.num_draws, batch, logits.shape[1], seed, device))
+        noise = iter(ExponentialNoise(sampler.num_draws, batch, logits.shape[1], seed, device))
         history = torch.full((batch, window + limit), -1, device=device)
         lens = torch.zeros(batch, dtype=torch.long, device=device)
         is_done = torch.zeros(batch, dtype=torch.bool, device=device)
         hit_cap = torch.zeros_like(is_done)
-        num_unasked = _GPU_STEPS_UNASKED if device.type == "cuda" else 1
+        check_interval = _GPU_STEPS_BETWEEN_CHECKS if device.type == "cuda" else 1
         for step in range(limit):
+            # The end cannot win before the floor.
             logits[:, eos_id].masked_fill_(min_frames > step, -torch.inf)
             codes = sampler(logits, history[:, : window + step], next(noise))
+            # A row ends where the end is sampled, or is the likeliest whatever was sampled.
             is_done = is_done | (codes == eos_id) | (logits.argmax(-1) == eos_id)
             lens = lens + ~is_done
             history[:, window + step] = torch.where(is_done, -1, codes)
             at_cap = ~is_done & (lens >= max_frames)
             is_done, hit_cap = is_done | at_cap, hit_cap | at_cap
-            if step + 1 == limit or ((step + 1) % num_unasked == 0 and bool(is_done.all())):
+            if step + 1 == limit or ((step + 1) % check_interval == 0 and bool(is_done.all())):
                 break
             if on_frames is not None:
                 on_frames(step + 1)

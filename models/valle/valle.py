@@ -14,7 +14,7 @@ from models.valle.collate import IGNORED, Collator, PrefixMode, ValleBatch, pad
 from models.valle.generate import ARGenerator
 from models.valle.nar import NAR
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
-from modules.sampling import Sampler
+from modules.sampling import TokenSampler
 
 MAX_PROMPT_SECONDS = 3
 """The longest prompt of the NAR in training (VALL-E, section 4.2.2)."""
@@ -78,7 +78,7 @@ class VALLE(CodecLM):
     def generate(
         self,
         requests: Sequence[TokenizedRequest],
-        sampler: Sampler,
+        sampler: TokenSampler,
         seed: int,
         min_frames: Tensor,
         max_frames: Tensor,

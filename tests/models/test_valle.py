@@ -7,7 +7,7 @@ from models.valle.ar import AR
 from models.valle.collate import IGNORED, pad
 from models.valle.generate import ARGenerator
 from models.valle.valle import VALLE
-from modules.sampling import Sampler
+from modules.sampling import TokenSampler
 from tests.conftest import tiny_model
 
 VARIANTS = [
@@ -116,7 +116,7 @@ def uncached(ar: AR, text: torch.Tensor, prompt: torch.Tensor, num: int) -> tupl
 SEEN: list[torch.Tensor] = []
 
 
-class Recorder(Sampler):
+class Recorder(TokenSampler):
     """Keeps the logits it saw."""
 
     def __call__(self, logits, history, noise):
@@ -145,7 +145,7 @@ def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
     torch.nn.init.zeros_(model.ar.predict_layer.weight)
 
     def generate(floor: int, cap: int):
-        arguments = (text[None], lens[0], codes[None, :, 0], lens[1], Sampler(top_k=1), 0)
+        arguments = (text[None], lens[0], codes[None, :, 0], lens[1], TokenSampler(top_k=1), 0)
         return ARGenerator(model.ar).generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
 
     # All logits are equal: the first code wins, never the end.
@@ -161,7 +161,7 @@ def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
 
 def test_sampled_batch_equals_each_alone(model, rows) -> None:
     text, text_lens, codes, codes_lens = padded(rows)
-    sampler, floor, cap = Sampler(top_p=0.9, repetition_window=5), torch.tensor([1]), torch.tensor([12])
+    sampler, floor, cap = TokenSampler(top_p=0.9, repetition_window=5), torch.tensor([1]), torch.tensor([12])
     together = ARGenerator(model.ar).generate(
         text, text_lens, codes[..., 0], codes_lens, sampler, 7, floor.expand(3), cap.expand(3)
     )

@@ -6,14 +6,14 @@ from itertools import islice
 import pytest
 import torch
 
-from modules.sampling import Noise, Sampler, draw
+from modules.sampling import ExponentialNoise, TokenSampler, sample
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 NO_HISTORY = torch.full((1, 10), -1)
 
 
 def drawn(
-    sampler: Sampler, num: int = 2000, logits: torch.Tensor = LOGITS, history: torch.Tensor = NO_HISTORY
+    sampler: TokenSampler, num: int = 2000, logits: torch.Tensor = LOGITS, history: torch.Tensor = NO_HISTORY
 ) -> torch.Tensor:
     """How often each code comes, as shares."""
     noise = torch.empty(sampler.num_draws, num, logits.shape[-1]).exponential_()
@@ -22,32 +22,32 @@ def drawn(
 
 
 def test_everything_off_draws_from_the_model() -> None:
-    assert (drawn(Sampler()) - LOGITS.exp()[0]).abs().max() < 0.04
+    assert (drawn(TokenSampler()) - LOGITS.exp()[0]).abs().max() < 0.04
 
 
 def test_top_k_keeps_the_likeliest() -> None:
-    shares = drawn(Sampler(top_k=2))
+    shares = drawn(TokenSampler(top_k=2))
     assert shares[2:].sum() == 0
     assert abs(float(shares[0]) - 0.5 / 0.8) < 0.04
-    assert drawn(Sampler(top_k=1))[0] == 1
+    assert drawn(TokenSampler(top_k=1))[0] == 1
 
 
 @pytest.mark.parametrize(("top_p", "num_kept"), [(0.4, 1), (0.5, 1), (0.51, 2), (0.81, 3), (0.99, 4)])
 def test_top_p_keeps_the_smallest_set_of_that_mass(top_p: float, num_kept: int) -> None:
-    shares = drawn(Sampler(top_p=top_p))
+    shares = drawn(TokenSampler(top_p=top_p))
     assert (shares > 0).sum() == num_kept
     assert (shares[:num_kept] > 0).all()
 
 
 def test_temperature_sharpens_and_flattens() -> None:
-    sharp, flat = drawn(Sampler(temperature=0.2)), drawn(Sampler(temperature=5.0))
+    sharp, flat = drawn(TokenSampler(temperature=0.2)), drawn(TokenSampler(temperature=5.0))
     assert sharp[0] > 0.85
     assert flat.max() < 0.35
 
 
 def test_a_seed_decides_and_neighbours_do_not() -> None:
     def noise(num_rows: int, seed: int, num_steps: int = 70) -> torch.Tensor:
-        return torch.stack(list(islice(Noise(2, num_rows, 50, seed, torch.device("cpu")), num_steps)))
+        return torch.stack(list(islice(ExponentialNoise(2, num_rows, 50, seed, torch.device("cpu")), num_steps)))
 
     together, alone = noise(3, seed=1), noise(1, seed=1)
     assert together.shape == (70, 2, 3, 50)
@@ -55,13 +55,13 @@ def test_a_seed_decides_and_neighbours_do_not() -> None:
     assert len({float(step.sum()) for step in alone}) == 70
     assert not torch.equal(noise(1, seed=2), alone)
     logits = torch.randn(3, 50)
-    codes = draw(logits, together[0, 0])
-    assert codes.tolist() == [int(draw(logits[row : row + 1], alone[0, 0])) for row in range(3)]
+    codes = sample(logits, together[0, 0])
+    assert codes.tolist() == [int(sample(logits[row : row + 1], alone[0, 0])) for row in range(3)]
 
 
 def test_a_repeated_code_is_drawn_again_from_all() -> None:
     repeated = torch.zeros(1, 10, dtype=torch.long)
-    sampler = Sampler(top_k=1, repetition_window=10, repetition_threshold=0.5)
+    sampler = TokenSampler(top_k=1, repetition_window=10, repetition_threshold=0.5)
     assert drawn(sampler, history=NO_HISTORY)[0] == 1
     assert (drawn(sampler, history=repeated) - LOGITS.exp()[0]).abs().max() < 0.04
     only_half = torch.tensor([[0, 1] * 5])
@@ -71,4 +71,4 @@ def test_a_repeated_code_is_drawn_again_from_all() -> None:
 def test_excluded_codes_never_come() -> None:
     logits = LOGITS.clone()
     logits[:, 0] = -math.inf
-    assert drawn(Sampler(), logits=logits)[0] == 0
+    assert drawn(TokenSampler(), logits=logits)[0] == 0

@@ -17,7 +17,7 @@ from models.contract import Batch, CodecLM, Example, Generation, LossSums, OnFra
 from modules.embedding import SinePosition, TokenEmbedding
 from modules.masks import prefix_lm_mask
 from modules.packing import Packing
-from modules.sampling import Noise, Sampler
+from modules.sampling import ExponentialNoise, TokenSampler
 from modules.transformer import Transformer
 
 
@@ -112,7 +112,7 @@ class DelayLM(CodecLM):
     def generate(
         self,
         requests: Sequence[TokenizedRequest],
-        sampler: Sampler,
+        sampler: TokenSampler,
         seed: int,
         min_frames: Tensor,
         max_frames: Tensor,
@@ -121,12 +121,18 @@ class DelayLM(CodecLM):
         limits = zip(min_frames.tolist(), max_frames.tolist(), strict=True)
         return [self._generate(request, sampler, seed, *limit) for request, limit in zip(requests, limits, strict=True)]
 
-    def _generate(self, request: TokenizedRequest, sampler: Sampler, seed: int, least: int, most: int) -> Generation:
+    def _generate(
+        self, request: TokenizedRequest, sampler: TokenSampler, seed: int, least: int, most: int
+    ) -> Generation:
         """One request, without a cache: codebook 0 is drawn, the others are the likeliest."""
         text, prompt, end = torch.tensor([request.ids]), request.codes, self.num_codes
         num_prompt, num_codebooks = prompt.shape
         known = delayed(torch.cat([prompt, prompt.new_zeros(most, num_codebooks)]), end)
-        noise, num_new, stop_reason = iter(Noise(sampler.num_draws, 1, end + 1, seed, text.device)), most, "cap"
+        noise, num_new, stop_reason = (
+            iter(ExponentialNoise(sampler.num_draws, 1, end + 1, seed, text.device)),
+            most,
+            "cap",
+        )
         step = num_prompt
         while step < num_prompt + num_new + num_codebooks - 1:
             before = F.pad(known[:step], (0, 0, 1, 0), value=end)[None]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from synthesis.test_lists import BadLine, Job, read_test_list
+from synthesis.test_lists import InvalidLine, ListItem, read_test_list
 from utils.cli import find_path
 from utils.errors import UserError
 
@@ -18,14 +18,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path, *lines: str) -> list[Job | BadLine]:
+def read(folder: Path, *lines: str) -> list[ListItem | InvalidLine]:
     path = folder / "list.txt"
     path.write_text("\n".join(lines), encoding="utf-8")
     return read_test_list(path, lambda name: find_path(name, "audio_prompt", folder))
 
 
-def fields(job: Job | BadLine) -> tuple:
-    assert isinstance(job, Job), job
+def fields(job: ListItem | InvalidLine) -> tuple:
+    assert isinstance(job, ListItem), job
     reference = job.reference_audio and job.reference_audio.name
     return job.name, job.text, job.prompt_text, job.prompt_audio.name, reference
 
@@ -53,7 +53,7 @@ def test_the_callers_folder_goes_before_the_lists_and_the_lists_before_the_root(
     (caller / "wavs" / "b.wav").touch()
     monkeypatch.chdir(caller)
     jobs = read(folder, "x|y|wavs/a.wav", "x|y|wavs/b.wav", "x|y|README.md")
-    parents = [job.prompt_audio.parent for job in jobs if isinstance(job, Job)]
+    parents = [job.prompt_audio.parent for job in jobs if isinstance(job, ListItem)]
     assert parents == [folder / "wavs", caller / "wavs", Path(__file__).parents[2]]
 
 
@@ -62,7 +62,7 @@ def test_the_callers_folder_goes_before_the_lists_and_the_lists_before_the_root(
 )
 def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
     [job] = read(folder, form.format("either|or|both"))
-    assert isinstance(job, Job) and (job.text, job.prompt_text) == ("either|or|both", "as said")
+    assert isinstance(job, ListItem) and (job.text, job.prompt_text) == ("either|or|both", "as said")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
 )
 def test_the_real_fault_of_a_line_is_named(folder: Path, line: str, words: str) -> None:
     bad, good = read(folder, line, "x|y|wavs/a.wav")
-    assert isinstance(bad, BadLine) and isinstance(good, Job)
+    assert isinstance(bad, InvalidLine) and isinstance(good, ListItem)
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(bad.reason)
     assert bad.reason.startswith("line 1: ")

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from tests.web.conftest import Trained
 from utils.audio import write_audio
 from utils.log import log
 from utils.prompts import prepare_prompt
+from web.experiments import ExperimentList
 from web.page import Page, Remembered, build_page, sampling_fields
-from web.speaker import Sampling, Speaker
-from web.voices import Voices
+from web.synthesis_queue import SynthesisQueue
 
 TEXT = "Early birds often find small green apples."
-SAMPLING = Sampling(top_k=20, top_p=0.9, temperature=0.8, seed=7)
+SAMPLING = {"top_k": 20, "top_p": 0.9, "temperature": 0.8, "seed": 7}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def copy(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def page(copy: Trained, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    speaker = Speaker(lambda checkpoint: load_experiment(checkpoint.path, "")[0])
+    speaker = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "")[0])
     folder = tmp_path_factory.mktemp("gradio")
-    return Page(speaker, Voices(copy.log_dir, copy.nar), lambda experiment: experiment.settings().infer, folder)
+    return Page(speaker, ExperimentList(copy.log_dir, copy.nar), lambda experiment: experiment.settings().infer, folder)
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def client(page: Page, addresses: set[str]) -> Iterator[Client]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("GRADIO_TEMP_DIR", str(page.folder))
         blocks = build_page(page)
-        page.speaker.start()
+        page.queue.start()
         _, url, _ = blocks.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, ssr_mode=False)
         yield Client(url, verbose=False, analytics_enabled=False)
         blocks.close(verbose=False)
-        page.speaker.close()
+        page.queue.close()
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def fields(trained: Trained) -> dict[str, Any]:
         "prompt_audio": handle_file(str(audio)),
         "prompt_text": prompt_text,
         "experiment": "nar",
-        **asdict(SAMPLING),
+        **SAMPLING,
     }
 
 
@@ -96,7 +96,7 @@ def test_the_page_says_what_stage_3_says(
     audio, picture, line = client.predict(**fields, api_name="/speak")
     prompt_audio, prompt_text = trained.prompt()
     request = Request(TEXT, prompt_text, prepare_prompt(prompt_audio, prompt_text, 24000).audio)
-    [speech] = voice.with_settings(**asdict(SAMPLING)).speak([request])
+    [speech] = voice.with_settings(**SAMPLING).speak([request])
     write_audio(tmp_path / "wanted.wav", speech.audio, 24000)
     assert Path(audio).read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     assert re.fullmatch(r"nar_\d{6}\.wav", Path(audio).name)
@@ -134,7 +134,7 @@ def test_requests_of_several_users_are_spoken_together(
     assert has_begun.wait(300)
     jobs += map(submit, "bcd")
     deadline = time.monotonic() + 60
-    while len(page.speaker._waiting) < 3:
+    while len(page.queue._waiting) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     is_free.set()
@@ -226,7 +226,7 @@ def test_an_experiment_that_is_new_is_taken(client: Client, page: Page, fields: 
 
 def test_the_history_is_short_and_newest_first(client: Client, page: Page, trained: Trained) -> None:
     audio, prompt_text = trained.prompt()
-    sampling = asdict(SAMPLING)
+    sampling = SAMPLING
     history: list[Remembered] = []
     for number in range(12):
         text = f"Birds {number}."
@@ -238,7 +238,7 @@ def test_the_history_is_short_and_newest_first(client: Client, page: Page, train
 def test_sampling_follows_the_experiment_and_the_schema() -> None:
     odd = tiny_infer(top_k=2000, top_p=0.01, temperature=3.0, seed=2**40)
     for infer in (tiny_infer(), odd):
-        for name, field in zip(asdict(SAMPLING), sampling_fields(infer), strict=True):
+        for name, field in zip(SAMPLING, sampling_fields(infer), strict=True):
             assert field["minimum"] <= field["value"] == getattr(infer, name) <= field["maximum"]
             for value in (field["minimum"], field["maximum"]):
                 assert getattr(InferSettings(**{**infer.model_dump(), name: value}), name) == value

@@ -3,7 +3,7 @@
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,14 @@ import pytest
 import soundfile
 import torch
 
+from config.schema import SamplingSettings
 from synthesis.synthesizer import Request, SecondsPerPhone, Synthesizer
 from tests.web.conftest import Trained
 from utils.errors import UserError
 from utils.prompts import prepare_prompt
-from web.speaker import MAX_LOADED, Job, Sampling, Speaker
+from web.synthesis_queue import MAX_LOADED, QueuedRequest, SynthesisQueue
 
-DRAWN = Sampling(top_k=0, top_p=0.9, temperature=0.8, seed=3)
+DRAWN = SamplingSettings(top_k=0, top_p=0.9, temperature=0.8, seed=3, repetition_window=0, repetition_threshold=0.1)
 TEXTS = ("Early birds find apples.", "Tall trees near quiet rivers often find birds.", "Small.")
 WAIT_SECONDS = 300
 
@@ -50,28 +51,28 @@ def recorder(voice: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 @pytest.fixture
-def speaker(recorder: Recorder) -> Iterator[Speaker]:
+def speaker(recorder: Recorder) -> Iterator[SynthesisQueue]:
     """Not started: what is submitted waits together until it is."""
-    speaker = Speaker(recorder.build)
+    speaker = SynthesisQueue(recorder.build)
     yield speaker
     speaker.close()
 
 
-def job(trained: Trained, text: str, sampling: Sampling = DRAWN, index: int = 0, **changes) -> Job:
+def job(trained: Trained, text: str, sampling: SamplingSettings = DRAWN, index: int = 0, **changes) -> QueuedRequest:
     audio, prompt_text = trained.prompt(index)
     values = {"text": text, "prompt_text": prompt_text, "prompt_audio": audio, **changes}
-    return Job(values.pop("checkpoint", trained.checkpoint), sampling, **values)
+    return QueuedRequest(values.pop("checkpoint", trained.checkpoint), sampling, **values)
 
 
-def alone(voice: Synthesizer, one: Job) -> torch.Tensor:
+def alone(voice: Synthesizer, one: QueuedRequest) -> torch.Tensor:
     prompt = prepare_prompt(one.prompt_audio, one.prompt_text, voice.codec.sample_rate_hz)
-    speaking = voice.with_settings(**asdict(one.sampling))
+    speaking = voice.with_settings(**one.sampling.model_dump())
     [speech] = speaking._speak_batch([Request(one.text, prompt.text, prompt.audio)], False, None)
     return speech.audio
 
 
 def test_those_that_wait_are_spoken_together_as_each_alone(trained, voice, recorder, speaker) -> None:
-    other = replace(DRAWN, seed=4)
+    other = DRAWN.model_copy(update={"seed": 4})
     jobs = [job(trained, text, index=index) for index, text in enumerate(TEXTS)]
     jobs.insert(1, job(trained, TEXTS[0], other))
     for one in jobs:
@@ -81,9 +82,9 @@ def test_those_that_wait_are_spoken_together_as_each_alone(trained, voice, recor
     assert recorder.groups == [list(TEXTS), [TEXTS[0]]]
     assert recorder.built == [trained.checkpoint.path]
     for one, result in zip(jobs, spoken, strict=True):
-        assert torch.equal(result.speech.audio, alone(voice, one))
+        assert torch.equal(result.audio, alone(voice, one))
         assert one.doing == "speaking" and one.num_seconds > 0
-    assert not torch.equal(spoken[0].speech.audio, spoken[1].speech.audio)
+    assert not torch.equal(spoken[0].audio, spoken[1].audio)
 
 
 def test_no_more_are_taken_together_than_the_settings_allow(trained, voice, recorder, speaker) -> None:
@@ -109,7 +110,7 @@ def test_one_that_cannot_be_spoken_takes_no_other_with_it(trained, voice, record
         with pytest.raises(UserError, match=words):
             one.done.result(WAIT_SECONDS)
     for one in good:
-        assert torch.equal(one.done.result(WAIT_SECONDS).speech.audio, alone(voice, one))
+        assert torch.equal(one.done.result(WAIT_SECONDS).audio, alone(voice, one))
     assert recorder.groups == [["?!", TEXTS[0], TEXTS[1], TEXTS[0]]]
 
 
@@ -123,14 +124,14 @@ def test_after_a_failure_the_next_are_spoken(trained, recorder, speaker) -> None
     recorder.failure = None
     second = job(trained, TEXTS[0])
     speaker.submit(second)
-    assert second.done.result(WAIT_SECONDS).speech.seconds > 0
+    assert second.done.result(WAIT_SECONDS).seconds > 0
 
 
 def test_a_voice_that_cannot_be_loaded_is_told_to_all_who_asked_for_it(trained) -> None:
     def build(checkpoint) -> Synthesizer:
         raise UserError("damaged")
 
-    speaker = Speaker(build)
+    speaker = SynthesisQueue(build)
     jobs = [job(trained, text) for text in TEXTS]
     for one in jobs:
         speaker.submit(one)
@@ -189,13 +190,13 @@ def test_an_older_checkpoint_is_gone_before_the_newer_takes_its_room(trained, vo
         checkpoint = replace(trained.checkpoint, path=trained.checkpoint.path.with_name(name))
         one = job(trained, TEXTS[2], checkpoint=checkpoint)
         speaker.submit(one)
-        assert one.done.result(WAIT_SECONDS).speech.seconds > 0
+        assert one.done.result(WAIT_SECONDS).seconds > 0
 
 
 def test_the_server_closes_without_an_end_of_what_it_speaks(trained, voice, recorder) -> None:
     recorder.voice = voice.with_settings()
     recorder.voice.frame_limits = SecondsPerPhone(1000, 2000, 0, 0, voice.codec.frame_rate_hz)
-    speaker = Speaker(recorder.build)
+    speaker = SynthesisQueue(recorder.build)
     jobs = [job(trained, text) for text in TEXTS[:2]]
     for one in jobs:
         speaker.submit(one)
@@ -209,7 +210,7 @@ def test_the_server_closes_without_an_end_of_what_it_speaks(trained, voice, reco
 
 
 def test_those_that_wait_are_told_when_the_server_closes(trained, recorder) -> None:
-    speaker = Speaker(recorder.build)
+    speaker = SynthesisQueue(recorder.build)
     waiting = job(trained, TEXTS[0])
     speaker.submit(waiting)
     speaker._is_closed = True

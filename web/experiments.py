@@ -13,7 +13,7 @@ from utils.log import log
 
 
 @dataclass(frozen=True)
-class Voices:
+class ExperimentList:
     """The experiments below `log_dir`, and `first`, which may lie elsewhere and may be one checkpoint."""
 
     log_dir: Path

@@ -8,21 +8,21 @@ import pytest
 
 from tests.web.conftest import Trained
 from utils.errors import UserError
-from web.voices import Voices
+from web.experiments import ExperimentList
 
 
 def test_only_those_with_both_models_are_offered(trained: Trained) -> None:
     assert trained.log_dir.joinpath("ar", "args.json").is_file()
-    assert Voices(trained.log_dir).find() == {"nar": trained.checkpoint}
+    assert ExperimentList(trained.log_dir).find() == {"nar": trained.checkpoint}
 
 
 def test_the_first_comes_first_and_may_lie_elsewhere(trained: Trained, tmp_path: Path) -> None:
     elsewhere = Path(shutil.copytree(trained.nar, tmp_path / "other"))
     for first in (elsewhere, next((elsewhere / "checkpoint").glob("epoch-*"))):
-        voices = Voices(trained.log_dir, first)
+        voices = ExperimentList(trained.log_dir, first)
         assert list(voices.find()) == ["other", "nar"]
         assert voices.first_checkpoint().path.is_relative_to(elsewhere)
-    assert list(Voices(trained.log_dir, trained.nar).find()) == ["nar"]
+    assert list(ExperimentList(trained.log_dir, trained.nar).find()) == ["nar"]
     shutil.rmtree(elsewhere)
     assert list(voices.find()) == ["nar"]
 
@@ -33,13 +33,13 @@ def test_a_damaged_one_is_left_out_and_logged(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vallet"), "propagate", True)
     (own.nar / name).write_text("{")
-    assert Voices(own.log_dir).find() == {}
+    assert ExperimentList(own.log_dir).find() == {}
     assert f"{own.nar} is left out: " in caplog.text
 
 
 def test_nothing_to_offer_is_told(trained: Trained, tmp_path: Path) -> None:
     for log_dir in (tmp_path, tmp_path / "gone"):
         with pytest.raises(UserError, match="--log_dir: no experiment with an AR and a NAR model in"):
-            Voices(log_dir).first_checkpoint()
+            ExperimentList(log_dir).first_checkpoint()
     with pytest.raises(UserError, match="--infer_expt_dir: no whole checkpoint"):
-        Voices(trained.log_dir, tmp_path).first_checkpoint()
+        ExperimentList(trained.log_dir, tmp_path).first_checkpoint()

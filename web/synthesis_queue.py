@@ -4,10 +4,11 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from config.schema import SamplingSettings
 from synthesis.synthesizer import Request, Speech, Synthesizer
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.device import release_memory
@@ -19,61 +20,43 @@ _CLOSING = "the server is closing"
 MAX_LOADED = 2
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Settings of the infer section that a request has for itself."""
-
-    top_k: int
-    top_p: float
-    temperature: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """Speech, and the rate of its samples."""
-
-    speech: Speech
-    sample_rate_hz: int
-
-
 @dataclass(eq=False)
-class Job:
+class QueuedRequest:
     """One text to say, and how far it is: `num_seconds` of it are decoded, of a length that is guessed."""
 
     checkpoint: Checkpoint
-    sampling: Sampling
+    sampling: SamplingSettings
     text: str
     prompt_text: str
     prompt_audio: Path
     doing: Literal["waiting", "loading the model", "speaking"] = "waiting"
     num_seconds: float = 0.0
     guessed_seconds: float = math.inf
-    done: "Future[Spoken]" = field(default_factory=Future)
+    done: "Future[Speech]" = field(default_factory=Future)
 
-    def goes_with(self, other: "Job") -> bool:
+    def goes_with(self, other: "QueuedRequest") -> bool:
         """Whether the two can be decoded together."""
         return (self.checkpoint, self.sampling) == (other.checkpoint, other.sampling)
 
 
-class Speaker:
+class SynthesisQueue:
     """Loads an experiment when it is first chosen, and keeps the last `MAX_LOADED` that were."""
 
     def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
         self._build = build
         self._loaded: dict[Path, tuple[Checkpoint, Synthesizer]] = {}
-        self._waiting: list[Job] = []
+        self._waiting: list[QueuedRequest] = []
         self._changed = threading.Condition()
         self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="speaker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="synthesis queue", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Put a job behind those that wait; `job.done` gets its speech, or UserError."""
+    def submit(self, request: QueuedRequest) -> None:
+        """Put a request behind those that wait; `request.done` gets its speech, or UserError."""
         with self._changed:
-            self._waiting.append(job)
+            self._waiting.append(request)
             self._changed.notify()
 
     def close(self) -> None:
@@ -111,8 +94,8 @@ class Speaker:
                 first = self._waiting[0]
             self._speak_next(first)
 
-    def _speak_next(self, first: Job) -> None:
-        """Speak the first job and those that go with it. Whatever goes wrong, those who asked are told.
+    def _speak_next(self, first: QueuedRequest) -> None:
+        """Speak the first request and those that go with it. Whatever goes wrong, those who asked are told.
 
         No local name of `_run` holds the voice, so that one that leaves memory does so before the next is loaded.
         """
@@ -128,44 +111,44 @@ class Speaker:
         except Exception as error:
             _fail(group, error)
 
-    def _take(self, first: Job, most: int | None = None) -> list[Job]:
-        """The first job and those that wait and go with it, at most `most` together, out of the queue."""
+    def _take(self, first: QueuedRequest, most: int | None = None) -> list[QueuedRequest]:
+        """The first request and those that wait and go with it, at most `most` together, out of the queue."""
         with self._changed:
-            group = [job for job in self._waiting if job.goes_with(first)][:most]
-            self._waiting = [job for job in self._waiting if job not in group]
+            group = [request for request in self._waiting if request.goes_with(first)][:most]
+            self._waiting = [request for request in self._waiting if request not in group]
         return group
 
-    def _speak_group(self, voice: Synthesizer, group: Sequence[Job]) -> None:
+    def _speak_group(self, voice: Synthesizer, group: Sequence[QueuedRequest]) -> None:
         """Speak jobs of one voice and one sampling together; one that cannot be spoken does not take others with it."""
-        ready: list[tuple[Job, Request]] = []
-        for job in group:
-            job.doing = "speaking"
+        ready: list[tuple[QueuedRequest, Request]] = []
+        for request in group:
+            request.doing = "speaking"
             try:
-                prompt = read_prompt(job.prompt_audio, job.prompt_text, voice.codec.sample_rate_hz)
+                prompt = read_prompt(request.prompt_audio, request.prompt_text, voice.codec.sample_rate_hz)
                 # As fast as the prompt was said.
-                job.guessed_seconds = prompt.seconds * len(job.text) / len(prompt.text)
-                ready.append((job, Request(job.text, prompt.text, prompt.audio)))
+                request.guessed_seconds = prompt.seconds * len(request.text) / len(prompt.text)
+                ready.append((request, Request(request.text, prompt.text, prompt.audio)))
             except Exception as error:
-                job.done.set_exception(error)
+                request.done.set_exception(error)
 
         def hear(num_frames: int) -> None:
             if self._is_closed:
                 raise UserError(_CLOSING)
-            for job, _ in ready:
-                job.num_seconds = num_frames / voice.codec.frame_rate_hz
+            for request, _ in ready:
+                request.num_seconds = num_frames / voice.codec.frame_rate_hz
 
-        sampled = voice.with_settings(**asdict(group[0].sampling))
+        sampled = voice.with_settings(**group[0].sampling.model_dump())
         speeches = sampled.speak([request for _, request in ready], on_frames=hear)
-        for (job, _), speech in zip(ready, speeches, strict=True):
+        for (request, _), speech in zip(ready, speeches, strict=True):
             if isinstance(speech, UserError):
-                job.done.set_exception(speech)
+                request.done.set_exception(speech)
             elif speech.failure is not None:
-                job.done.set_exception(UserError(speech.failure))
+                request.done.set_exception(UserError(speech.failure))
             else:
-                job.done.set_result(Spoken(speech, voice.codec.sample_rate_hz))
+                request.done.set_result(speech)
 
 
-def _fail(group: Sequence[Job], error: Exception) -> None:
-    for job in group:
-        if not job.done.done():
-            job.done.set_exception(error)
+def _fail(group: Sequence[QueuedRequest], error: Exception) -> None:
+    for request in group:
+        if not request.done.done():
+            request.done.set_exception(error)
