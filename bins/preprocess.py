@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ def main(arguments: Sequence[str] | None) -> int:
     from accelerate import PartialState
 
     from config.schema import Settings
-    from processors.codecs.prepare import prepare_codec
+    from processors.codecs import prepare_codec
     from processors.pipeline import Preparation
+    from processors.training_audio import training_audio
     from utils.config import load_settings, resolve_path
     from utils.device import pick_device
     from utils.errors import UserError
@@ -58,7 +60,8 @@ def main(arguments: Sequence[str] | None) -> int:
     # A folder that cannot be made is told before the codec is fitted.
     processed_dir.mkdir(parents=True, exist_ok=True)
     with state.main_process_first():
-        codec = prepare_codec(settings.preprocess, processed_dir, ROOT, rows, device)
+        audio = partial(training_audio, settings.preprocess, rows)
+        codec = prepare_codec(settings.preprocess, processed_dir, ROOT, audio, device)
     empty = []
     for preparation in preparations:
         stats = preparation.run(codec, device, state.wait_for_everyone)

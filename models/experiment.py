@@ -19,7 +19,6 @@ from utils.errors import UserError
 from utils.log import log
 from utils.paths import ROOT
 
-CODEC_FILES = {"MelRVQ": "mel_rvq.safetensors", "Encodec": "encodec.th"}
 MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone")
 """Keys of the infer section that follow the corpus where they are null."""
 
@@ -47,9 +46,9 @@ class Experiment:
     def symbols(self) -> Path:
         return self.folder / "symbols.dict"
 
-    def codec(self, extractor: str) -> Path:
+    def codec(self, file_name: str) -> Path:
         """The codec's own file: fitted codebooks, or the local weights that the codes were made with."""
-        return self.folder / CODEC_FILES[extractor]
+        return self.folder / file_name
 
     @property
     def checkpoints(self) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from config.schema import Settings
 from models.experiment import Experiment, load_model
+from processors.codecs import codec_class
 from processors.symbols import SymbolTable
 from utils.checkpoint import Checkpoint, checkpoint_name, save_checkpoint
 from utils.config import resolve_path, save_settings
@@ -34,7 +35,9 @@ def convert(source: Checkpoint, settings: Settings, folder: Path) -> Path:
     save_settings(settings, experiment.args)
     table.save(experiment.symbols)
     if codec_file is not None:
-        shutil.copyfile(codec_file, experiment.codec(settings.preprocess.acoustic_token_extractor))
+        shutil.copyfile(
+            codec_file, experiment.codec(codec_class(settings.preprocess.acoustic_token_extractor).file_name)
+        )
     return save_checkpoint(
         experiment.checkpoints,
         checkpoint_name(source.epoch, source.step, source.loss),

@@ -7,7 +7,7 @@ import torch
 
 from config.schema import Settings
 from models.experiment import MEASURED_LIMITS, Experiment, check_codec, load_model, reference_limits
-from processors.codecs import build_codec
+from processors.codecs import build_codec, codec_class
 from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer, build_phonemizer
@@ -38,7 +38,9 @@ def load_experiment(
         settings = settings.model_copy(update={"infer": given.infer.model_copy(update=measured)})
     device = pick_device()
     preprocess = settings.preprocess
-    codec = build_codec(preprocess, experiment.codec(preprocess.acoustic_token_extractor), ROOT, device)
+    codec = build_codec(
+        preprocess, experiment.codec(codec_class(preprocess.acoustic_token_extractor).file_name), ROOT, device
+    )
     tokenizer = TextTokenizer(
         build_phonemizer(preprocess.phone_extractor, preprocess.language),
         SymbolTable.load(experiment.symbols),

@@ -41,7 +41,7 @@ def train(folder: Path, num_steps: int) -> dict[str, Counter[str]]:
 
         def counting(name: str):
             def call(*args, **kwargs):
-                kind = "messages" if trainer.messages in (*args, *kwargs.values()) else "device"
+                kind = "messages" if trainer.cpu_group in (*args, *kwargs.values()) else "device"
                 calls[kind][name] += 1
                 return originals[name](*args, **kwargs)
 

@@ -190,7 +190,7 @@ def coded_together(world: World, changes: Changes) -> Any:
 def spoken_together(world: World, changes: Changes) -> Any:
     """The batches of prompts that stage 3 gives to the codec."""
     experiment, settings = Experiment(world.pair), world.settings(changes)
-    codec = Noting.load(experiment.codec("MelRVQ"))
+    codec = Noting.load(experiment.codec(MelRVQ.file_name))
     tokenizer = TextTokenizer(build_phonemizer("graphemes", "en-us"), SymbolTable.load(experiment.symbols), False)
     model = load_model(resolve_checkpoint(world.pair, ""), settings)
     Synthesizer(model, codec, tokenizer, settings.infer, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)
@@ -199,7 +199,7 @@ def spoken_together(world: World, changes: Changes) -> Any:
 
 def speaking_layers(world: World, changes: Changes) -> set[tuple[str, str]]:
     """The kinds of linear layers that the AR and the NAR speak with in stage 3."""
-    codec = MelRVQ.load(Experiment(world.pair).codec("MelRVQ"))
+    codec = MelRVQ.load(Experiment(world.pair).codec(MelRVQ.file_name))
     source, tokenizer = resolve_checkpoint(world.pair, ""), TextTokenizer(None, SymbolTable(), False)
     model = load_synthesizer(source, world.settings(changes), codec, tokenizer, CPU).model
     kinds = ((name.split(".")[0], type(module).__name__) for name, module in model.named_modules())

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import Settings
-from models.experiment import CODEC_FILES, MEASURED_LIMITS
+from models.experiment import MEASURED_LIMITS
+from processors.codecs import codec_class
 from processors.manifest import shard_path
 from processors.symbols import SymbolTable
 from utils.config import resolve_path
@@ -66,8 +67,9 @@ def read_prepared(settings: Settings) -> PreparedData:
     valid.sort(key=lambda shard: shard.rsplit("/", 1)[1])
     weights = settings.preprocess.codec_checkpoint
     codec_file = None if weights is None else resolve_path(weights, ROOT)
-    if settings.preprocess.acoustic_token_extractor == "MelRVQ":
-        codec_file = fetch(f"{processed_dir}/{CODEC_FILES['MelRVQ']}")
+    codec = codec_class(settings.preprocess.acoustic_token_extractor)
+    if codec.is_fitted:
+        codec_file = fetch(f"{processed_dir}/{codec.file_name}")
     pace = (min(min(p.values()) for p in paces), max(max(p.values()) for p in paces)) if all(paces) else None
     return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)), pace)
 

@@ -13,6 +13,7 @@ from config.schema import Settings
 from models import model_class
 from models.contract import CodecLM
 from models.experiment import Experiment
+from processors.codecs import codec_class
 from processors.symbols import SymbolTable
 from training.prepared import PreparedData
 from utils.checkpoint import (
@@ -168,7 +169,7 @@ def write_experiment(experiment: Experiment, settings: Settings, data: PreparedD
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
-    codec = experiment.codec(settings.preprocess.acoustic_token_extractor)
+    codec = experiment.codec(codec_class(settings.preprocess.acoustic_token_extractor).file_name)
     if data.codec is not None and not (codec.is_file() and filecmp.cmp(data.codec, codec, shallow=False)):
         with written_aside(codec) as path:
             shutil.copyfile(data.codec, path)

@@ -1,4 +1,4 @@
-"""The one training loop, for the AR model, the NAR model, or both."""
+"""The one training loop, for any codec language model."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -80,11 +80,11 @@ class Trainer:
         self.meta = meta
         self.saved: Progress | None = None
         self.signals, self.stop_signal, self.save_is_asked = Signals(), 0, False
-        # A save may have to wait for a step that is not skipped.
+        # Set while a checkpoint is due but the last step was skipped: weights of a bad step are not saved.
         self.save_is_due = False
         self.last_batch: Batch | None = None
-        # Between the processors, whatever computes: no step waits for a GPU.
-        self.messages = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+        # A gloo group for small counts and flags, so that agreeing on them never synchronizes with the GPU.
+        self.cpu_group = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self.skipped = NonFiniteSteps(accelerator.device)
         self.progress = Progress()
         self.unwrapped_model, self.eval_model = model.to(accelerator.device), eval_model
@@ -95,13 +95,13 @@ class Trainer:
             weight_decay=settings.adamw.weight_decay,
             fused=True,
         )
-        # accelerate leaves autocast out with FSDP, and its cache would hold a copy of every weight there.
+        # Under FSDP accelerate applies no autocast of its own, and autocast's cache would hold a copy of every weight.
         self.autocast = AutocastKwargs(cache_enabled=not accelerator.is_fsdp2)
         if accelerator.is_fsdp2:
             prepare_for_sharding(model)
         self.model, prepared = accelerator.prepare(model, optimizer)
         self.optimizer = prepared.optimizer
-        # FSDP has put others in the place of those there were.
+        # FSDP replaced the parameters by sharded ones.
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def train(self) -> int:
@@ -117,16 +117,18 @@ class Trainer:
         with Signals() as self.signals, self._unless_stopped(), self._progress_bar() as bar:
             while not self._is_over():
                 batches = self._batches()
+                # One step: gradient_accumulation_step batches, equally many on every rank.
                 while group := self._next_group(batches):
                     rate = learning_rate(settings, progress.step, progress.epoch)
                     gradient_norm = self.step(group, rate, tally)
                     progress.step += 1
                     progress.place = group[-1].end
                     self.last_batch = group[-1]
-                    self._share_signals()
+                    self._sync_signals()
                     num_tokens += sum(batch.num_tokens for batch in group) * self.accelerator.num_processes
                     bar.update(self._bar_units(group))
                     if progress.step % settings.log_interval == 0:
+                        # The only place where a step reads numbers back from the GPU.
                         means = tally.means(self.accelerator)
                         means |= {"learning_rate": rate, "gradient_norm": float(gradient_norm)}
                         means["tokens_per_second"] = num_tokens / (time.perf_counter() - started)
@@ -142,6 +144,7 @@ class Trainer:
                     if self._is_over():
                         break
                 else:
+                    # The batches ran out, so the epoch is complete.
                     progress.epoch, progress.place = progress.epoch + 1, START
                     if self._is_over() or any(
                         progress.epoch % stride == 0 for stride in settings.save_checkpoint_stride
@@ -158,16 +161,20 @@ class Trainer:
         return exit_status(self.stop_signal)
 
     def _batches(self) -> Iterator[Batch]:
-        """Those of the epoch from its place on, as many as each other process has."""
+        """The remaining batches of this epoch, equally many on every rank."""
         batches = self.data.batches(self.progress.epoch, self.progress.place)
         num_processes = self.accelerator.num_processes
-        return in_step(batches, num_processes, lambda value: self._most([value])[0]) if num_processes > 1 else batches
+        return (
+            in_step(batches, num_processes, lambda value: self._all_reduce_max([value])[0])
+            if num_processes > 1
+            else batches
+        )
 
-    def _most(self, values: Sequence[int]) -> list[int]:
-        """The greatest of each value on all processes, between their processors: no GPU is asked."""
+    def _all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """Element-wise maximum over all ranks. A collective on the CPU group."""
         most = torch.tensor(values, dtype=torch.long)
-        if self.messages is not None:
-            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, self.messages)
+        if self.cpu_group is not None:
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, self.cpu_group)
         return most.tolist()
 
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
@@ -177,12 +184,12 @@ class Trainer:
     def step(self, group: Sequence[Batch], rate: float, tally: MetricSums) -> Tensor:
         """One optimizer step on a group of batches; returns the gradient norm before clipping.
 
-        Each model's loss is the mean over its targets in the whole group, on all processes.
+        Each model's loss is the mean over its targets in the whole group, on all ranks.
         """
         counts = self._count_targets(group)
         self.model.train()
         for place, batch in enumerate(group, start=1):
-            # Gradients travel between processes once a step.
+            # Reduce gradients between ranks once a step, with the last batch.
             with nullcontext() if place == len(group) else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast(self.autocast):
                     scores = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
@@ -191,7 +198,7 @@ class Trainer:
             if not batch.is_filler:
                 tally.add(scores)
         gradient_norm = full_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm))
-        # The fused optimizer passes over such a step by itself, and no device has to be asked.
+        # The fused optimizer skips the step where `found_inf` is 1, without reading it back from the GPU.
         self.optimizer.found_inf = self.skipped.record(gradient_norm)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
@@ -200,13 +207,13 @@ class Trainer:
         return gradient_norm
 
     def _count_targets(self, group: Sequence[Batch]) -> dict[str, Tensor]:
-        """How many targets each model has in the group, on all processes."""
+        """How many targets each model has in the group, on all ranks."""
         models = sorted(set(self.unwrapped_model.loss_names.values()))
         counted = [self.unwrapped_model.num_targets(batch) for batch in group if not batch.is_filler]
         counts = torch.tensor([sum(of[name] for of in counted) for name in models], dtype=torch.double)
-        if self.messages is not None:
-            # Counted on the CPU and summed by the CPU's group, so that no step waits for its GPU.
-            torch.distributed.all_reduce(counts, group=self.messages)
+        if self.cpu_group is not None:
+            # Counted and summed on the CPU, so that no step synchronizes with its GPU.
+            torch.distributed.all_reduce(counts, group=self.cpu_group)
         return dict(zip(models, counts.clamp(min=1), strict=True))
 
     @torch.no_grad()
@@ -275,7 +282,7 @@ class Trainer:
         for score in scores.values():
             # False for nan as well.
             is_good = is_good & (score.loss_sum <= _MAX_LOSS * max(1, score.num_targets))
-        return not self._most([int(not is_good)])[0]
+        return not self._all_reduce_max([int(not is_good)])[0]
 
     def _divergence(self, what: str) -> UserError:
         found = checkpoint.find_checkpoints(self.folder / "checkpoint")
@@ -300,7 +307,7 @@ class Trainer:
             }
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
-            # What the settings say now counts, not what they said then.
+            # Use the current hyperparameters, not the checkpoint's.
             group.update(betas=tuple(self.settings.adamw.betas), weight_decay=self.settings.adamw.weight_decay)
         self.progress = Progress(**state["progress"] | {"place": Place(**state["progress"]["place"])})
         self.saved = replace(self.progress)
@@ -331,13 +338,13 @@ class Trainer:
         return self.save_is_due and not self.skipped.num_in_a_row
 
     def _has_diverged(self) -> bool:
-        """Asked at log points on a GPU, as asking waits for it."""
+        """On a GPU only checked at log steps: reading the counter forces a sync."""
         is_asked = self.accelerator.device.type == "cpu" or self.progress.step % self.settings.log_interval == 0
         return is_asked and self.skipped.too_many
 
-    def _share_signals(self) -> None:
-        """Make what any process was sent by the end of a step known to all of them: they stop and save together."""
-        stop_signal, save_is_asked = self._most([self.signals.stop_signal, self.signals.save_is_asked])
+    def _sync_signals(self) -> None:
+        """Share signals between ranks, so that all stop or save after the same step."""
+        stop_signal, save_is_asked = self._all_reduce_max([self.signals.stop_signal, self.signals.save_is_asked])
         self.signals.save_is_asked = False
         self.stop_signal, self.save_is_asked = stop_signal, bool(save_is_asked)
 

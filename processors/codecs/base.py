@@ -1,9 +1,14 @@
 """What every codec offers: waveforms to codes and back, in batches with lengths."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+
+from config.schema import PreprocessSettings
 
 
 def num_whole_frames(num_samples: torch.Tensor, hop_samples: int) -> torch.Tensor:
@@ -51,6 +56,31 @@ class Codec(ABC):
         codebook_size: codes lie in [0, codebook_size).
         device: where it computes and where its results are.
     """
+
+    file_name: ClassVar[str]
+    """Of the codec's own file in an experiment's folder: local weights, or fitted codebooks."""
+    is_fitted: ClassVar[bool] = False
+    """Whether stage 1 fits the codec on the corpus, into that file in `processed_dir`."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, settings: PreprocessSettings, own_file: Path | None, root: Path) -> "Codec":
+        """The codec as the settings ask for it, on the CPU.
+
+        Args:
+            own_file: the codec's own file; where it is there it goes before `preprocess.codec_checkpoint`.
+            root: where a relative `preprocess.codec_checkpoint` starts.
+
+        Raises:
+            UserError: weights or codebooks are missing or damaged, or were made for other settings.
+        """
+
+    @classmethod
+    def fit_to(
+        cls, path: Path, settings: PreprocessSettings, root: Path, audio: Callable[[], Iterable[torch.Tensor]]
+    ) -> None:
+        """Where `is_fitted`, fit the codec on (N,) waveforms into `path`, unless the file there fits the settings."""
+        raise NotImplementedError
 
     sample_rate_hz: int
     hop_samples: int

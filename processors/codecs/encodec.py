@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from encodec import EncodecModel
 
+from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
+from utils.config import resolve_path
 from utils.errors import UserError
 
 BANDWIDTH_KBPS = 6.0
@@ -19,6 +21,8 @@ MIN_BATCH_FRAMES = 7
 class Encodec(Codec):
     """The 24 kHz model with as many codebooks as 6 kbps hold (8 of 1024)."""
 
+    file_name = "encodec.th"
+
     def __init__(self, model: EncodecModel) -> None:
         self.model = model.eval().requires_grad_(False)
         self.sample_rate_hz = int(model.sample_rate)
@@ -26,6 +30,11 @@ class Encodec(Codec):
         self.num_codebooks = model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, BANDWIDTH_KBPS)
         self.codebook_size = int(model.quantizer.bins)
         self.device = next(model.parameters()).device
+
+    @classmethod
+    def open(cls, settings: PreprocessSettings, own_file: Path | None, root: Path) -> "Encodec":
+        weights = None if settings.codec_checkpoint is None else resolve_path(settings.codec_checkpoint, root)
+        return cls.load(own_file if own_file is not None and own_file.is_file() else weights)
 
     @classmethod
     def load(cls, checkpoint: Path | None) -> "Encodec":

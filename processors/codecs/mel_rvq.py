@@ -6,7 +6,7 @@ sounds like a vocoder from the spectrogram alone, well below EnCodec.
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import torchaudio
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config.schema import MelRVQSettings
+from config.schema import MelRVQSettings, PreprocessSettings
 from processors.codecs.base import Codec, fill_whole_hops
+from utils.config import resolve_path
 from utils.errors import UserError
 from utils.files import written_aside
-from utils.log import progress_bar
+from utils.log import log, progress_bar
 
 CODEBOOK_SIZE = 1024
 FORMAT = "vallet-mel-rvq-3"
@@ -115,6 +116,8 @@ class MelAnalysis:
 class MelRVQ(Codec):
     """Codebooks fitted on a corpus; a code frame is one mel frame."""
 
+    file_name = "mel_rvq.safetensors"
+    is_fitted = True
     codebook_size = CODEBOOK_SIZE
 
     def __init__(
@@ -141,6 +144,44 @@ class MelRVQ(Codec):
         self.codebooks, self.gains = codebooks, gains
         self.device = codebooks.device
         self.analysis.to(self.device)
+
+    @classmethod
+    def open(cls, settings: PreprocessSettings, own_file: Path | None, root: Path) -> "MelRVQ":
+        if own_file is None:
+            raise UserError("preprocess.acoustic_token_extractor: MelRVQ has no fitted codebooks yet; run stage 1")
+        codec = cls.load(own_file)
+        for key in ("frame_rate_hz", "num_mels", "num_codebooks"):
+            wanted, fitted = getattr(settings.mel_rvq, key), getattr(codec.settings, key)
+            if wanted != fitted:
+                raise UserError(
+                    f"preprocess.mel_rvq.{key}: {wanted:g} was asked for and {own_file} was fitted with {fitted:g}; "
+                    "set it back, or run stage 1 into another preprocess.processed_dir"
+                )
+        codec.settings = settings.mel_rvq
+        return codec
+
+    @classmethod
+    def fit_to(
+        cls, path: Path, settings: PreprocessSettings, root: Path, audio: Callable[[], Iterable[torch.Tensor]]
+    ) -> None:
+        if settings.codec_checkpoint is not None:
+            cls.load(resolve_path(settings.codec_checkpoint, root)).save(path)
+        elif not cls._fits(path, settings):
+            log.info("fitting the codebooks of MelRVQ: %s", path)
+            cls.fit(audio(), settings.mel_rvq, settings.sample_rate).save(path)
+
+    @classmethod
+    def _fits(cls, path: Path, settings: PreprocessSettings) -> bool:
+        """Whether a file holds codebooks that were fitted with these settings; one of another version does not."""
+        if not path.is_file():
+            return False
+        try:
+            fitted = cls.load(path)
+        except UserError:
+            return False
+        # The iterations of decoding have no part in the fit.
+        wanted = settings.mel_rvq.model_copy(update={"griffin_lim_iterations": fitted.settings.griffin_lim_iterations})
+        return fitted.settings == wanted and fitted.sample_rate_hz == settings.sample_rate
 
     @classmethod
     @torch.no_grad()

@@ -12,12 +12,12 @@ import torchaudio
 from safetensors.torch import save_file
 
 from config.schema import MelRVQSettings, PreprocessSettings
-from processors.codecs import build_codec
+from processors.codecs import build_codec, prepare_codec
 from processors.codecs.base import Codec, fill_whole_hops
 from processors.codecs.encodec import Encodec
 from processors.codecs.mel_rvq import MelAnalysis, MelRVQ
-from processors.codecs.prepare import prepare_codec
 from processors.manifest import SourceUtterance
+from processors.training_audio import training_audio
 from tests.conftest import ROOT, TEST_DATA, Defaults
 from tests.standin_encodec import make_standin
 from utils.audio import write_audio
@@ -313,7 +313,7 @@ def test_codebooks_of_another_version_are_fitted_anew(speech: list[torch.Tensor]
     write_audio(tmp_path / "speech.wav", speech[0], RATE)
     row = SourceUtterance("u", str(tmp_path / "speech.wav"), "said", "s", "train")
     settings = settings_with(acoustic_token_extractor="MelRVQ")
-    codec = prepare_codec(settings, tmp_path, ROOT, [row], torch.device("cpu"))
+    codec = prepare_codec(settings, tmp_path, ROOT, lambda: training_audio(settings, [row]), torch.device("cpu"))
     assert MelRVQ.load(path).fingerprint() == codec.fingerprint()
 
 
@@ -363,7 +363,7 @@ def test_encodec_does_not_take_what_mel_rvq_left(mel_rvq: MelRVQ, standin: Path,
     preprocess = load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT).preprocess
     settings = preprocess.model_copy(update={"codec_checkpoint": str(standin)})
     mel_rvq.save(tmp_path / "mel_rvq.safetensors")
-    codec = prepare_codec(settings, tmp_path, ROOT, [], torch.device("cpu"))
+    codec = prepare_codec(settings, tmp_path, ROOT, list, torch.device("cpu"))
     assert codec.fingerprint() == Encodec.load(standin).fingerprint()
 
 
