@@ -115,7 +115,7 @@ def products_per_second(device: torch.device, dtype: torch.dtype) -> float:
         square = torch.randn(size, size, device=device, dtype=dtype)
         # A CPU without instructions for bf16 takes minutes for what others do in a tenth of a second.
         if size == largest or seconds_once(lambda: square @ square) > _LONG_SECONDS:  # noqa: B023 (called at once)
-            return 2 * size**3 / min(seconds_of(lambda: square @ square) for _ in range(3))  # noqa: B023
+            return 2 * size**3 / min(seconds_once(lambda: square @ square) for _ in range(4))  # noqa: B023
         size *= 2
 
 

@@ -15,6 +15,7 @@ import soundfile
 import bins.evaluate
 from evaluation.protocol import LISTS, write_test_lists
 from processors.manifest import SourceUtterance
+from tests.evaluation.test_models import save_hubert
 from tests.hostile import saved, tone
 from tests.tiny_runs import ROOMY, call, let_speech_end, prepare, sets, train, write_config, write_custom
 from utils.cli import find_path
@@ -46,6 +47,23 @@ def evaluate(folder: Path, *flags: str, status: int = 0) -> tuple[dict, str]:
     return json.loads((output / "metrics.json").read_text()), (output / "report.html").read_text()
 
 
+@pytest.fixture(scope="module")
+def hearing(folder: Path) -> tuple[str, ...]:
+    """Flags for a tiny recognizer: PocketSphinx takes most of the time of an evaluation of noise."""
+    return "--asr", "hubert", "--asr_model", str(save_hubert(folder / "hubert"))
+
+
+# Few tests look at what was heard.
+DEAF = ("--asr", "none")
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path, hearing: tuple[str, ...]) -> tuple[dict, str, Path]:
+    """`metrics.json` and `report.html` of the first pair, and a copy of the folder that they lie in."""
+    metrics, page = evaluate(folder, *experiments(folder, 1), *hearing)
+    return metrics, page, Path(shutil.copytree(folder / "out", folder / "measured"))
+
+
 def experiments(folder: Path, *seeds: int) -> list[str]:
     return [part for seed in seeds for part in ("--infer_expt_dir", str(folder / "ckpts" / f"pair_{seed}"))]
 
@@ -70,8 +88,8 @@ def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path) -> No
         assert row in html.unescape(page)
 
 
-def test_the_page_holds_its_sounds_worst_first_and_asks_nobody(folder: Path) -> None:
-    metrics, page = evaluate(folder, *experiments(folder, 1))
+def test_the_page_holds_its_sounds_worst_first_and_asks_nobody(folder: Path, measured) -> None:
+    metrics, page, _ = measured
     sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     # Prompt and speech of three texts, recording and resynthesis of two.
     assert len(sounds) == 10
@@ -81,21 +99,20 @@ def test_the_page_holds_its_sounds_worst_first_and_asks_nobody(folder: Path) -> 
     assert badness == sorted(badness, reverse=True)
     rows = metrics["systems"]["pair_1"]["utterances"]
     assert badness[0] == pytest.approx(max(row["wer"] for row in rows.values()))
-    _, short = evaluate(folder, *experiments(folder, 1), "--num_report_texts", "1")
+    _, short = evaluate(folder, *experiments(folder, 1), *DEAF, "--num_report_texts", "1")
     assert "The 1 worst of 3." in short and short.count("<section") == 1
 
 
-def test_audio_that_is_there_is_measured_as_it_is(folder: Path) -> None:
-    spoken, _ = evaluate(folder, *experiments(folder, 1))
+def test_audio_that_is_there_is_measured_as_it_is(folder: Path, measured, hearing) -> None:
+    spoken, _, output = measured
     there = folder / "there"
-    shutil.rmtree(there, ignore_errors=True)
-    shutil.copytree(folder / "out" / "pair_1", there)
-    taken, _ = evaluate(folder, "--audio_dir", str(there))
+    shutil.copytree(output / "pair_1", there)
+    taken, _ = evaluate(folder, "--audio_dir", str(there), *hearing)
     assert list(taken["systems"]) == ["ground truth", "there"]
     assert taken["systems"]["there"]["metrics"] == spoken["systems"]["pair_1"]["metrics"]
     [first, *_] = sorted(there.glob("batch/*.wav"))
     first.unlink()
-    lacking, page = evaluate(folder, "--audio_dir", str(there), status=1)
+    lacking, page = evaluate(folder, "--audio_dir", str(there), *DEAF, status=1)
     [reason] = lacking["systems"]["there"]["failures"].values()
     assert first.name in reason and first.name in page
     assert lacking["systems"]["there"]["num_utterances"] == 2
@@ -106,30 +123,29 @@ def test_a_line_that_cannot_be_spoken_is_named_and_the_others_are_measured(
 ) -> None:
     (tmp_path / "list.txt").write_text((folder / "list.txt").read_text() + "\n...|often find|missing.wav\nonly one\n")
     flags = ("--test_list_file", str(tmp_path / "list.txt"), "--eval_output_dir", str(tmp_path / "out"))
-    assert call(bins.evaluate, *flags, *experiments(folder, 1)) == 1
+    assert call(bins.evaluate, *flags, *experiments(folder, 1), *DEAF) == 1
     system = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]["pair_1"]
     assert system["num_utterances"] == 3 and len(system["failures"]) == 2
     stderr = capsys.readouterr().err
     assert "missing.wav" in stderr and "1 fields" in stderr and "Traceback" not in stderr
 
 
-def test_speech_that_failed_is_measured_and_is_a_failure(folder: Path) -> None:
+def test_speech_that_failed_is_measured_and_is_a_failure(folder: Path, measured) -> None:
     short = ("--set", "infer.slack_seconds=0", "--set", "infer.max_seconds_per_phone=0.001")
-    metrics, page = evaluate(folder, *experiments(folder, 1), *short, status=1)
+    metrics, page = evaluate(folder, *experiments(folder, 1), *short, *DEAF, status=1)
     pair = metrics["systems"]["pair_1"]
     assert len(pair["failures"]) == 3 and all("was cut off at" in reason for reason in pair["failures"].values())
     assert pair["num_utterances"] == 3 and pair["metrics"]["failed"]["mean"] == 1
     assert "was cut off at" in page
-    metrics, _ = evaluate(folder, *experiments(folder, 1))
-    assert metrics["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0
+    assert measured[0]["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0
 
 
-def test_another_list_is_evaluated_in_the_same_folder(folder: Path) -> None:
-    metrics, _ = evaluate(folder, *experiments(folder, 1))
-    other, output = folder / "other.txt", folder / "out"
+def test_another_list_is_evaluated_in_the_same_folder(folder: Path, measured, tmp_path: Path) -> None:
+    metrics, _, before = measured
+    other, output = tmp_path / "other.txt", Path(shutil.copytree(before, tmp_path / "out"))
     other.write_text((folder / "list.txt").read_text().replace("early birds", "green birds"))
     own = ("--test_list_file", str(other), "--eval_output_dir", str(output))
-    assert call(bins.evaluate, *own, *experiments(folder, 1)) == 0
+    assert call(bins.evaluate, *own, *experiments(folder, 1), *DEAF) == 0
     again = json.loads((output / "metrics.json").read_text())
     assert again["systems"]["pair_1"]["utterances"].keys() == metrics["systems"]["pair_1"]["utterances"].keys()
     said = (output / "pair_1" / "results.jsonl").read_text()
@@ -141,19 +157,19 @@ def test_a_text_without_audio_counts_among_those_that_failed(folder: Path) -> No
     before = texts.read_text()
     texts.write_text(f"{before}\n?!|{before.splitlines()[-1].split('|', 1)[1]}")
     try:
-        metrics, _ = evaluate(folder, *experiments(folder, 1), status=1)
+        metrics, _ = evaluate(folder, *experiments(folder, 1), *DEAF, status=1)
     finally:
         texts.write_text(before)
     assert metrics["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0.25
 
 
-def test_a_text_that_normalisation_empties_has_no_word_error_rate(folder: Path) -> None:
+def test_a_text_that_normalisation_empties_has_no_word_error_rate(folder: Path, hearing) -> None:
     texts = folder / "list.txt"
     before = texts.read_text()
     prompt = before.splitlines()[-1].split("|", 1)[1]
     texts.write_text(f"{before}\nHmm.|{prompt}\nEarly birds.|{prompt}")
     try:
-        metrics, page = evaluate(folder, *experiments(folder, 1))
+        metrics, page = evaluate(folder, *experiments(folder, 1), *hearing)
     finally:
         texts.write_text(before)
     pair = metrics["systems"]["pair_1"]
@@ -173,7 +189,7 @@ def test_a_continuation_is_of_the_whole_text_and_its_prompt_tells_nothing_of_the
     (tmp_path / "list.txt").write_text("".join(f"early birds|early birds|{wav}|{wav}\n" for wav in wavs))
     flags = ("--test_list_file", str(tmp_path / "list.txt"), "--eval_output_dir", str(tmp_path / "out"), "--continual")
     kept = sets({"infer.continual_prompt_seconds": 0.6})
-    assert call(bins.evaluate, *flags, *experiments(folder, 1), *kept) == 0
+    assert call(bins.evaluate, *flags, *experiments(folder, 1), *kept, *DEAF) == 0
     system = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]["pair_1"]
     for row, wav in zip(system["utterances"].values(), wavs, strict=True):
         assert soundfile.info(row["audio"]).duration > 0.6
