@@ -8,7 +8,7 @@ silence what has no transcript.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config.schema import Dataset, PreprocessSettings
@@ -18,15 +18,6 @@ from processors.manifest import SourceUtterance, Split
 from processors.splits import FoundUtterance, assign_splits, hash_splits, make_ids_unique, split_unit
 from utils.errors import UserError
 
-_EXPECTED: dict[Dataset, str] = {
-    "libritts": "LibriTTS or LibriTTS_R with train-clean-100/<speaker>/<chapter>/*.wav",
-    "librispeech": "LibriSpeech with train-clean-100/<speaker>/<chapter>/*.flac and *.trans.txt",
-    "ljspeech": "LJSpeech-1.1 with metadata.csv (id|text|normalized text) and wavs/*.wav",
-    "vctk": "VCTK-Corpus-0.92 with txt/<speaker>/*.txt and wav48_silence_trimmed/<speaker>/*_mic2.flac",
-    "hifitts": "Hi-Fi TTS with <speaker>_manifest_<clean|other>_<train|dev|test>.json and the audio that they name",
-    "custom": "a folder with metadata.csv or .tsv, audio beside .txt files, a .jsonl of audio, text, speaker, a lhotse "
-    "CutSet (cuts*.jsonl.gz), or the layout of Kaldi, Common Voice, AISHELL-3 or MLS (egs/datasets/README.md)",
-}
 # What must not be in a file name: separators, control characters, line ends, lone surrogates and "..".
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")
 _PART = re.compile(r"(train|dev|test)[-_](clean|other)([-_]\d+)?")
@@ -44,14 +35,15 @@ def read_corpus(name: Dataset, path: Path, settings: PreprocessSettings) -> list
     Raises:
         UserError: nothing is at `path`, nothing of the corpus's layout, or a folder or manifest that cannot be read.
     """
+    reader = _READERS[name]
     if not path.exists():
-        raise UserError(f"dataset_path.{name}: {path} does not exist; expected {_EXPECTED[name]}")
+        raise UserError(f"dataset_path.{name}: {path} does not exist; expected {reader.layout}")
     try:
-        found = [_cleaned(row) for row in _READERS[name](path)]
+        found = [_cleaned(row) for row in reader.read(path)]
     except OSError as error:
         raise UserError(f"dataset_path.{name}: {error}") from error
     if not found:
-        raise UserError(f"dataset_path.{name}: nothing to read in {path}; expected {_EXPECTED[name]}")
+        raise UserError(f"dataset_path.{name}: nothing to read in {path}; expected {reader.layout}")
     return sorted(assign_splits(make_ids_unique(found), settings), key=lambda row: row.id)
 
 
@@ -60,7 +52,7 @@ def describe_split(name: Dataset, rows: list[SourceUtterance], settings: Preproc
 
     Of a custom corpus the hash is named where its rows lie as the hash puts them.
     """
-    if name in ("libritts", "librispeech", "hifitts"):
+    if _READERS[name].has_own_split:
         return "the corpus's own parts"
     if name == "custom" and [row.split for row in rows] != hash_splits(rows, settings):
         return "the corpus's own parts"
@@ -184,11 +176,33 @@ def _read_hifitts(path: Path) -> Iterator[FoundUtterance]:
             yield FoundUtterance(id_, str(root / audio), text, speaker, split)
 
 
-_READERS: dict[Dataset, Callable[[Path], Iterator[FoundUtterance]]] = {
-    "libritts": _read_libritts,
-    "librispeech": _read_librispeech,
-    "ljspeech": _read_ljspeech,
-    "vctk": _read_vctk,
-    "hifitts": _read_hifitts,
-    "custom": read_custom,
+@dataclass(frozen=True)
+class _Reader:
+    """How a corpus is read: its layout in words, the function, and whether the corpus has a split of its own."""
+
+    layout: str
+    read: Callable[[Path], Iterator[FoundUtterance]]
+    has_own_split: bool = False
+
+
+# A corpus of your own layout is a function above, a line here and its name in the schema.
+_READERS: dict[Dataset, _Reader] = {
+    "libritts": _Reader("LibriTTS or LibriTTS_R with train-clean-100/<speaker>/<chapter>/*.wav", _read_libritts, True),
+    "librispeech": _Reader(
+        "LibriSpeech with train-clean-100/<speaker>/<chapter>/*.flac and *.trans.txt", _read_librispeech, True
+    ),
+    "ljspeech": _Reader("LJSpeech-1.1 with metadata.csv (id|text|normalized text) and wavs/*.wav", _read_ljspeech),
+    "vctk": _Reader(
+        "VCTK-Corpus-0.92 with txt/<speaker>/*.txt and wav48_silence_trimmed/<speaker>/*_mic2.flac", _read_vctk
+    ),
+    "hifitts": _Reader(
+        "Hi-Fi TTS with <speaker>_manifest_<clean|other>_<train|dev|test>.json and the audio that they name",
+        _read_hifitts,
+        True,
+    ),
+    "custom": _Reader(
+        "a folder with metadata.csv or .tsv, audio beside .txt files, a .jsonl of audio, text, speaker, a lhotse "
+        "CutSet (cuts*.jsonl.gz), or the layout of Kaldi, Common Voice, AISHELL-3 or MLS (egs/datasets/README.md)",
+        read_custom,
+    ),
 }

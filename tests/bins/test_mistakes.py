@@ -141,7 +141,7 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
         (*TRAIN, "1", "--resume_from_ckpt_path", "{ar}", "--set", "model.num_decoder_layers=3"),
         "model.num_decoder_layers is 3, but 2 in .*args.json; make them equal",
     ),
-    "AR alone speaks": (bins.inference, (*SINGLE, "{audio}", "--infer_expt_dir", "{ar}"), "holds an AR model alone"),
+    "AR alone speaks": (bins.inference, (*SINGLE, "{audio}", "--infer_expt_dir", "{ar}"), "holds no NAR"),
     "no experiment": (bins.inference, (*SINGLE, "{audio}", "--infer_expt_dir", "x"), "--infer_expt_dir: no such file"),
     "an empty experiment": (bins.inference, (*SINGLE, "{audio}", "--infer_expt_dir", "{tmp}"), "no whole checkpoint"),
     "no prompt": (bins.inference, (*SINGLE, "gone.wav"), "--infer_audio_prompt: no such file or folder: gone.wav"),
@@ -158,7 +158,7 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
         ("--set", "log_dir={tmp}", "--set", "infer.top_k=1"),
         "--log_dir: no experiment with an AR and a NAR model in",
     ),
-    "an AR alone to show": (bins.webui, ("--infer_expt_dir", "{ar}"), "holds an AR model alone"),
+    "an AR alone to show": (bins.webui, ("--infer_expt_dir", "{ar}"), "holds no NAR"),
     "no folder of experiments": (bins.webui, ("--log_dir", "gone"), "--log_dir: no such file or folder: gone"),
     "top_p above 1": (bins.inference, (*SINGLE, "{audio}", "--top_p", "1.5"), "infer.top_p must be a number, above 0"),
 }
