@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from config.schema import InferSettings, SamplingSettings
+from config.schema import InferSettings
 from models.contract import CodecLM, Generation, OnFrames, TokenizedRequest
 from modules.sampling import TokenSampler
 from processors.codecs.base import Codec
@@ -238,7 +238,14 @@ class Synthesizer:
 
     @property
     def _sampler(self) -> TokenSampler:
-        return TokenSampler(**self.settings.model_dump(include=set(SamplingSettings.model_fields) - {"seed"}))
+        settings = self.settings
+        return TokenSampler(
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            temperature=settings.temperature,
+            repetition_window=settings.repetition_window,
+            repetition_threshold=settings.repetition_threshold,
+        )
 
     def tokenize(self, requests: Sequence[Request], continual: bool) -> list[TokenizedRequest | UserError]:
         """Requests in tokens, or why one cannot be spoken. One call of the phonemizer serves all of them."""
