@@ -205,7 +205,7 @@ def test_a_model_trains_on_shards_behind_a_url(config: Path, data: Path, serve: 
 def test_what_training_cannot_run_under_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started = SimpleNamespace(distributed_type=DistributedType.MEGATRON_LM, is_main_process=True)
     monkeypatch.setattr(build, "Accelerator", lambda **_: started)
-    settings = SimpleNamespace(train=tiny_train())
+    settings = SimpleNamespace(model_type="VALLE", train=tiny_train())
     with pytest.raises(UserError, match="MEGATRON_LM is not supported; set distributed_type to MULTI_GPU or FSDP"):
         build.build_accelerator(settings, Experiment(tmp_path), train_stage=1)
     for given, advice in (

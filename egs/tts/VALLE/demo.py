@@ -259,18 +259,20 @@ def demo(name: str, workdir: Path) -> bool:
     lines, test_list = held_out_lines(corpus), workdir / "test_list.txt"
     write_list(test_list, lines)
     listed = ["--infer_expt_dir", str(nar), "--test_list_file", os.path.relpath(test_list, ROOT)]
-    speech = ["--infer_mode", "batch", "--infer_output_dir", str(nar / "result")]
-    parts.run("speech", partial(run_sh, "--stage", "3", *listed, *speech), ROOT / nar / "result" / "results.jsonl")
+    # Not in `result`, where stage 3 puts what a user says: names there could be the same.
+    held_out = nar / "held_out"
+    speech = ["--infer_mode", "batch", "--infer_output_dir", str(held_out)]
+    parts.run("speech", partial(run_sh, "--stage", "3", *listed, *speech), ROOT / held_out / "results.jsonl")
     # No recognizer was trained on voices like these.
     report = ROOT / nar / "evaluation" / "report.html"
     parts.run("evaluation", partial(run_sh, "--stage", "4", *listed, "--asr", "none"), report)
-    is_read = check(ROOT / nar / "result", report.parent / f"{nar.name}_codec", lines)
-    picture = ROOT / nar / "result" / "demo.png"
+    is_read = check(ROOT / held_out, report.parent / f"{nar.name}_codec", lines)
+    picture = ROOT / held_out / "demo.png"
     draw(picture, [ROOT / ar, ROOT / nar], next((picture.parent / "batch").glob("1_*.wav")), lines[0])
     print("== time")
     parts.report()
-    print(f"== the speech is in {nar / 'result' / 'batch'}; the texts are in {test_list}")
-    print(f"   a picture of both trainings and of a sentence: {nar / 'result' / 'demo.png'}")
+    print(f"== the speech is in {held_out / 'batch'}; the texts are in {test_list}")
+    print(f"   a picture of both trainings and of a sentence: {held_out / 'demo.png'}")
     print(f"   to listen and compare: {nar / 'evaluation' / 'report.html'}")
     return is_read
 
