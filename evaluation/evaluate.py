@@ -21,7 +21,7 @@ GROUND_TRUTH, RESYNTHESIS = "ground truth", "codec resynthesis"
 
 
 @dataclass(frozen=True)
-class Utterance:
+class MeasuredClip:
     """A clip of a system, what was measured of it, and what was heard."""
 
     clip: Clip
@@ -37,7 +37,7 @@ class System:
     clips: dict[str, Clip]
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
     prompt_copies: dict[str, Clip] = field(default_factory=dict)
-    measured: dict[str, Utterance] = field(default_factory=dict)
+    measured: dict[str, MeasuredClip] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     def sums(self) -> dict[str, tuple[float, float, float]]:
@@ -198,7 +198,7 @@ def _measure(system: System, job: ListItem, target: Target, measures: Measures) 
         values["real_time_factor"] = Value(told["real_time_factor"])
     if "ended" in told:
         values["failed"] = Value(float(told["ended"] != "eos"))
-    system.measured[job.name] = Utterance(clip, values, heard)
+    system.measured[job.name] = MeasuredClip(clip, values, heard)
 
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:
