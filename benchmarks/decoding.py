@@ -90,7 +90,7 @@ class Texts:
         decoder.generate(*inputs, TokenSampler(top_k=1), 0, exactly, exactly, on_frames)
 
     def seconds_of_steps(self, decoder: ARGenerator, num_steps: int) -> float:
-        """Of so many steps in the midst of one decoding: from the first new frame to the one that they end with."""
+        """Seconds that `num_steps` steps take within one generation, after its first new frame."""
         times: list[float] = []
 
         def note(num_frames: int) -> None:

@@ -81,9 +81,16 @@ class Sound:
 
     @cached_property
     def narrow(self) -> np.ndarray:
-        """(N,) at 16 kHz, and silence behind what is too short for the models' windows."""
-        audio = self.clip.read(RATE_HZ)
-        return np.pad(audio, (0, max(0, round(_MIN_SECONDS * RATE_HZ) - len(audio))))
+        """(N,) at 16 kHz."""
+        return self.clip.read(RATE_HZ)
+
+    @property
+    def padded(self) -> np.ndarray:
+        """(N,) at 16 kHz, with silence behind a clip that is too short for the windows of recognizer and speaker model.
+
+        DNSMOS repeats a short clip itself.
+        """
+        return np.pad(self.narrow, (0, max(0, round(_MIN_SECONDS * RATE_HZ) - len(self.narrow))))
 
     @cached_property
     def wide(self) -> np.ndarray:
@@ -134,7 +141,7 @@ class Measures:
         values: dict[str, Value] = {}
         sound, heard = listen(clip), ""
         if self.recognizer is not None:
-            heard = self.recognizer.transcribe(sound.narrow)
+            heard = self.recognizer.transcribe(sound.padded)
             if self.has_words(target.text):
                 values["wer"] = word_errors(self.normalize(target.text), self.normalize(heard))
         if self.embedder is not None:
@@ -157,7 +164,7 @@ class Measures:
     def _embedding(self, clip: Clip) -> np.ndarray:
         assert self.embedder is not None
         if clip not in self._embeddings:
-            self._embeddings[clip] = self.embedder.embed(listen(clip).narrow)
+            self._embeddings[clip] = self.embedder.embed(listen(clip).padded)
         return self._embeddings[clip]
 
 

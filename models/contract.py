@@ -21,7 +21,7 @@ from modules.transformer import Transformer
 OnFrames = Callable[[int], None]
 """Hears how many frames are generated so far; a second try begins anew."""
 StopReason = Literal["eos", "floor", "cap"]
-"""eos: by itself; floor: by itself, as soon as the least number of frames was reached; cap: cut off at the most."""
+"""eos: the end was predicted; floor: it was predicted at the minimum length already; cap: cut at the maximum length."""
 AnyBatch = TypeVar("AnyBatch", bound="Batch")
 
 

@@ -99,7 +99,7 @@ def _with_readable_parts(
         return any(reader.load([_with_split(row, "train")])[0].failure is None for row in usable[unit])
 
     left = ranked
-    # Where nothing at all can be read, that is told by stage 1, not looked for here.
+    # Bounded: where hardly anything can be read, stage 1 reports that, and the split does not matter.
     for _ in range(_MOST_LOOKED_AT):
         valid_end, _ = _part_ends(left, settings)
         deciding = {left[0], left[min(valid_end, len(left) - 1)], left[-1]}

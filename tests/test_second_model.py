@@ -26,7 +26,7 @@ from utils.checkpoint import find_checkpoints, load_weights
 MODEL_TYPE = ("--set", "model_type=tests.support.delay_lm:DelayLM")
 
 
-# What has learned nothing may not end its speech by itself, which is a failure; but it speaks.
+# An untrained model may be cut off at the maximum length, which counts as a failure; the audio is written all the same.
 SPOKEN = (0, 1)
 
 

@@ -95,7 +95,7 @@ class Trainer:
             weight_decay=settings.adamw.weight_decay,
             fused=True,
         )
-        # Under FSDP accelerate applies no autocast of its own, and autocast's cache would hold a copy of every weight.
+        # Under FSDP2 accelerate does not wrap the model in autocast, and autocast's cache would copy every weight.
         self.autocast = AutocastKwargs(cache_enabled=not accelerator.is_fsdp2)
         if accelerator.is_fsdp2:
             prepare_for_sharding(model)

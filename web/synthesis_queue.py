@@ -95,7 +95,7 @@ class SynthesisQueue:
             self._speak_next(first)
 
     def _speak_next(self, first: QueuedRequest) -> None:
-        """Speak the first request and those that go with it. Whatever goes wrong, those who asked are told.
+        """Speak the first request and those that go with it. Every error is reported to the requests that it concerns.
 
         No local name of `_run` holds the voice, so that one that leaves memory does so before the next is loaded.
         """
