@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from processors.text import TextTokenizer
     from training.prepared import read_prepared, with_measured_limits
     from training.run import train
-    from training.start import plan_start
+    from training.start import plan_start, with_kept_schedule
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None) -> int:
         resume_from=flags.resume_from_ckpt_path and find_path(flags.resume_from_ckpt_path, "--resume_from_ckpt_path"),
         resume_type=flags.resume_type or "resume",
     )
+    settings = with_kept_schedule(settings, start)
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
     # Phones were made in stage 1: training needs no phonemizer.
     tokenizer = TextTokenizer(None, start.table, settings.preprocess.add_blank)

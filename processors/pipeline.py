@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing.context import BaseContext
@@ -21,11 +22,14 @@ from config.schema import Dataset, PreprocessSettings
 from processors.codecs.base import Codec
 from processors.corpora import describe_split, read_corpus
 from processors.features import Chunks, Loaded, encode
+from processors.index import codes_location, index_location, read_index, write_index
 from processors.manifest import SPLITS, SourceUtterance, Split, Utterance, write_shard
+from processors.splits import in_lasting_order
 from processors.symbols import SymbolTable
 from processors.text import build_phonemizer
 from utils.config import resolve_path
 from utils.device import memory_advice
+from utils.errors import UserError
 from utils.files import written_aside
 from utils.log import log, progress_bar
 from utils.workers import iterate
@@ -74,7 +78,10 @@ class Preparation:
         self.settings = settings
         self.folder = processed_dir / name
         self.rank, self.world_size = rank, world_size
-        self.rows = read_corpus(name, corpus, settings)
+        rows = read_corpus(name, corpus, settings)
+        self.split_rule = describe_split(name, rows, settings)
+        recorded, self.row_order = self._recorded_rows(rows)
+        self.rows = in_lasting_order(rows, recorded, keeps_splits=self.split_rule.startswith("hash"))
         self.table = None
         if settings.symbol_table is not None:
             self.table = SymbolTable.load(resolve_path(settings.symbol_table, root))
@@ -90,12 +97,33 @@ class Preparation:
                 yield Shard(split, index, piece, self.folder)
                 index += 1
 
+    def _recorded_rows(self, rows: Sequence[SourceUtterance]) -> tuple[dict[str, Split], str]:
+        """The ids and splits of finished data in their order, and what the order is; nothing where the rule changed."""
+        try:
+            stats = json.loads((self.folder / "stats.json").read_text(encoding="utf-8"))
+            if stats["split"] == self.split_rule:
+                lines = (self.folder / "splits.tsv").read_text(encoding="utf-8").splitlines()
+                return dict(line.rsplit("\t", 1) for line in lines), stats.get("row_order", "id")
+        except (OSError, ValueError, KeyError, TypeError):
+            # An older version may have been stopped before it wrote stats.json: its shards are in the order of ids.
+            for report in islice((self.folder / "reports").glob("*.json"), 1):
+                with suppress(OSError, ValueError):
+                    if "row_order" not in json.loads(report.read_text(encoding="utf-8")):
+                        return {row.id: row.split for row in rows}, "id"
+        return {}, "hash"
+
     def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
         """Make the shards that are not there yet; returns what `stats.json` says."""
         made_by = codec.fingerprint()
         fingerprints = {id(shard): self._fingerprint(shard, made_by) for shard in self.shards}
         own = self.shards[self.rank :: self.world_size]
-        pending = [shard for shard in own if not _is_done(shard, fingerprints[id(shard)])]
+        checked = progress_bar(total=len(own), desc=f"{self.name}: checking", unit="shard", disable=len(own) < 100)
+        pending = []
+        with checked:
+            for shard in own:
+                if not _is_done(shard, fingerprints[id(shard)]):
+                    pending.append(shard)
+                checked.update()
         if len(pending) < len(own):
             log.info("%s: %d of %d shards are there already", self.name, len(own) - len(pending), len(own))
         self._make(pending, codec, device, fingerprints)
@@ -157,6 +185,7 @@ class Preparation:
             write_shard(self.folder / shard.split, shard.index, utterances, codec.frame_rate_hz)
         report = {
             "fingerprint": fingerprint,
+            "row_order": self.row_order,
             "utterances": len(utterances),
             "seconds": sum(len(utterance.codes) for utterance in utterances) / codec.frame_rate_hz,
             "speakers": sorted({utterance.speaker for utterance in utterances}),
@@ -187,7 +216,8 @@ class Preparation:
             "settings": self.settings.model_dump(
                 include={"acoustic_token_extractor", "phone_extractor", "language", "sample_rate"}
             ),
-            "split": describe_split(self.name, self.rows, self.settings),
+            "split": self.split_rule,
+            "row_order": self.row_order,
             "phones": len(phones),
             "seconds_per_phone": self._seconds_per_phone(),
             "dropped": len(failures),
@@ -245,10 +275,20 @@ def _helpers() -> BaseContext:
 
 
 def _is_done(shard: Shard, fingerprint: str) -> bool:
+    """Whether the shard is there and indexed. One that an older version made is indexed now."""
     try:
         report = _read(shard)
-        return report["fingerprint"] == fingerprint and (not report["utterances"] or shard.cuts_path.is_file())
-    except (OSError, ValueError, KeyError):
+        if report["fingerprint"] != fingerprint:
+            return False
+        if report["utterances"]:
+            if not (shard.cuts_path.is_file() and Path(codes_location(str(shard.cuts_path))).is_file()):
+                return False
+            try:
+                read_index(Path(index_location(str(shard.cuts_path))))
+            except UserError:
+                write_index(shard.cuts_path)
+        return True
+    except (OSError, ValueError, KeyError, UserError):
         return False
 
 

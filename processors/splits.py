@@ -150,6 +150,21 @@ def make_ids_unique(rows: Sequence[FoundUtterance]) -> list[FoundUtterance]:
     return unique
 
 
+def in_lasting_order(
+    rows: Sequence[SourceUtterance], recorded: Mapping[str, Split], keeps_splits: bool
+) -> list[SourceUtterance]:
+    """Rows in the order that they are cut into shards: recorded rows as recorded, then new ones ordered by a hash.
+
+    Thus a corpus that grows keeps its finished shards, and a shard holds utterances of many speakers. With
+    `keeps_splits` recorded rows also keep their split.
+    """
+    place = {row_id: index for index, row_id in enumerate(recorded)}
+    ordered = sorted(rows, key=lambda row: (place.get(row.id, len(place)), _hash_fraction(0, f"row {row.id}"), row.id))
+    if not keeps_splits:
+        return ordered
+    return [_with_split(row, recorded.get(row.id, row.split)) for row in ordered]
+
+
 def _hash_fraction(seed: int, unit: str) -> float:
     digest = hashlib.sha256(f"{seed}:{unit}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

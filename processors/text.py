@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Protocol
 
+import numpy as np
 from phonemizer.separator import Separator
 
 from processors.espeak import espeak_backend, espeak_languages
@@ -155,6 +156,10 @@ class TextTokenizer:
         """Why a text called `name` cannot be read; None where it can."""
         letters = self.unreadable(text)
         return unreadable_message(name, letters) if letters else None
+
+    def num_ids(self, num_phones: np.ndarray) -> np.ndarray:
+        """How many ids utterances of so many phones have, where the table has all of their phones."""
+        return self._table.num_ids(num_phones, self._add_blank)
 
     def ids(self, phones: Sequence[str]) -> list[int]:
         """Ids of `<bos>`, the phones and `<eos>`, with blanks where the tokenizer adds them.

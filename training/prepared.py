@@ -63,8 +63,6 @@ def read_prepared(settings: Settings) -> PreparedData:
         raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
     if not num_utterances:
         raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
-    # Validation sees the first batches: those of every corpus.
-    valid.sort(key=lambda shard: shard.rsplit("/", 1)[1])
     weights = settings.preprocess.codec_checkpoint
     codec_file = None if weights is None else resolve_path(weights, ROOT)
     codec = codec_class(settings.preprocess.acoustic_token_extractor)

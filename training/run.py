@@ -1,9 +1,13 @@
 """Puts a training together from settings, data and a start."""
 
-from contextlib import nullcontext
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
 
 from config.schema import Settings
 from models import model_class
@@ -12,8 +16,10 @@ from models.experiment import Experiment, load_checked
 from processors.codecs.base import Codec
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
+from training.corpus import IndexedCorpus
 from training.data import TrainData
 from training.parallel import EvalModel, configure_fsdp
+from training.pools import PoolReader
 from training.prepared import PreparedData
 from training.samples import SampleLogger
 from training.start import Start, supersede, write_experiment
@@ -23,6 +29,7 @@ from utils.device import has_fast_bf16, memory_advice, pick_device
 from utils.errors import UserError
 from utils.files import locked
 from utils.log import log, set_up_logging
+from utils.remote import MachineCache, is_url
 
 _KINDS = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP}
 
@@ -48,11 +55,12 @@ def train(
             raise SystemExit(1)  # The main process tells.
         if holder is not None:
             raise UserError(f"--name: {experiment.folder} is in use by {holder}; wait for it, or choose another name")
-        with memory_advice(
+        advice = (
             f"lower train.max_tokens ({settings.train.max_tokens}) and train.max_sentences "
             f"({settings.train.max_sentences}), or set train.activation_checkpointing to true"
-        ):
-            return _train(settings, experiment, data, start, train_stage, codec, tokenizer, accelerator)
+        )
+        with memory_advice(advice), pool_reader(data, accelerator) as pools:
+            return _train(settings, experiment, data, start, train_stage, codec, tokenizer, accelerator, pools)
 
 
 def _train(
@@ -64,6 +72,7 @@ def _train(
     codec: Codec,
     tokenizer: TextTokenizer,
     accelerator: Accelerator,
+    pools: PoolReader,
 ) -> int:
     accelerator.init_trackers("log")
     if accelerator.is_main_process:
@@ -74,7 +83,7 @@ def _train(
     load_checked(model, start.weights, None)
     model.configure_training(settings.train)
     eval_model = EvalModel(model, accelerator)
-    train_data = build_data(settings, data, model.collate(codec.frame_rate_hz), tokenizer, accelerator)
+    train_data = build_data(settings, data, model.collate(codec.frame_rate_hz), tokenizer, accelerator, pools)
     trainer = Trainer(
         settings=settings.train,
         model=model,
@@ -83,7 +92,6 @@ def _train(
         folder=experiment.folder,
         accelerator=accelerator,
         samples=build_samples(settings, eval_model.model, codec, tokenizer, train_data, accelerator),
-        num_utterances=data.num_utterances,
         meta={"train_stage": train_stage, "codec": data.codec_fingerprint},
     )
     if start.resume_from is not None:
@@ -148,17 +156,44 @@ def ddp_options(skips_parameters: bool) -> DistributedDataParallelKwargs:
 
 
 def build_data(
-    settings: Settings, data: PreparedData, collate: Collate, tokenizer: TextTokenizer, accelerator: Accelerator
+    settings: Settings,
+    data: PreparedData,
+    collate: Collate,
+    tokenizer: TextTokenizer,
+    accelerator: Accelerator,
+    pools: PoolReader,
 ) -> TrainData:
     return TrainData(
-        train_shards=data.train_shards,
-        valid_shards=data.valid_shards,
+        train=IndexedCorpus.load(data.train_shards, pools.cache),
+        valid=IndexedCorpus.load(data.valid_shards, pools.cache),
         tokenizer=tokenizer,
         collator=collate,
         settings=settings.train,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        pools=pools,
     )
+
+
+@contextmanager
+def pool_reader(data: PreparedData, accelerator: Accelerator) -> Iterator[PoolReader]:
+    """This rank's part of reading pools of shards ahead, into one cache for all ranks of a machine. A collective.
+
+    The cache is removed at the end.
+    """
+    with tempfile.TemporaryDirectory(prefix="vallet-") as own:
+        is_remote = any(map(is_url, [*data.train_shards, *data.valid_shards]))
+        host = socket.gethostname()
+        # The folder of each machine's first rank is the machine's.
+        folders = [folder for name, folder in gather_object([(host, own)]) if name == host]
+        cache = MachineCache(Path(folders[0]) if is_remote else None)
+        pools = PoolReader(cache, accelerator.local_process_index, len(folders))
+        try:
+            yield pools
+            # Ranks that still train need what the first rank would remove.
+            accelerator.wait_for_everyone()
+        finally:
+            pools.close()
 
 
 def build_samples(

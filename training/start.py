@@ -108,6 +108,21 @@ def plan_start(
     return Start(table, weights, None, existing)
 
 
+def with_kept_schedule(settings: Settings, start: Start) -> Settings:
+    """Settings whose fixed `total_training_steps` is that of the resumed run, where they have null and the run had one.
+
+    Its learning rates stay the same to the bit.
+    """
+    if start.resume_from is None or settings.train.total_training_steps is not None:
+        return settings
+    total = Experiment.of(start.resume_from).settings().train.total_training_steps
+    if total is None:
+        return settings
+    log.info("train.total_training_steps: %d, as this run began with it", total)
+    train = settings.train.model_copy(update={"total_training_steps": total})
+    return settings.model_copy(update={"train": train})
+
+
 def _checkpoint_to_start_from(
     experiment: Experiment, existing: list[Checkpoint], resume: bool, resume_from: Path | None
 ) -> Checkpoint | None:

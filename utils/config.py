@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from utils.errors import UserError
 from utils.files import written_aside
+from utils.log import log
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
@@ -127,9 +129,21 @@ class _Problem:
     blamed: tuple[Key, ...] = ()
 
 
+@cache
+def _report_retired(source: str, key: str, reason: str) -> None:
+    """Once for each key of each source."""
+    log.info("%s: %s is retired and ignored: %s", source, key, reason)
+
+
 def _checked(tree: _Tree, schema: type[Model], overrides: Sequence[str]) -> Model:
     for override in overrides:
         tree.merge(_parse_override(override), "--set")
+    for key, reason in getattr(schema, "retired", {}).items():
+        section, name = key.split(".")
+        content = tree.values.get(section)
+        if isinstance(content, dict) and name in content:
+            del content[name]
+            _report_retired(tree.source_of([(section, name)]), key, reason)
     # A schema may depend on what one of its keys says.
     schema = getattr(schema, "for_content", lambda _: schema)(tree.values)
     _drop_unused_placeholders(tree.values)

@@ -1,12 +1,16 @@
 """Files that a URL may name: in an object store or behind a web server, through smart_open."""
 
+import fcntl
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from utils.errors import UserError, first_line
+from utils.files import written_aside
 
 
 def is_url(location: str) -> bool:
@@ -14,25 +18,70 @@ def is_url(location: str) -> bool:
 
 
 def fetch(location: str) -> Path:
-    """A path as it is, or a copy of what a URL names, which lasts as long as this process.
+    """The path itself, or a copy of what a URL names, which lasts as long as this process.
 
     Raises UserError where the URL cannot be read.
     """
     if not is_url(location):
         return Path(location)
+    copy = Path(tempfile.mkdtemp(dir=_copies().name)) / location.rsplit("/", 1)[1]
+    _download(location, copy, waits_seconds=(1,))
+    return copy
+
+
+@dataclass(frozen=True)
+class MachineCache:
+    """Copies of what URLs name, in a folder that all processes of a machine share; each is downloaded once.
+
+    Without a folder a process has copies of its own, which last as long as the process.
+    """
+
+    folder: Path | None = None
+
+    def path(self, location: str) -> Path:
+        """The path itself, or the copy of what a URL names.
+
+        The first process that asks downloads it, and the others wait. Raises UserError where that fails.
+        """
+        if not is_url(location):
+            return Path(location)
+        copy = self._copy_of(location)
+        if not copy.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with copy.with_name(f"{copy.name}.lock").open("w") as lock:
+                # Not flock: a worker that is forked meanwhile would hold on to it.
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+                if not copy.is_file():
+                    _download(location, copy, waits_seconds=(1, 5, 25))
+        return copy
+
+    def remove(self, location: str) -> None:
+        if is_url(location):
+            self._copy_of(location).unlink(missing_ok=True)
+
+    def _copy_of(self, location: str) -> Path:
+        return (self.folder or Path(_copies().name)) / location.split("://", 1)[1].replace("..", "_")
+
+
+def _download(location: str, copy: Path, waits_seconds: Sequence[float]) -> None:
+    """Copy a URL's content, with another try after each wait: networks fail for moments."""
     from smart_open import open as open_url
 
-    copy = Path(tempfile.mkdtemp(dir=_copies().name)) / location.rsplit("/", 1)[1]
-    for attempt in (1, 2):
+    waits = iter(waits_seconds)
+    while True:
         try:
-            with open_url(location, "rb", compression="disable") as source, copy.open("wb") as target:
+            with (
+                written_aside(copy) as part,
+                open_url(location, "rb", compression="disable") as source,
+                part.open("wb") as target,
+            ):
                 shutil.copyfileobj(source, target)
-            break
+            return
         except Exception as error:  # Each kind of store has its own.
-            if attempt == 2:
+            seconds = next(waits, None)
+            if seconds is None:
                 raise UserError(f"{location}: cannot be read ({first_line(error)})") from error
-            time.sleep(1)  # A network has its moments.
-    return copy
+            time.sleep(seconds)
 
 
 @cache
