@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None) -> int:
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
     from training.prepared import read_prepared, with_measured_limits
-    from training.run import train
-    from training.start import plan_start, with_kept_schedule
+    from training.run import TrainingRun
+    from training.start import resolve_start, with_kept_schedule
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None) -> int:
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_prepared(settings)
     settings = with_measured_limits(settings, data)
-    start = plan_start(
+    start = resolve_start(
         settings,
         experiment,
         data,
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None) -> int:
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
     # Phones were made in stage 1: training needs no phonemizer.
     tokenizer = TextTokenizer(None, start.table, settings.preprocess.add_blank)
-    return train(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer)
+    return TrainingRun(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer).run()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ ResumeType = Literal["resume", "finetune"]
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialState:
     """What a training begins with: `resume_from` restores everything; `weights` are only weights."""
 
     table: SymbolTable
@@ -42,7 +42,7 @@ class Start:
     superseded: list[Checkpoint]
 
 
-def plan_start(
+def resolve_start(
     settings: Settings,
     experiment: Experiment,
     data: PreparedData,
@@ -51,7 +51,7 @@ def plan_start(
     resume: bool,
     resume_from: Path | None,
     resume_type: ResumeType,
-) -> Start:
+) -> InitialState:
     """Decide what a training begins with, and change nothing yet.
 
     Raises UserError for flags that do not fit each other or the folders they name.
@@ -104,11 +104,11 @@ def plan_start(
             raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
         # The same folder may be written in several ways, by a link or with "..".
         is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
-        return Start(table, {}, source, [other for other in existing if other.step > source.step or not is_own])
-    return Start(table, weights, None, existing)
+        return InitialState(table, {}, source, [other for other in existing if other.step > source.step or not is_own])
+    return InitialState(table, weights, None, existing)
 
 
-def with_kept_schedule(settings: Settings, start: Start) -> Settings:
+def with_kept_schedule(settings: Settings, start: InitialState) -> Settings:
     """Settings whose fixed `total_training_steps` is that of the resumed run, where they have null and the run had one.
 
     Its learning rates stay the same to the bit.
@@ -179,7 +179,7 @@ def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> Symbo
     return SymbolTable(longer)
 
 
-def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: Start) -> None:
+def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: InitialState) -> None:
     """Put what inference needs into the folder."""
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)

@@ -164,6 +164,7 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
         "gradient_accumulation_step": 2,
         "base_lr": 1e-2,
         "warmup_steps": 2,
+        "total_training_steps": 20,
     }
     whole = make_trainer(stage, "whole", max_steps=9, **changes)
     whole.train()
