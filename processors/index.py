@@ -1,4 +1,4 @@
-"""The index beside each shard: what an epoch is planned from, and where the phones and codes of an utterance lie.
+"""The index beside each shard: lengths and speakers, to plan an epoch from, and offsets, to read single utterances.
 
 `index.%06d.npz` holds, for each utterance, the offset and size of its codes in the tar, its numbers of frames and
 phones, and its speaker. `phones.%06d.bin` holds the phones of all utterances as ids into the index's own symbols. Both
@@ -38,7 +38,7 @@ class ShardIndex:
 
 
 def index_location(cuts: str) -> str:
-    """Where the index of a shard lies, a path or a URL as its `cuts` file."""
+    """The path or URL of a shard's index, from that of its `cuts` file."""
     return _beside(cuts, "index", "npz")
 
 
@@ -117,7 +117,7 @@ def read_phones(path: Path, first: int, num: int) -> np.ndarray:
 
 
 def read_codes(path: Path, offset: int, size: int, num_frames: int) -> np.ndarray:
-    """The codes (T, Q) that lie there in a tar. Raises UserError for what is no array of so many frames."""
+    """The codes (T, Q) at an offset of a tar. Raises UserError where there is no array of `num_frames` frames."""
     try:
         codes = np.load(io.BytesIO(_read_at(path, offset, size)), allow_pickle=False)
         if codes.ndim != 2 or len(codes) != num_frames or codes.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""Rows that travel between the stages, and how those of stage 1 lie on disk."""
+"""Utterances before and after stage 1, and the shards that hold them on disk."""
 
 import shutil
 import tempfile
@@ -21,7 +21,7 @@ class SourceUtterance:
     """One utterance as a corpus has it, before stage 1.
 
     `text` is None where the corpus has no transcript for the audio. `duration_seconds` None means to the end.
-    `problem` says why stage 1 cannot use the row, where its reader knows.
+    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Stage 1: corpora to shards of phones and codes, shard by shard, so that it can be interrupted and goes on."""
+"""Stage 1: a corpus to shards of phones and codes. Finished shards are kept, so that an interrupted run goes on."""
 
 import gzip
 import hashlib
@@ -85,7 +85,7 @@ class Preparation:
         self.table = None
         if settings.symbol_table is not None:
             self.table = SymbolTable.load(resolve_path(settings.symbol_table, root))
-        # A wrong language is told before any work, and by this process rather than a loader's.
+        # Report a wrong language before any work, and not from a worker.
         build_phonemizer(settings.phone_extractor, settings.language)
         self.shards = list(self._shards())
 
@@ -113,7 +113,7 @@ class Preparation:
         return {}, "hash"
 
     def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
-        """Make the shards that are not there yet; returns what `stats.json` says."""
+        """Make the missing shards; returns the content of `stats.json`, or nothing on other ranks than 0."""
         made_by = codec.fingerprint()
         fingerprints = {id(shard): self._fingerprint(shard, made_by) for shard in self.shards}
         own = self.shards[self.rank :: self.world_size]
@@ -268,7 +268,7 @@ class Preparation:
 
 
 def _helpers() -> BaseContext:
-    """Processes that share no memory with this one: shared, what the codec writes anew would be copied first."""
+    """forkserver instead of fork: forked workers would turn the codec's memory into copy-on-write pages."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([Chunks.__module__])
     return context

@@ -1,4 +1,4 @@
-"""Which utterances train, which validate and which test, where a corpus does not say so itself."""
+"""Splits of corpora that have none of their own, and the order of rows in shards."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ AUTO_MIN_SPEAKERS = 20  # `split_by` auto keeps speakers whole from this many on
 
 @dataclass(frozen=True)
 class FoundUtterance:
-    """An utterance as its reader found it; `split` None where the corpus does not say.
+    """An utterance as its reader found it; `split` is None where the corpus has no splits.
 
-    `problem` says why stage 1 cannot use the row, where its reader knows.
+    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one.
     """
 
     id: str

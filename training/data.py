@@ -144,7 +144,7 @@ class TrainData:
             raise UserError(str(error).splitlines()[-1].removeprefix("utils.errors.UserError: ")) from error
 
     def fingerprint(self) -> str:
-        """Changes with whatever changes the plan, but not with where the shards lie."""
+        """Changes with whatever changes the plan, but not with the folder or URL of the shards."""
         keys = {"random_seed", "batch_size", "use_dynamic_batchsize", "max_tokens", "max_sentences"}
         settings = self.settings.model_dump(include=keys | {"shards_per_pool", "dataset_weights", "join_probability"})
         shards = [shard.rsplit("/", 3)[1:] for shard in self.train.shards]
@@ -206,7 +206,7 @@ def plan_validation(
 
 
 def evenly_chosen(corpus: IndexedCorpus) -> np.ndarray:
-    """All utterance numbers, so that any first part of them is spread evenly over corpora, then over speakers."""
+    """All utterance numbers in an order whose every prefix is spread evenly over corpora, then over speakers."""
     rng = random.Random(0)
     by_corpus: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for shard, cuts in enumerate(corpus.shards):

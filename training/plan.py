@@ -30,9 +30,10 @@ class Position:
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """The utterance numbers of a batch, and those that each is joined with and takes a segment from; -1 is none.
+    """The utterance numbers (N,) of a batch, and for each the number that it is joined with and that of the utterance
+    that its prepended segment comes from; -1 for none.
 
-    `seed` determines what is drawn when the batch is collated; None draws nothing. `pool` is the batch's pool.
+    `seed` is for what is drawn when the batch is collated; None draws nothing. `pool` is the batch's pool.
     """
 
     numbers: np.ndarray
@@ -44,9 +45,9 @@ class PlannedBatch:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """B batches of N utterances: batch b has those from `first[b]` to `first[b + 1]`; `pool` (B,) is never falling.
+    """B batches of N utterances: batch b holds `numbers[first[b]:first[b + 1]]`.
 
-    `shards_of` lists the shards of each pool.
+    `pool` (B,) is each batch's pool, in ascending order; `shards_of` lists the shards of each pool.
     """
 
     numbers: np.ndarray
@@ -94,7 +95,7 @@ def plan_epoch(
         batches = rng.permutation(len(first) - 1)
         sizes = np.diff(first)[batches]
         starts = np.cumsum([0, *sizes])
-        # The utterances of batch `batches[0]`, then those of `batches[1]`, and so on.
+        # All utterances of batch `batches[0]`, then all of `batches[1]`, and so on.
         within = np.repeat(first[batches] - starts[:-1], sizes) + np.arange(len(numbers))
         laid_out = order_in_pool[within]
         columns = (
@@ -146,9 +147,9 @@ def _draw_joined(
     numbers: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """For a share of utterances another one of the speaker to be joined with, else -1.
+    """For each utterance the one of its speaker that it is joined with, or -1.
 
-    Two that would be longer than `max_tokens` together are not joined.
+    Two utterances that would be longer than `max_tokens` together are not joined.
     """
     is_joined = rng.random(len(numbers)) < settings.join_probability
     joined = np.where(is_joined, other_utterances(rng, corpus, numbers), -1)
@@ -159,9 +160,9 @@ def _draw_joined(
 
 
 def other_utterances(rng: np.random.Generator, corpus: IndexedCorpus, numbers: np.ndarray) -> np.ndarray:
-    """For each of `numbers`, those of a pool, another utterance of its speaker, each as likely; -1 where there is none.
+    """For each utterance of a pool another one of its speaker, drawn uniformly; -1 where the speaker has no other.
 
-    Behind a URL a machine has the shards of this pool alone, and draws from them; in a folder it can read any.
+    In a folder all utterances are candidates. Behind a URL only those of the pool are: the machine has no other shards.
     """
     candidates = corpus.by_speaker
     if is_url(corpus.shards[0]):

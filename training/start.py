@@ -1,4 +1,4 @@
-"""What a training begins with: from the flags of stage 2 and the checkpoints that they name."""
+"""The initial state of a training, from the flags of stage 2 and the checkpoints that they name."""
 
 import filecmp
 import shutil
@@ -34,7 +34,10 @@ ResumeType = Literal["resume", "finetune"]
 
 @dataclass(frozen=True)
 class InitialState:
-    """What a training begins with: `resume_from` restores everything; `weights` are only weights."""
+    """`resume_from` restores everything; otherwise training starts from `weights`, which may be empty.
+
+    `superseded` are the experiment's own checkpoints that this training does not continue.
+    """
 
     table: SymbolTable
     weights: dict[str, Tensor]
@@ -52,7 +55,7 @@ def resolve_start(
     resume_from: Path | None,
     resume_type: ResumeType,
 ) -> InitialState:
-    """Decide what a training begins with, and change nothing yet.
+    """Resolve the flags to an initial state. No file is changed yet.
 
     Raises UserError for flags that do not fit each other or the folders they name.
     """
@@ -156,15 +159,15 @@ def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoint, may_differ: frozenset[str]) -> None:
     """Raises UserError when training cannot go on from a checkpoint with these settings and this data."""
     origin = Experiment.of(ancestor)
-    theirs = origin.settings()
-    if settings.model_type != theirs.model_type:
-        raise UserError(f"model_type is {settings.model_type}, but {theirs.model_type} in {origin.args}")
+    before = origin.settings()
+    if settings.model_type != before.model_type:
+        raise UserError(f"model_type is {settings.model_type}, but {before.model_type} in {origin.args}")
     for section, keys in (
         ("model", set(type(settings.model).model_fields) - may_differ),
         ("preprocess", {"acoustic_token_extractor", "add_blank", "sample_rate", "phone_extractor"}),
     ):
         for key in sorted(keys):
-            here, there = getattr(getattr(settings, section), key), getattr(getattr(theirs, section), key)
+            here, there = getattr(getattr(settings, section), key), getattr(getattr(before, section), key)
             if here != there:
                 raise UserError(f"{section}.{key} is {here!r}, but {there!r} in {origin.args}; make them equal")
     if load_meta(ancestor)["codec"] not in (None, data.codec_fingerprint):
@@ -180,7 +183,7 @@ def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> Symbo
 
 
 def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: InitialState) -> None:
-    """Put what inference needs into the folder."""
+    """Write the files that inference needs beside a checkpoint: settings, symbols and, where it is a file, the codec."""
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
@@ -191,7 +194,7 @@ def write_experiment(experiment: Experiment, settings: Settings, data: PreparedD
 
 
 def supersede(checkpoints: Sequence[Checkpoint]) -> None:
-    """Move aside the checkpoints of an experiment that its new training does not go on from."""
+    """Move the checkpoints that this training does not continue to `checkpoint/superseded`."""
     moved = set_aside(checkpoints)
     if moved is not None:
         log.info("%d checkpoints that this run does not go on from were moved to %s", len(checkpoints), moved)

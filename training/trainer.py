@@ -35,8 +35,8 @@ _MAX_LOSS = 70.0
 class Trainer:
     """Trains `model` on `data` into the experiment folder `folder`.
 
-    `samples` speaks and draws at each validation; None leaves that out. Everything that resuming needs is in a
-    checkpoint: weights, optimizer, `Progress`, and each rank's random state.
+    `samples` writes a sample at each validation, or is None. A checkpoint holds all that resuming needs: weights,
+    optimizer, `Progress`, and each rank's random state.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Trainer:
         return means
 
     def save(self) -> None:
-        """Write a checkpoint of where training stands, unless there is one, and remove those that no rule keeps.
+        """Write a checkpoint, unless the current step has one, and remove the checkpoints that no rule keeps.
 
         Raises UserError where training has diverged: resuming takes the newest checkpoint, which must be a good one.
         """
@@ -224,9 +224,9 @@ class Trainer:
 
     @torch.no_grad()
     def _has_good_weights(self) -> bool:
-        """Whether the weights are finite and still predict something, on the batch before: the same on all ranks.
+        """Whether the weights are finite and predict the last batch at least a little. The same on all ranks.
 
-        The loss of the last step is that of the weights before it, and says nothing of what the step made of them.
+        The last step's own loss was computed with the weights before that step.
         """
         if self.last_batch is None:
             return True
@@ -241,7 +241,7 @@ class Trainer:
 
     def _divergence(self, what: str) -> UserError:
         found = checkpoint.find_checkpoints(self.folder / "checkpoint")
-        way = f"go on from {found[-1].path} with --resume true" if found else "begin anew, as no checkpoint was saved"
+        way = f"go on from {found[-1].path} with --resume true" if found else "start again, as no checkpoint was saved"
         return UserError(f"training diverged: {what}; lower train.base_lr, and {way}")
 
     def resume(self, source: Checkpoint) -> None:

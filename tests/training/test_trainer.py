@@ -318,7 +318,7 @@ def test_a_rate_that_ruins_the_weights_leaves_no_checkpoint_of_them(make_trainer
     trainer = make_trainer(stage, max_steps=60, max_epoch=1000, base_lr=1e8, log_interval=1, warmup_steps=50)
     trainer.settings = trainer.settings.model_copy(update={"save_checkpoint_steps": interval})
     trainer.accelerator.log = lambda values, step: shown.append(f"{values['train/loss']:.3f}")
-    with pytest.raises(UserError, match=r"^training diverged: .*train\.base_lr, and begin anew"):
+    with pytest.raises(UserError, match=r"^training diverged: .*train\.base_lr, and start again"):
         trainer.train()
     assert "0.000" not in shown and (interval or "nan" in shown)
     assert find_checkpoints(trainer.folder / "checkpoint") == []
