@@ -183,7 +183,7 @@ def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> Symbo
 
 
 def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: InitialState) -> None:
-    """Write the files that inference needs beside a checkpoint: settings, symbols and, where it is a file, the codec."""
+    """Write what inference needs beside a checkpoint: settings, symbols and, where it is a file, the codec."""
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)

@@ -117,15 +117,6 @@ def test_the_pace_of_a_corpus_is_measured_on_its_training_utterances(own: Recipe
     for quantile, value in measured().items():
         assert value == pytest.approx(float(np.quantile(seconds, float(quantile))), abs=1e-4)
     assert len(measured()) == 5
-    # Reports of an older version do not have it, and no shard is made again for it.
-    before, times = measured(), shard_times(own)
-    for path in (own.data / "reports").glob("*.json"):
-        report = json.loads(path.read_text())
-        del report["seconds_per_phone"]
-        path.write_text(json.dumps(report))
-    assert own.call(bins.preprocess, "--config", str(own.config)) == 0
-    assert shard_times(own) == times
-    assert measured() == pytest.approx(before, abs=1e-4)
 
 
 @pytest.fixture
