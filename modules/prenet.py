@@ -43,3 +43,10 @@ class AudioPrenet(nn.Sequential):
             nn.Dropout(0.25),
             nn.Linear(256, width),
         )
+
+
+class NoPrenet(nn.Module):
+    """Takes the place of a prenet where `add_prenet` is off, and returns x unchanged."""
+
+    def forward(self, x: Tensor, is_pad: Tensor | None = None) -> Tensor:
+        return x

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from config.schema import ValleSettings
 from modules.embedding import SinePosition, TokenEmbedding
 from modules.masks import padding_mask, prefix_lm_mask
 from modules.packing import Packing
-from modules.prenet import AudioPrenet, TextPrenet
+from modules.prenet import AudioPrenet, NoPrenet, TextPrenet
 from modules.transformer import Transformer
 
 
@@ -17,30 +18,20 @@ class AR(nn.Module):
     Positions restart at 0 for audio.
     """
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        num_heads: int,
-        num_layers: int,
-        num_text_tokens: int,
-        num_audio_tokens: int,
-        norm_first: bool,
-        add_prenet: bool,
-        prepend_bos: bool,
-        dropout: float,
-    ) -> None:
+    def __init__(self, settings: ValleSettings) -> None:
         super().__init__()
-        self.num_audio_tokens = num_audio_tokens
-        self.prepend_bos = prepend_bos
-        self.text_embedding = TokenEmbedding(width, num_text_tokens)
-        self.audio_embedding = TokenEmbedding(width, num_audio_tokens + 1 + int(prepend_bos))
-        self.text_prenet = TextPrenet(width) if add_prenet else None
-        self.audio_prenet = AudioPrenet(width) if add_prenet else None
+        width, dropout, has_prenet = settings.decoder_dim, settings.dropout, settings.add_prenet
+        self.num_audio_tokens = settings.audio_token_num
+        self.prepend_bos = settings.prepend_bos
+        # The optimizer state in a checkpoint follows the order of the parameters, so modules keep their order.
+        self.text_embedding = TokenEmbedding(width, settings.text_token_num)
+        self.audio_embedding = TokenEmbedding(width, settings.audio_token_num + 1 + int(settings.prepend_bos))
+        self.text_prenet = TextPrenet(width) if has_prenet else NoPrenet()
+        self.audio_prenet = AudioPrenet(width) if has_prenet else NoPrenet()
         self.text_position = SinePosition(width, dropout, learned_scale=True)
         self.audio_position = SinePosition(width, dropout, learned_scale=True)
-        self.decoder = Transformer(width, num_heads, num_layers, dropout, norm_first)
-        self.predict_layer = nn.Linear(width, num_audio_tokens + 1, bias=False)
+        self.decoder = Transformer(width, settings.nhead, settings.num_decoder_layers, dropout, settings.norm_first)
+        self.predict_layer = nn.Linear(width, settings.audio_token_num + 1, bias=False)
 
     @property
     def eos_id(self) -> int:
@@ -57,19 +48,9 @@ class AR(nn.Module):
         """Begin of speech, an input only, with `prepend_bos`."""
         return self.num_audio_tokens + 1
 
-    def embed_text(self, text: Tensor, is_pad: Tensor) -> Tensor:
-        """text (B, S) to (B, S, D), positions added."""
-        x = self.text_embedding(text)
-        if self.text_prenet is not None:
-            x = self.text_prenet(x, is_pad)
-        return self.text_position(x)
-
     def embed_audio(self, codes: Tensor, first: Tensor | None = None) -> Tensor:
         """codes (B, T) to (B, T, D), positions added; `first` (B,) is the position of each row's first frame."""
-        x = self.audio_embedding(codes)
-        if self.audio_prenet is not None:
-            x = self.audio_prenet(x)
-        return self.audio_position(x, first)
+        return self.audio_position(self.audio_prenet(self.audio_embedding(codes)), first)
 
     def inputs(self, codes: Tensor) -> Tensor:
         """Codes (B, T) as the model reads them: behind the begin symbol where there is one."""
@@ -108,6 +89,7 @@ class AR(nn.Module):
         """Text and audio as one sequence (B, L, D), who may attend to whom, and what stands where."""
         num_bos = int(self.prepend_bos)
         packing = Packing.of(text_lens, codes_lens + num_bos, None if longest is None else longest + num_bos)
-        embedded = self.embed_text(text, padding_mask(text_lens, text.shape[1]))
+        is_pad = padding_mask(text_lens, text.shape[1])
+        embedded = self.text_position(self.text_prenet(self.text_embedding(text), is_pad))
         x = packing.pack(embedded, self.embed_audio(self.inputs(codes)))
         return x, prefix_lm_mask(text_lens, packing.length), packing

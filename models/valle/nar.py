@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from config.schema import ValleSettings
 from modules.embedding import SinePosition, TokenEmbedding
 from modules.masks import full_attention_mask, padding_mask
 from modules.packing import Packing
-from modules.prenet import AudioPrenet, TextPrenet
+from modules.prenet import AudioPrenet, NoPrenet, TextPrenet
 from modules.transformer import Transformer
 
 
@@ -16,41 +17,30 @@ class NAR(nn.Module):
     Attention is full. Stage i, 1 to Q-1, conditions every norm through its stage embedding.
     """
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        num_heads: int,
-        num_layers: int,
-        num_text_tokens: int,
-        num_audio_tokens: int,
-        num_quantizers: int,
-        norm_first: bool,
-        add_prenet: bool,
-        share_embedding: bool,
-        dropout: float,
-    ) -> None:
+    def __init__(self, settings: ValleSettings) -> None:
         super().__init__()
-        self.num_quantizers = num_quantizers
-        num_stages = num_quantizers - 1
-        self.text_embedding = TokenEmbedding(width, num_text_tokens)
+        sizes = settings.decoder_dim, settings.nhead, settings.num_decoder_layers
+        width, num_heads, num_layers = (int(size * settings.nar_scale_factor) for size in sizes)
+        num_codes, dropout, has_prenet = settings.audio_token_num, settings.dropout, settings.add_prenet
+        self.num_quantizers = settings.num_quantizers
+        num_stages = self.num_quantizers - 1
+        # The optimizer state in a checkpoint follows the order of the parameters, so modules keep their order.
+        self.text_embedding = TokenEmbedding(width, settings.text_token_num)
         # The first codebook's table has one row more, as the end of speech is a code of the AR.
-        embeddings = [
-            TokenEmbedding(width, num_audio_tokens + int(codebook == 0)) for codebook in range(num_quantizers)
-        ]
-        heads = [nn.Linear(width, num_audio_tokens, bias=False) for _ in range(num_stages)]
-        if share_embedding:
+        embeddings = [TokenEmbedding(width, num_codes + int(codebook == 0)) for codebook in range(self.num_quantizers)]
+        heads = [nn.Linear(width, num_codes, bias=False) for _ in range(num_stages)]
+        if settings.share_embedding:
             for head, embedding in zip(heads, embeddings[2:], strict=False):
-                # As a head, a table of unit variance would begin at many times the loss of a guess.
+                # Tied as an output head, a unit-variance table would start far above the loss of uniform guessing.
                 nn.init.normal_(embedding.word_embeddings.weight, std=2 * width**-0.5)
                 head.weight = embedding.word_embeddings.weight
         self.audio_embeddings = nn.ModuleList(embeddings)
-        self.text_prenet = TextPrenet(width) if add_prenet else None
-        self.audio_prenet = AudioPrenet(width) if add_prenet else None
+        self.text_prenet = TextPrenet(width) if has_prenet else NoPrenet()
+        self.audio_prenet = AudioPrenet(width) if has_prenet else NoPrenet()
         self.text_position = SinePosition(width, 0.0, learned_scale=False)
         self.audio_position = SinePosition(width, dropout, learned_scale=False)
         self.stage_embeddings = nn.ModuleList(TokenEmbedding(width, 1) for _ in range(num_stages))
-        self.decoder = Transformer(width, num_heads, num_layers, dropout, norm_first, adaptive=True)
+        self.decoder = Transformer(width, num_heads, num_layers, dropout, settings.norm_first, adaptive=True)
         self.predict_layers = nn.ModuleList(heads)
 
     def embed_audio(self, codes: Tensor, is_prompt: Tensor, stage: int) -> Tensor:
@@ -59,16 +49,7 @@ class NAR(nn.Module):
         for codebook in range(stage, self.num_quantizers):
             known = self.audio_embeddings[codebook](codes[..., codebook])
             x = x + known * is_prompt.unsqueeze(-1)
-        if self.audio_prenet is not None:
-            x = self.audio_prenet(x)
-        return self.audio_position(x)
-
-    def embed_text(self, text: Tensor, is_pad: Tensor) -> Tensor:
-        """text (B, S) to (B, S, D), positions added."""
-        x = self.text_embedding(text)
-        if self.text_prenet is not None:
-            x = self.text_prenet(x, is_pad)
-        return self.text_position(x)
+        return self.audio_position(self.audio_prenet(x))
 
     def forward(
         self,
@@ -86,7 +67,8 @@ class NAR(nn.Module):
         is_prompt (B, T). `longest` is what the longest row has of phones and frames; without it the device is asked.
         """
         packing = Packing.of(text_lens, codes_lens, longest)
-        embedded = self.embed_text(text, padding_mask(text_lens, text.shape[1]))
+        is_pad = padding_mask(text_lens, text.shape[1])
+        embedded = self.text_position(self.text_prenet(self.text_embedding(text), is_pad))
         x = packing.pack(embedded, self.embed_audio(codes, is_prompt, stage))
         may_attend = full_attention_mask(padding_mask(packing.lens, packing.length))
         hidden = self.decoder(x, may_attend, condition=self.stage_embeddings[stage - 1].weight)

@@ -37,8 +37,8 @@ class VALLE(CodecLM):
         super().__init__(settings, train_stage)
         self.num_quantizers = settings.num_quantizers
         self.prefix_mode = PrefixMode(settings.prefix_mode)
-        self.ar: AR = build_ar(settings)
-        self.nar: NAR | None = None if train_stage == 1 else build_nar(settings)
+        self.ar = AR(settings)
+        self.nar: NAR | None = None if train_stage == 1 else NAR(settings)
         self.ar_trains = train_stage in (0, 1)
         self.nar_trains = train_stage in (0, 2)
         self.ar.requires_grad_(train_stage != 2)
@@ -161,7 +161,7 @@ class VALLE(CodecLM):
 
     @classmethod
     def part_of(cls, weight_name: str) -> str:
-        return weight_name.split("_")[0]
+        return weight_name.partition("_")[0]
 
     @classmethod
     def missing_part(cls, weights: Mapping[str, Tensor], train_stage: int | None) -> str | None:
@@ -176,36 +176,6 @@ class VALLE(CodecLM):
     def pretrained_part(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The AR's."""
         return {name: value for name, value in weights.items() if cls.part_of(name) == "ar"}
-
-
-def build_ar(settings: ValleSettings) -> AR:
-    return AR(
-        width=settings.decoder_dim,
-        num_heads=settings.nhead,
-        num_layers=settings.num_decoder_layers,
-        num_text_tokens=settings.text_token_num,
-        num_audio_tokens=settings.audio_token_num,
-        norm_first=settings.norm_first,
-        add_prenet=settings.add_prenet,
-        prepend_bos=settings.prepend_bos,
-        dropout=settings.dropout,
-    )
-
-
-def build_nar(settings: ValleSettings) -> NAR:
-    scale = settings.nar_scale_factor
-    return NAR(
-        width=int(settings.decoder_dim * scale),
-        num_heads=int(settings.nhead * scale),
-        num_layers=int(settings.num_decoder_layers * scale),
-        num_text_tokens=settings.text_token_num,
-        num_audio_tokens=settings.audio_token_num,
-        num_quantizers=settings.num_quantizers,
-        norm_first=settings.norm_first,
-        add_prenet=settings.add_prenet,
-        share_embedding=settings.share_embedding,
-        dropout=settings.dropout,
-    )
 
 
 def loss_sums(model: str, logits: Tensor, targets: Tensor, num_targets: int) -> LossSums:

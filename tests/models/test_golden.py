@@ -6,6 +6,7 @@ import torch
 
 from models.contract import TokenizedRequest
 from models.experiment import Experiment
+from models.valle.collate import PrefixMode
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
@@ -50,7 +51,7 @@ def test_greedy_inference(golden) -> None:
     synthesizer, settings, expected = golden
     ids, prompt, wanted = expected["infer_text"][0].tolist(), expected["infer_prompt"][0], expected["infer_codes"][0]
     nar_ids = ids
-    if settings.prefix_mode in (2, 4):
+    if settings.prefix_mode in (PrefixMode.SEGMENT, PrefixMode.OTHER_SEGMENT):
         nar_ids = ids[:1] + ids[int(expected["infer_enrolled_text_len"][0]) - 1 :]
     request = TokenizedRequest(ids, len(ids) - len(nar_ids) + 1, prompt, num_target_phones=1)
     assert list(synthesizer.model.nar_ids(request)) == nar_ids
@@ -60,7 +61,7 @@ def test_greedy_inference(golden) -> None:
     codes = torch.cat([prompt, wanted])[None]
     is_prompt = torch.arange(codes.shape[1])[None] < len(prompt)
     text, lens = torch.tensor([nar_ids]), torch.tensor([codes.shape[1]])
-    is_read_whole = is_prompt & (settings.prefix_mode != 0)
+    is_read_whole = is_prompt & (settings.prefix_mode != PrefixMode.NONE)
     for stage in range(1, 8):
         with torch.inference_mode():
             logits = synthesizer.model.nar(text, torch.tensor([len(nar_ids)]), codes, lens, is_read_whole, stage)

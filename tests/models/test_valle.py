@@ -181,6 +181,20 @@ def test_ar_targets_are_the_next_codes_then_one_end() -> None:
     assert begun.targets(codes, lens, IGNORED).tolist() == [[4, 5, 6, 20], [7, 20, IGNORED, IGNORED]]
 
 
+def test_parameters_keep_the_order_that_optimizer_states_have() -> None:
+    model = VALLE(tiny_model(add_prenet=True))
+    names = [name.split(".") for name, _ in model.named_parameters()]
+    text_and_audio = ["text_prenet", "audio_prenet", "text_position", "audio_position"]
+    for part, expected in (
+        ("ar", ["text_embedding", "audio_embedding", *text_and_audio, "decoder", "predict_layer"]),
+        (
+            "nar",
+            ["text_embedding", "audio_embeddings", *text_and_audio, "stage_embeddings", "decoder", "predict_layers"],
+        ),
+    ):
+        assert list(dict.fromkeys(name[1] for name in names if name[0] == part)) == expected
+
+
 def test_one_of_a_tied_pair_is_enough() -> None:
     source = VALLE(tiny_model())
     weights = {name: value.clone() for name, value in source.named_weights().items()}
