@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.kv_cache import CacheStep
+from modules.kv_cache import CacheView
 
 
 class SelfAttention(nn.Module):
@@ -27,7 +27,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, may_attend: Tensor | None, layer: int = 0, cache: CacheStep | None = None) -> Tensor:
+    def forward(self, x: Tensor, may_attend: Tensor | None, layer: int = 0, cache: CacheView | None = None) -> Tensor:
         """x (B, L, D); `may_attend` broadcasts to (B, H, L, keys). With a cache, keys are those of the cache.
 
         In place of True and False, `may_attend` may hold what is added to the scores: 0 and minus infinity.

@@ -23,13 +23,13 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
 
-    def at(self, slots: Tensor, end: int) -> "CacheStep":
+    def view(self, slots: Tensor, end: int) -> "CacheView":
         """What one forward pass needs: `slots` (L,) it writes to in every row, and the number of slots it reads."""
-        return CacheStep(self, slots, end)
+        return CacheView(self, slots, end)
 
 
 @dataclass(frozen=True)
-class CacheStep:
+class CacheView:
     """One forward pass's place in the cache."""
 
     cache: KVCache

@@ -18,7 +18,7 @@ class Packing:
     length: int
 
     @classmethod
-    def of(cls, text_lens: Tensor, audio_lens: Tensor, length: int | None = None) -> "Packing":
+    def from_lengths(cls, text_lens: Tensor, audio_lens: Tensor, length: int | None = None) -> "Packing":
         """Without `length` the device is asked for the longest row."""
         return cls(text_lens, audio_lens, int((text_lens + audio_lens).max()) if length is None else length)
 
@@ -35,12 +35,12 @@ class Packing:
         source = torch.where(index < text_lens, index, index - text_lens + num_text).clamp(max=width - 1)
         return _select(torch.cat([text, audio], dim=1), source)
 
-    def audio_of(self, packed: Tensor, num_audio: int) -> Tensor:
+    def unpack_audio(self, packed: Tensor, num_audio: int) -> Tensor:
         """The audio's part of (B, L, D), padded anew to (B, num_audio, D)."""
         index = torch.arange(num_audio, device=packed.device) + self.text_lens.unsqueeze(1)
         return _select(packed, index.clamp(max=self.length - 1))
 
-    def last_of(self, packed: Tensor) -> Tensor:
+    def last_positions(self, packed: Tensor) -> Tensor:
         """Each row's last position (B, D)."""
         return _select(packed, self.lens.unsqueeze(1) - 1)[:, 0]
 

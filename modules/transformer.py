@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modules.attention import SelfAttention
-from modules.kv_cache import CacheStep, KVCache
+from modules.kv_cache import CacheView, KVCache
 from modules.norm import AdaptiveLayerNorm, LayerNorm
 
 
@@ -28,7 +28,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, may_attend: Tensor | None, condition: Tensor | None, layer: int, cache: CacheStep | None
+        self, x: Tensor, may_attend: Tensor | None, condition: Tensor | None, layer: int, cache: CacheView | None
     ) -> Tensor:
         if self.norm_first:
             x = x + self.dropout(self.self_attn(self.norm1(x, condition), may_attend, layer, cache))
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         x: Tensor,
         may_attend: Tensor | None,
         condition: Tensor | None = None,
-        cache: CacheStep | None = None,
+        cache: CacheView | None = None,
     ) -> Tensor:
         """x (B, L, D) to the same; `may_attend` broadcasts to (B, H, L, keys), None where all is seen."""
         for index, layer in enumerate(self.layers):

@@ -66,7 +66,7 @@ class AR(nn.Module):
         """
         x, may_attend, packing = self.sequence(text, text_lens, codes, codes_lens, longest)
         hidden = self.decoder(x, may_attend)
-        return self.predict_layer(packing.audio_of(hidden, codes.shape[1] + int(self.prepend_bos)))
+        return self.predict_layer(packing.unpack_audio(hidden, codes.shape[1] + int(self.prepend_bos)))
 
     def targets(self, codes: Tensor, codes_lens: Tensor, ignored: int) -> Tensor:
         """What `forward` shall predict: the codes, then the end of speech once; `ignored` elsewhere."""
@@ -88,7 +88,7 @@ class AR(nn.Module):
     ) -> tuple[Tensor, Tensor, Packing]:
         """Text and audio as one sequence (B, L, D), who may attend to whom, and what stands where."""
         num_bos = int(self.prepend_bos)
-        packing = Packing.of(text_lens, codes_lens + num_bos, None if longest is None else longest + num_bos)
+        packing = Packing.from_lengths(text_lens, codes_lens + num_bos, None if longest is None else longest + num_bos)
         is_pad = padding_mask(text_lens, text.shape[1])
         embedded = self.text_position(self.text_prenet(self.text_embedding(text), is_pad))
         x = packing.pack(embedded, self.embed_audio(self.inputs(codes)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.contract import Generation
 from models.valle.ar import AR
-from modules.kv_cache import CacheStep
+from modules.kv_cache import CacheView
 from modules.sampling import ExponentialNoise, TokenSampler
 
 # On a GPU, checking whether every row has ended forces a sync: it is done once in so many steps.
@@ -86,7 +86,7 @@ class ARGenerator:
             self._steps = CachedStep(self.ar, x.shape[0], rounded, x.device)
         self._steps.reset(packing.lens, packing.audio_lens, packing.length)
         hidden = self.ar.decoder(x, may_attend, cache=self._steps.prefill(packing.length))
-        return self._steps, self.ar.predict_layer(packing.last_of(hidden)).float()
+        return self._steps, self.ar.predict_layer(packing.last_positions(hidden)).float()
 
 
 class CachedStep:
@@ -121,9 +121,9 @@ class CachedStep:
         self.position.copy_(positions)
         self.end = num_prefix
 
-    def prefill(self, num_prefix: int) -> CacheStep:
+    def prefill(self, num_prefix: int) -> CacheView:
         """The place of the prefixes in the cache."""
-        return self.cache.at(torch.arange(num_prefix, device=self.slot.device), num_prefix)
+        return self.cache.view(torch.arange(num_prefix, device=self.slot.device), num_prefix)
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Feed one code a row (B,); returns the logits after it (B, V+1)."""
@@ -140,7 +140,7 @@ class CachedStep:
     def _step(self, end: int) -> Tensor:
         self.bias.index_fill_(3, self.slot, 0.0)
         x = self.ar.embed_audio(self.codes.unsqueeze(1), self.position)
-        hidden = self.ar.decoder(x, self.bias[..., :end], cache=self.cache.at(self.slot, end))
+        hidden = self.ar.decoder(x, self.bias[..., :end], cache=self.cache.view(self.slot, end))
         self.position += 1
         self.slot += 1
         return self.ar.predict_layer(hidden[:, 0]).float()

@@ -66,13 +66,13 @@ class NAR(nn.Module):
         text (B, S); codes (B, T, Q), of which codebooks from `stage` on are read in the prompt alone;
         is_prompt (B, T). `longest` is what the longest row has of phones and frames; without it the device is asked.
         """
-        packing = Packing.of(text_lens, codes_lens, longest)
+        packing = Packing.from_lengths(text_lens, codes_lens, longest)
         is_pad = padding_mask(text_lens, text.shape[1])
         embedded = self.text_position(self.text_prenet(self.text_embedding(text), is_pad))
         x = packing.pack(embedded, self.embed_audio(codes, is_prompt, stage))
         may_attend = full_attention_mask(padding_mask(packing.lens, packing.length))
         hidden = self.decoder(x, may_attend, condition=self.stage_embeddings[stage - 1].weight)
-        return self.predict_layers[stage - 1](packing.audio_of(hidden, codes.shape[1]))
+        return self.predict_layers[stage - 1](packing.unpack_audio(hidden, codes.shape[1]))
 
     @torch.inference_mode()
     def generate(

@@ -95,10 +95,10 @@ class DelayLM(CodecLM):
 
     def logits(self, text: Tensor, text_lens: Tensor, steps: Tensor, steps_lens: Tensor) -> Tensor:
         """Of each step's codes (B, L, Q, V+1), from the text and the steps up to the one before, which stand there."""
-        packing = Packing.of(text_lens, steps_lens)
+        packing = Packing.from_lengths(text_lens, steps_lens)
         audio = sum(embedding(steps[..., q]) for q, embedding in enumerate(self.embeddings))
         x = packing.pack(self.position(self.text_embedding(text)), self.position(audio))
-        hidden = packing.audio_of(self.decoder(x, prefix_lm_mask(text_lens, packing.length)), steps.shape[1])
+        hidden = packing.unpack_audio(self.decoder(x, prefix_lm_mask(text_lens, packing.length)), steps.shape[1])
         return torch.stack([head(hidden) for head in self.heads], dim=2)
 
     def forward(self, batch: DelayBatch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
