@@ -12,9 +12,9 @@ from modules.transformer import Transformer
 
 
 class NAR(nn.Module):
-    """Predicts codebook i of all frames at once from the text and codebooks 0 to i-1; the prompt shows all Q.
+    """Models all frames of a codebook at once, `p(c_i | c_<i, prompt, text)`: equation 2, with i from 1 to Q-1.
 
-    Attention is full. Stage i, 1 to Q-1, conditions every norm through its stage embedding.
+    Stage i predicts codebook i, and conditions every norm on its stage embedding. Attention is full.
     """
 
     def __init__(self, settings: ValleSettings) -> None:
@@ -26,10 +26,11 @@ class NAR(nn.Module):
         num_stages = self.num_quantizers - 1
         # The optimizer state in a checkpoint follows the order of the parameters, so modules keep their order.
         self.text_embedding = TokenEmbedding(width, settings.text_token_num)
-        # The first codebook's table has one row more, as the end of speech is a code of the AR.
+        # Table 0 has a row more, for the AR's end of speech: released checkpoints have it, and no input uses it.
         embeddings = [TokenEmbedding(width, num_codes + int(codebook == 0)) for codebook in range(self.num_quantizers)]
         heads = [nn.Linear(width, num_codes, bias=False) for _ in range(num_stages)]
         if settings.share_embedding:
+            # Head j predicts codebook j+1, and shares its weight with the table that reads codebook j+2.
             for head, embedding in zip(heads, embeddings[2:], strict=False):
                 # Tied as an output head, a unit-variance table would start far above the loss of uniform guessing.
                 nn.init.normal_(embedding.word_embeddings.weight, std=2 * width**-0.5)
@@ -43,13 +44,27 @@ class NAR(nn.Module):
         self.decoder = Transformer(width, num_heads, num_layers, dropout, settings.norm_first, adaptive=True)
         self.predict_layers = nn.ModuleList(heads)
 
-    def embed_audio(self, codes: Tensor, is_prompt: Tensor, stage: int) -> Tensor:
-        """codes (B, T, Q) to (B, T, D): the sum over codebooks below `stage`, and over all in the prompt (B, T)."""
-        x = sum(self.audio_embeddings[codebook](codes[..., codebook]) for codebook in range(stage))
-        for codebook in range(stage, self.num_quantizers):
-            known = self.audio_embeddings[codebook](codes[..., codebook])
-            x = x + known * is_prompt.unsqueeze(-1)
-        return self.audio_position(self.audio_prenet(x))
+    @torch.inference_mode()
+    def generate(
+        self,
+        text: Tensor,
+        text_lens: Tensor,
+        codes: Tensor,
+        codes_lens: Tensor,
+        is_prompt: Tensor,
+        read_whole_prompt: bool = True,
+    ) -> Tensor:
+        """Fill codebooks 1 to Q-1 of codes (B, T, Q) outside the prompt, greedily (section 4.3).
+
+        Without `read_whole_prompt` (`prefix_mode` 0) a stage reads the prompt's codebooks below it alone, too.
+        """
+        codes = codes.clone()
+        is_read_whole = is_prompt if read_whole_prompt else torch.zeros_like(is_prompt)
+        # Each stage reads what the stages before it wrote into `codes`.
+        for stage in range(1, self.num_quantizers):
+            logits = self(text, text_lens, codes, codes_lens, is_read_whole, stage)
+            codes[..., stage] = torch.where(is_prompt, codes[..., stage], logits.argmax(-1))
+        return codes
 
     def forward(
         self,
@@ -61,10 +76,11 @@ class NAR(nn.Module):
         stage: int,
         longest: int | None = None,
     ) -> Tensor:
-        """Logits of codebook `stage` (B, T, V), of which those in the prompt mean nothing.
+        """Logits of codebook `stage` (B, T, V); those in the prompt are meaningless.
 
-        text (B, S); codes (B, T, Q), of which codebooks from `stage` on are read in the prompt alone;
-        is_prompt (B, T). `longest` is what the longest row has of phones and frames; without it the device is asked.
+        text (B, S); codes (B, T, Q), of which codebooks from `stage` on are read in the prompt alone; is_prompt (B, T).
+        `longest` is the number of phones and frames in the longest row; without it, finding that number forces a GPU
+        sync.
         """
         packing = Packing.from_lengths(text_lens, codes_lens, longest)
         is_pad = padding_mask(text_lens, text.shape[1])
@@ -74,23 +90,9 @@ class NAR(nn.Module):
         hidden = self.decoder(x, may_attend, condition=self.stage_embeddings[stage - 1].weight)
         return self.predict_layers[stage - 1](packing.unpack_audio(hidden, codes.shape[1]))
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        text: Tensor,
-        text_lens: Tensor,
-        codes: Tensor,
-        codes_lens: Tensor,
-        is_prompt: Tensor,
-        read_whole_prompt: bool = True,
-    ) -> Tensor:
-        """Fill codebooks 1 to Q-1 outside the prompt, greedily; codes (B, T, Q) to the same.
-
-        Without `read_whole_prompt` (`prefix_mode` 0) the prompt's codebooks are read stage by stage, too.
-        """
-        codes = codes.clone()
-        is_read_whole = is_prompt if read_whole_prompt else torch.zeros_like(is_prompt)
-        for stage in range(1, self.num_quantizers):
-            logits = self(text, text_lens, codes, codes_lens, is_read_whole, stage)
-            codes[..., stage] = torch.where(is_prompt, codes[..., stage], logits.argmax(-1))
-        return codes
+    def embed_audio(self, codes: Tensor, is_prompt: Tensor, stage: int) -> Tensor:
+        """codes (B, T, Q) to (B, T, D): the sum over codebooks below `stage`, and over all in the prompt (B, T)."""
+        x = sum(self.audio_embeddings[codebook](codes[..., codebook]) for codebook in range(stage))
+        for codebook in range(stage, self.num_quantizers):
+            x = x + self.audio_embeddings[codebook](codes[..., codebook]) * is_prompt.unsqueeze(-1)
+        return self.audio_position(self.audio_prenet(x))
