@@ -1,4 +1,4 @@
-"""Folders of the reference recipe compute what they are expected to, through the path that stage 3 takes."""
+"""Checkpoints of the reference recipe give the expected logits and codes, loaded as stage 3 loads them."""
 
 import numpy as np
 import pytest
@@ -55,8 +55,8 @@ def test_greedy_inference(golden) -> None:
         nar_ids = ids[:1] + ids[int(expected["infer_enrolled_text_len"][0]) - 1 :]
     request = TokenizedRequest(ids, len(ids) - len(nar_ids) + 1, prompt, num_target_phones=1)
     assert list(synthesizer.model.nar_ids(request)) == nar_ids
-    [spoken] = synthesizer.generate([request])
-    assert torch.equal(spoken.codes, wanted)
+    [generation] = synthesizer.generate([request])
+    assert torch.equal(generation.codes, wanted)
 
     codes = torch.cat([prompt, wanted])[None]
     is_prompt = torch.arange(codes.shape[1])[None] < len(prompt)
@@ -68,8 +68,8 @@ def test_greedy_inference(golden) -> None:
         assert (logits[:, len(prompt) :] - expected[f"infer_nar_logits_stage{stage}"]).abs().max() < 2e-4
 
 
-def test_the_folders_differ_in_how_they_end() -> None:
-    """Both ends are covered: one is ended by 1024 winning, the others by the cap."""
+def test_the_folders_cover_both_stop_reasons() -> None:
+    """One ends as the end of speech wins, the others at the maximum length."""
     num_frames = {name: np.load(GOLDEN / name / "expected.npz")["infer_codes"].shape[1] for name in FOLDERS}
     caps = {name: 16 * np.load(GOLDEN / name / "expected.npz")["infer_text"].shape[1] for name in FOLDERS}
     assert {name for name in FOLDERS if num_frames[name] < caps[name]} == {"valle_mode1_eos"}

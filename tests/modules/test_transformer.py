@@ -25,7 +25,7 @@ def test_attention_equals_torch() -> None:
 
 
 def test_prefix_mask_row_by_row() -> None:
-    # Two phones, two frames, and a padded position that none of them sees.
+    # Two phones, two frames, and a padded position that none of them attends to.
     rows = ["11000", "11000", "11100", "11110", "11111"]
     expected = torch.tensor([[column == "1" for column in row] for row in rows])
     assert torch.equal(prefix_lm_mask(torch.tensor([2]), 5)[0, 0], expected)
