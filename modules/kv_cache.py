@@ -30,7 +30,7 @@ class KVCache:
 
 @dataclass(frozen=True)
 class CacheView:
-    """What one forward pass writes and reads of the cache."""
+    """The slots of a cache that one forward pass writes and reads."""
 
     cache: KVCache
     slots: Tensor

@@ -1,4 +1,4 @@
-"""Boolean masks. Each is named after what True means."""
+"""Boolean masks, named after the meaning of True."""
 
 import torch
 from torch import Tensor

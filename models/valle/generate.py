@@ -159,7 +159,7 @@ class CachedStep:
             self.slot.copy_(slot)
 
         # Libraries allocate workspaces in their first run, which a capture does not allow: warm up on a side stream.
-        # The warm-up's keys and values lie in the slot that the first replay writes anew.
+        # Its keys and values go to the slot that the first replay overwrites.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

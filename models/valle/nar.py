@@ -56,11 +56,11 @@ class NAR(nn.Module):
     ) -> Tensor:
         """Fill codebooks 1 to Q-1 of codes (B, T, Q) outside the prompt, greedily (section 4.3).
 
-        Without `read_whole_prompt` (`prefix_mode` 0) a stage reads the prompt's codebooks below it alone, too.
+        Without `read_whole_prompt` (`prefix_mode` 0) a stage reads only the prompt's codebooks below it.
         """
         codes = codes.clone()
         is_read_whole = is_prompt if read_whole_prompt else torch.zeros_like(is_prompt)
-        # Each stage reads what the stages before it wrote into `codes`.
+        # Each stage reads the codebooks that earlier stages wrote into `codes`.
         for stage in range(1, self.num_quantizers):
             logits = self(text, text_lens, codes, codes_lens, is_read_whole, stage)
             codes[..., stage] = torch.where(is_prompt, codes[..., stage], logits.argmax(-1))
@@ -78,7 +78,7 @@ class NAR(nn.Module):
     ) -> Tensor:
         """Logits of codebook `stage` (B, T, V); those in the prompt are meaningless.
 
-        text (B, S); codes (B, T, Q), of which codebooks from `stage` on are read in the prompt alone; is_prompt (B, T).
+        text (B, S); codes (B, T, Q), whose codebooks from `stage` on are read only in the prompt; is_prompt (B, T).
         `longest` is the number of phones and frames in the longest row; without it, finding that number forces a GPU
         sync.
         """

@@ -25,7 +25,7 @@ def adapted_settings(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
         remarks.append(f"{len(unknown)} settings are unknown here and ignored: {', '.join(unknown)}")
     preprocess = _section(content, "preprocess")
     if preprocess.get("add_blank"):
-        remarks.append("preprocess.add_blank is true: id 0 stands around and between phones")
+        remarks.append("preprocess.add_blank is true: id 0 is inserted around and between phones")
     adapted = {
         "model": {key: value for key, value in _section(content, "model").items() if f"model.{key}" not in unknown},
         "preprocess": {key: preprocess[key] for key in _PREPROCESS_KEYS if key in preprocess},

@@ -1,4 +1,4 @@
-"""VALL-E: the AR and the NAR as one model that is trained, saved and generates as a whole (arXiv 2301.02111)."""
+"""VALL-E (arXiv 2301.02111): an AR and a NAR model that are trained, saved and used together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -58,7 +58,7 @@ class VALLE(CodecLM):
 
     def _ar_loss(self, batch: ValleBatch, audio_token_dropout: float) -> LossSums:
         codes = batch.codes[..., 0]
-        # The targets come from the full codes: dropout hides inputs alone.
+        # Dropout hides inputs only, so the targets come from the full codes.
         targets = self.ar.targets(codes, batch.codes_lens, IGNORED)
         if audio_token_dropout and self.training:
             is_dropped = codes.new_empty(codes.shape).bernoulli_(audio_token_dropout).bool()
@@ -101,7 +101,7 @@ class VALLE(CodecLM):
             if self.nar is not None:
                 replace_linears(self.nar, Bf16Linear)
         elif device.type == "cpu":
-            # The AR alone multiplies few rows at a time.
+            # Only the AR multiplies few rows at a time.
             replace_linears(self.ar, SplitLinear)
         self.to(device)
 
@@ -114,7 +114,7 @@ class VALLE(CodecLM):
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
     ) -> list[Generation]:
-        """Codebook 0 by the AR, then the others by the NAR; without a NAR codebook 0 alone, (T, 1)."""
+        """Codebook 0 by the AR, then the others by the NAR; without a NAR only codebook 0 (T, 1)."""
         device = self.device
         text, text_lens = _padded([torch.tensor(request.ids) for request in requests], device)
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
@@ -141,10 +141,7 @@ class VALLE(CodecLM):
         ]
 
     def nar_ids(self, request: TokenizedRequest) -> Sequence[int]:
-        """The ids that the NAR reads.
-
-        If its prompts in training were segments, whose text it does not see, these are the target's alone.
-        """
+        """The ids that the NAR reads: without the prompt's if it was trained on prompts without text."""
         if self.prefix_mode.has_segment:
             return [*request.ids[:1], *request.ids[request.target_start :]]
         return request.ids
