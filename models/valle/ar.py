@@ -13,7 +13,7 @@ from modules.transformer import Transformer
 
 
 class AR(nn.Module):
-    """Models codebook 0 one frame at a time, `p(c_t | c_<t, text)`: equation 1, whose prompt is the first frames of c.
+    """Models codebook 0 one frame at a time: `p(c_t | c_<t, text)` (equation 1). A prompt is the first frames of c.
 
     Text (bos, phones, eos) and audio are one sequence. Text attends to all text; audio attends to all text and to
     audio up to itself. Positions restart at 0 for audio.
@@ -84,6 +84,7 @@ class AR(nn.Module):
         index = torch.arange(targets.shape[1], device=codes.device)
         targets = targets.masked_fill(index == codes_lens.unsqueeze(1), self.eos_id)
         targets = targets.masked_fill(index > codes_lens.unsqueeze(1), ignored)
+        # Without a begin symbol nothing predicts the first frame.
         return targets if self.prepend_bos else targets[:, 1:]
 
     def attention_maps(self, text: Tensor, codes: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from modules.transformer import Transformer
 
 
 class NAR(nn.Module):
-    """Models all frames of a codebook at once, `p(c_i | c_<i, prompt, text)`: equation 2, with i from 1 to Q-1.
+    """Models all frames of a codebook at once: `p(c_i | c_<i, prompt, text)` for i from 1 to Q-1 (equation 2).
 
     Stage i predicts codebook i, and conditions every norm on its stage embedding. Attention is full.
     """
@@ -26,7 +26,7 @@ class NAR(nn.Module):
         num_stages = self.num_quantizers - 1
         # The optimizer state in a checkpoint follows the order of the parameters, so modules keep their order.
         self.text_embedding = TokenEmbedding(width, settings.text_token_num)
-        # Table 0 has a row more, for the AR's end of speech: released checkpoints have it, and no input uses it.
+        # Released checkpoints have a row for the AR's end of speech in table 0. No input uses it.
         embeddings = [TokenEmbedding(width, num_codes + int(codebook == 0)) for codebook in range(self.num_quantizers)]
         heads = [nn.Linear(width, num_codes, bias=False) for _ in range(num_stages)]
         if settings.share_embedding:
