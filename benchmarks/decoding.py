@@ -186,7 +186,7 @@ def _cached_row(model: VALLE, device: torch.device, every_step: bool) -> Row:
     def whole(step: int) -> None:
         codes = torch.zeros(1, NUM_PROMPT + step, dtype=torch.long, device=device)
         hidden, may_attend, packing = model.ar.sequence(texts.text, texts.text_lens, codes, texts.codes_lens + step)
-        model.ar.predict_layer(packing.last_of(model.ar.decoder(hidden, may_attend))).argmax(-1)
+        model.ar.predict_layer(packing.last_positions(model.ar.decoder(hidden, may_attend))).argmax(-1)
 
     # The time grows smoothly with the step: some of them tell for all.
     steps = range(0, NUM_NEW, 1 if every_step else 50)

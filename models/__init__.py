@@ -1,4 +1,4 @@
-"""The registry behind `model_type`: a name below, or `package.module:Class` of a model of your own."""
+"""The registry behind `model_type`, which is a name in `MODELS`, or `package.module:Class` for your own model."""
 
 from importlib import import_module
 
@@ -8,9 +8,9 @@ MODELS = {"VALLE": "models.valle.valle:VALLE"}
 
 
 def model_class(model_type: str) -> type[CodecLM]:
-    """The class of a model; its module is imported now, and no other's.
+    """The class of a model. Only that model's module is imported.
 
-    Raises ValueError where there is no such class, or it is no `CodecLM`.
+    Raises ValueError if there is no such class, or it is not a `CodecLM`.
     """
     module_name, _, name = MODELS.get(model_type, model_type).partition(":")
     try:

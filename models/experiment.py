@@ -1,4 +1,4 @@
-"""Where a trained model lies: an experiment's folder, and the checked loading of its weights."""
+"""An experiment folder: its files, its settings, and the checked loading of its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from utils.log import log
 from utils.paths import ROOT
 
 MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone")
-"""Keys of the infer section that follow the corpus where they are null."""
+"""Keys of the infer section that are measured on the corpus if they are null."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """`args.json`, `symbols.dict`, the codec where it is a file, `checkpoint/`, `log/` and `result/`.
+    """A folder with `args.json`, `symbols.dict`, perhaps a codec file, `checkpoint/`, `log/` and `result/`.
 
-    `is_reference` where the reference recipe made the folder: it is read, never written.
+    `is_reference` marks a folder that the reference recipe made: it is read, never written.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Experiment:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Experiment":
-        """The experiment that a checkpoint lies in."""
+        """The experiment of a checkpoint."""
         return cls(experiment_of(checkpoint), checkpoint.is_reference)
 
     @property
@@ -47,7 +47,7 @@ class Experiment:
         return self.folder / "symbols.dict"
 
     def codec(self, file_name: str) -> Path:
-        """The codec's own file: fitted codebooks, or the local weights that the codes were made with."""
+        """The path of the codec's file: fitted codebooks, or the local weights that made the codes."""
         return self.folder / file_name
 
     @property
@@ -55,10 +55,10 @@ class Experiment:
         return self.folder / "checkpoint"
 
     def settings(self, overrides: Sequence[str] = ()) -> Settings:
-        """Raises UserError when the folder has no settings, or they or the overrides are wrong."""
+        """Read `args.json`. Raises UserError if it is missing, or it or an override is wrong."""
         if not self.args.is_file():
             raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
-        # Settings that are newer than the experiment get their defaults; those of the model are its own recipe's.
+        # Settings newer than the experiment get their defaults. Only VALL-E has defaults for its `model` section.
         is_valle = read_values(self.args).get("model_type", "VALLE") == "VALLE"
         return read_settings(
             self.args,
@@ -77,7 +77,7 @@ class Experiment:
 
 
 def load_model(source: Checkpoint, settings: Settings) -> CodecLM:
-    """A checkpoint's model, whole. Raises UserError where a part of it is missing."""
+    """The complete model of a checkpoint. Raises UserError if a part of it is missing."""
     weights = load_weights(source)
     kind = model_class(settings.model_type)
     if part := kind.missing_part(weights, None):
@@ -92,13 +92,16 @@ def load_model(source: Checkpoint, settings: Settings) -> CodecLM:
 
 
 def check_codec(source: Checkpoint, fingerprint: str) -> None:
-    """Raises UserError when a checkpoint's codes were made by another codec: its speech would be noise."""
+    """Raises UserError if a checkpoint was trained on another codec's codes: its speech would be noise."""
     if load_meta(source)["codec"] not in (None, fingerprint):
         raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
 
 
 def load_checked(model: CodecLM, weights: dict[str, Tensor], source: Checkpoint | None, assign: bool = False) -> None:
-    """Load weights of all parts of a model or of some; raises UserError naming the checkpoint when they do not fit."""
+    """Load the weights of a model, or of some of its parts.
+
+    Raises UserError naming the checkpoint if a weight does not fit, or a part is incomplete.
+    """
     path = source.path if source else "weights"
     try:
         missing = model.load_named_weights(weights, assign)
@@ -111,11 +114,11 @@ def load_checked(model: CodecLM, weights: dict[str, Tensor], source: Checkpoint 
 
 
 def reference_limits(settings: Settings) -> Callable[[TokenizedRequest], tuple[int, int]]:
-    """The least and the most frames that the reference recipe generates with its own folders."""
+    """For a request, the minimum and maximum number of frames that the reference recipe generates."""
     return partial(frame_limits, settings=cast(ValleSettings, settings.model))
 
 
 def holds_whole_model(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint holds a whole model. Raises UserError where it or its experiment is damaged."""
+    """Whether a checkpoint holds a complete model. Raises UserError if it or its experiment is damaged."""
     settings = Experiment.of(checkpoint).settings()
     return model_class(settings.model_type).missing_part(load_weights(checkpoint), None) is None

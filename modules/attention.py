@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.kv_cache import CacheStep
+from modules.kv_cache import CacheView
 
 
 class SelfAttention(nn.Module):
@@ -27,10 +27,11 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, may_attend: Tensor | None, layer: int = 0, cache: CacheStep | None = None) -> Tensor:
-        """x (B, L, D); `may_attend` broadcasts to (B, H, L, keys). With a cache, keys are those of the cache.
+    def forward(self, x: Tensor, may_attend: Tensor | None, layer: int = 0, cache: CacheView | None = None) -> Tensor:
+        """x (B, L, D) to the same. With a cache the keys are the cache's, otherwise those of x.
 
-        In place of True and False, `may_attend` may hold what is added to the scores: 0 and minus infinity.
+        `may_attend` broadcasts to (B, H, L, keys). It is boolean, or a float bias added to the scores: 0 or minus
+        infinity.
         """
         query, key, value = self._project(x, None if cache is None else cache.dtype)
         if cache is not None:
@@ -40,13 +41,13 @@ class SelfAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, may_attend: Tensor) -> Tensor:
-        """Attention weights (B, H, L, L), for pictures."""
+        """The attention weights (B, H, L, L), which SDPA does not return."""
         query, key, _ = self._project(x)
         scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
         return scores.masked_fill(~may_attend, -math.inf).softmax(-1)
 
     def _project(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, L, D) to queries, keys and values, each (B, H, L, D/H), of their own type or another."""
+        """x (B, L, D) to queries, keys and values, each (B, H, L, D/H), cast to `dtype` if given."""
         fused = self.in_proj(x)
         query, key, value = fused.to(dtype or fused.dtype).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return query, key, value

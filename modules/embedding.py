@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class TokenEmbedding(nn.Module):
-    """Looks tokens up, without scaling: (B, L) ids to (B, L, D)."""
+    """Token ids (B, L) to embeddings (B, L, D), without a factor of sqrt(D)."""
 
     def __init__(self, width: int, num_tokens: int) -> None:
         super().__init__()
@@ -22,9 +22,9 @@ class TokenEmbedding(nn.Module):
 
 
 class SinePosition(nn.Module):
-    """Adds interleaved sine and cosine positions (base 10000), times a scalar that may be learned.
+    """Adds interleaved sine and cosine positions (base 10000), times a scalar `alpha` that may be learned.
 
-    The table grows when a longer sequence comes, and is not part of a checkpoint.
+    The table grows for longer sequences, and is not part of a checkpoint.
     """
 
     def __init__(self, width: int, dropout: float, learned_scale: bool) -> None:
@@ -36,15 +36,16 @@ class SinePosition(nn.Module):
 
     @staticmethod
     def _sines(num_positions: int, width: int) -> Tensor:
-        # On the CPU even where a model is built without memory, as no checkpoint will fill the table.
+        # On the CPU even under `torch.device("meta")`: no checkpoint contains this table.
         rates = torch.exp(torch.arange(0, width, 2, device="cpu") * -(math.log(10000.0) / width))
         angles = torch.arange(num_positions, device="cpu").unsqueeze(1) * rates
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
     def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
-        """(B, L, D) to the same; `first` (B,) is the position of each row's first item, 0 when absent.
+        """x (B, L, D) to the same; `first` (B,) is the position of each row's first item, 0 when absent.
 
-        The caller who gives `first` has called `reserve` before, so that no value is read back from the device.
+        A caller that passes `first` must call `reserve` before, as reading the largest position here would force a GPU
+        sync.
         """
         length = x.shape[1]
         if first is None:
@@ -55,9 +56,9 @@ class SinePosition(nn.Module):
         return self.dropout(x + self.alpha * positions)
 
     def reserve(self, num_positions: int) -> None:
-        """Make the table hold at least this many positions."""
+        """Grow the table to at least this many positions."""
         if num_positions > self.table.shape[0]:
             rows = 2 ** math.ceil(math.log2(num_positions))
-            # A table that grows while speaking must still serve training.
+            # Outside inference mode: autograd could not use an inference tensor in later training steps.
             with torch.inference_mode(mode=False):
                 self.table = self._sines(rows, self.table.shape[1]).to(self.table)

@@ -1,4 +1,4 @@
-"""Keys and values of what was decoded already."""
+"""Cached keys and values of earlier positions."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class KVCache:
-    """A static cache: (layers, B, H, max_len, D/H) for keys and as much for values."""
+    """A static cache of `max_len` slots: keys and values are (layers, B, H, max_len, D/H) each."""
 
     def __init__(
         self,
@@ -23,14 +23,14 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
 
-    def at(self, slots: Tensor, end: int) -> "CacheStep":
-        """What one forward pass needs: `slots` (L,) it writes to in every row, and the number of slots it reads."""
-        return CacheStep(self, slots, end)
+    def view(self, slots: Tensor, end: int) -> "CacheView":
+        """The view of one forward pass: it writes `slots` (L,) in every row, and reads the slots before `end`."""
+        return CacheView(self, slots, end)
 
 
 @dataclass(frozen=True)
-class CacheStep:
-    """One forward pass's place in the cache."""
+class CacheView:
+    """The slots of a cache that one forward pass writes and reads."""
 
     cache: KVCache
     slots: Tensor
@@ -38,11 +38,10 @@ class CacheStep:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of keys and values, and so of the queries that attend to them."""
         return self.cache.keys.dtype
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values (B, H, L, D/H) of a layer; returns all up to `end` (B, H, end, D/H)."""
+        """Write a layer's keys and values (B, H, L, D/H); returns those before `end` (B, H, end, D/H)."""
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
         all_keys.index_copy_(2, self.slots, keys)
         all_values.index_copy_(2, self.slots, values)

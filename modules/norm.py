@@ -1,10 +1,10 @@
-"""Layer norms that may be conditioned on the NAR's stage."""
+"""Layer norms: plain, and conditioned on the NAR's stage."""
 
 from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """The plain one; takes a condition and does not use it, so that a layer can hold either kind."""
+    """Plain layer norm. It ignores the condition, so that a transformer layer calls either kind alike."""
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         return super().forward(x)
@@ -20,7 +20,7 @@ class AdaptiveLayerNorm(nn.Module):
         super().__init__()
         self.project_layer = nn.Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width)
-        # Training begins as with a plain norm; from random scales it is unstable.
+        # Start as a plain norm: from random scales training is unstable.
         nn.init.zeros_(self.project_layer.weight)
         nn.init.ones_(self.project_layer.bias[:width])
         nn.init.zeros_(self.project_layer.bias[width:])

@@ -1,17 +1,18 @@
-"""Linear layers for inference: in fp32 for few rows on a CPU, and with weights in less than 32 bits."""
+"""Linear layers for inference: fp32 for few rows on a CPU, and bf16 or int8 weights."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# From this many rows on a product is bound by arithmetic, and the packed kernel, made for few rows, is the slower way.
+# From this many rows on a product is bound by arithmetic, and methods for few rows are slower than a plain product.
 _MANY_ROWS = 16
 
 
 class SplitLinear(nn.Module):
-    """A linear layer in fp32 for few rows on a CPU, with the weights of another.
+    """An fp32 linear layer for few rows on a CPU, which shares the weights of another.
 
-    Torch multiplies a matrix and a vector in one thread; pieces of the matrix, as a batch of products, in all.
+    Torch multiplies a matrix by a vector on one thread, but a batch of products, one for each piece of the matrix, on
+    all threads.
     """
 
     _NUM_PIECES = 16
@@ -49,11 +50,12 @@ class Bf16Linear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with int8 weights and a bf16 scale for each output: (..., in) to (..., out) in bf16. CPU alone."""
+    """A linear layer with int8 weights and a bf16 scale for each output: (..., in) to (..., out) in bf16. CPU only."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
+        # The largest weight of an output becomes 127. The clamp avoids 0 / 0 for an output of zeros alone.
         scale = (weight.abs().amax(dim=1, keepdim=True) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
         self.weight: Tensor
         self.scale: Tensor
@@ -73,7 +75,7 @@ class Int8Linear(nn.Module):
 
 
 def replace_linears(module: nn.Module, kind: type[SplitLinear] | type[Bf16Linear] | type[Int8Linear]) -> None:
-    """Put `kind` in the place of every linear layer below a module; all else stays in fp32, as under autocast."""
+    """Replace every linear layer inside a module by `kind`; everything else stays in fp32, as under autocast."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, kind(child))

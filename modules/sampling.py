@@ -1,4 +1,4 @@
-"""From logits to the next code."""
+"""Samples the next code from logits."""
 
 import math
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenSampler:
-    """How the AR's next code is chosen.
+    """Chooses the AR's next code.
 
-    `top_k` 1 is greedy and 0 keeps all; `top_p` keeps the smallest set of codes of at least this mass. With a
+    `top_k` 1 is greedy and 0 keeps all codes; `top_p` keeps the smallest set of codes with at least this mass. With a
     `repetition_window` above 0, a code that fills more than `repetition_threshold` of the window's frames is drawn
-    again from all codes (repetition-aware sampling, VALL-E 2, section 3.3).
+    again from all codes (repetition-aware sampling, VALL-E 2, arXiv 2406.05370, section 3).
     """
 
     top_k: int = 0
@@ -25,25 +25,27 @@ class TokenSampler:
 
     @property
     def num_draws(self) -> int:
-        """How many times a step draws."""
+        """How many samples a step draws for each row."""
         return int(self.top_k != 1) + int(self.repetition_window > 0)
 
     def __call__(self, logits: Tensor, history: Tensor, noise: Tensor) -> Tensor:
-        """logits (B, V), the codes before (B, at least the window; -1 where none) to the next codes (B,).
+        """logits (B, V) to codes (B,).
 
-        noise is (num_draws, B, V), exponential.
+        `history` (B, N) holds the codes before, at least a window of them, and -1 where there is none. `noise`
+        (num_draws, B, V) is exponential.
         """
         logits = logits.float()
         chosen = logits.argmax(-1) if self.top_k == 1 else sample(self._filter(logits), noise[0])
         if self.repetition_window:
             window = history[:, -self.repetition_window :]
+            # Draw for all rows and choose afterwards: a branch on the values would force a GPU sync.
             share = (window == chosen.unsqueeze(1)).sum(1) / self.repetition_window
             again = share > self.repetition_threshold
             chosen = torch.where(again, sample(logits / self.temperature, noise[-1]), chosen)
         return chosen
 
     def _filter(self, logits: Tensor) -> Tensor:
-        """Scale by the temperature and take out what top-k and top-p exclude."""
+        """Divide by the temperature, and set codes that top-k or top-p excludes to minus infinity."""
         logits = logits / self.temperature
         if self.top_k:
             smallest_kept = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
@@ -51,21 +53,24 @@ class TokenSampler:
         if self.top_p < 1:
             ordered, order = logits.sort(descending=True)
             probabilities = ordered.softmax(-1)
-            # A code stays when the mass before it is short of top_p: the first one always does.
+            # A code stays while the codes before it have less mass than top_p, so the likeliest one always stays.
             out = probabilities.cumsum(-1) - probabilities >= self.top_p
             logits = logits.masked_fill(out.scatter(1, order, out), -math.inf)
         return logits
 
 
 def sample(logits: Tensor, noise: Tensor) -> Tensor:
-    """One sample of softmax(logits) per row (B,), by the exponential race; noise is of the shape of logits (B, V)."""
+    """One sample of softmax(logits) for each row (B,), from logits (B, V) and exponential noise (B, V).
+
+    An exponential race: noise / p is exponential with rate p, so a code has the smallest one with probability p.
+    """
     return (logits.softmax(-1) / noise).argmax(-1)
 
 
 class ExponentialNoise:
-    """What the draws of a generation need, for many steps at a time, so that a GPU is seldom handed anything.
+    """The noise of a generation's samples, made for many steps at a time to avoid host-to-device copies.
 
-    Each row draws from a generator of its own, so that a row's result does not depend on its neighbours.
+    Each row has its own generator, started from the same seed, so that its result does not depend on its neighbours.
     """
 
     _STEPS = 32
@@ -76,7 +81,7 @@ class ExponentialNoise:
         self._device = device
 
     def __iter__(self) -> Iterator[Tensor]:
-        """For each step (num_draws, B, V)."""
+        """Noise (num_draws, B, V) for one step after another."""
         while True:
             rows = [torch.empty(self._shape).exponential_(generator=generator) for generator in self._generators]
             yield from torch.stack(rows, dim=2).to(self._device)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modules.attention import SelfAttention
-from modules.kv_cache import CacheStep, KVCache
+from modules.kv_cache import CacheView, KVCache
 from modules.norm import AdaptiveLayerNorm, LayerNorm
 
 
@@ -28,7 +28,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, may_attend: Tensor | None, condition: Tensor | None, layer: int, cache: CacheStep | None
+        self, x: Tensor, may_attend: Tensor | None, condition: Tensor | None, layer: int, cache: CacheView | None
     ) -> Tensor:
         if self.norm_first:
             x = x + self.dropout(self.self_attn(self.norm1(x, condition), may_attend, layer, cache))
@@ -36,19 +36,19 @@ class TransformerLayer(nn.Module):
         x = self.norm1(x + self.dropout(self.self_attn(x, may_attend, layer, cache)), condition)
         return self.norm2(x + self.feed_forward(x), condition)
 
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
+
     def attention_map(self, x: Tensor, may_attend: Tensor) -> Tensor:
         """Attention weights averaged over heads, (B, L, L)."""
         return self.self_attn.weights(self.norm1(x, None) if self.norm_first else x, may_attend).mean(1)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
 
 
 class Transformer(nn.Module):
     """A stack of layers, with a final norm when pre-norm.
 
-    With `adaptive` every norm is conditioned on an embedding (1, D) that each call passes along. With `recompute`
-    training keeps each layer's input alone, and computes the rest again on the way back.
+    With `adaptive` every norm is conditioned on an embedding (1, D), an argument of each call. With `recompute`,
+    training keeps only each layer's input, and computes its activations again in the backward pass.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Transformer(nn.Module):
         x: Tensor,
         may_attend: Tensor | None,
         condition: Tensor | None = None,
-        cache: CacheStep | None = None,
+        cache: CacheView | None = None,
     ) -> Tensor:
-        """x (B, L, D) to the same; `may_attend` broadcasts to (B, H, L, keys), None where all is seen."""
+        """x (B, L, D) to the same. `may_attend` broadcasts to (B, H, L, keys); with None everything attends to all."""
         for index, layer in enumerate(self.layers):
             if cache is not None:
-                # Not through a compiled layer: it would be compiled again for decoding.
+                # `forward` bypasses a compiled layer, which would be compiled again for the shapes of decoding.
                 x = layer.forward(x, may_attend, condition, index, cache)
             elif self.recompute and self.training:
                 x = checkpoint(layer, x, may_attend, condition, index, None, use_reentrant=False)
@@ -82,14 +82,14 @@ class Transformer(nn.Module):
 
     @property
     def attention_dtype(self) -> torch.dtype:
-        """The type of queries, keys and values: that of the weights, and bf16 for weights in int8."""
+        """The type of queries, keys and values: that of the weights, or bf16 with int8 weights."""
         weight = cast(Tensor, cast(TransformerLayer, self.layers[0]).self_attn.in_proj.weight)
         return weight.dtype if weight.is_floating_point() else torch.bfloat16
 
     def new_cache(self, batch: int, max_len: int, device: torch.device) -> KVCache:
         """An empty cache for `max_len` positions."""
         head_dim = self.width // self.num_heads
-        # On a CPU torch attends to bf16 keys several times slower than to twice the bytes in fp32.
+        # On a CPU torch's attention over bf16 keys is several times slower than over fp32 keys of twice the size.
         dtype = torch.float32 if device.type == "cpu" else self.attention_dtype
         return KVCache(len(self.layers), batch, self.num_heads, max_len, head_dim, dtype, device)
 

@@ -1,4 +1,4 @@
-"""AR decoding: the text and the prompt once, then one position a step from cached keys and values."""
+"""Generation of codebook 0: one pass over texts and prompts, then one frame a step from cached keys and values."""
 
 from collections.abc import Callable
 
@@ -7,21 +7,21 @@ from torch import Tensor
 
 from models.contract import Generation
 from models.valle.ar import AR
-from modules.kv_cache import CacheStep
+from modules.packing import Packing
 from modules.sampling import ExponentialNoise, TokenSampler
 
-# On a GPU, checking whether every row has ended forces a sync: it is done once in so many steps.
+# Checking whether every row has ended forces a GPU sync, so a GPU checks only every so many steps.
 _GPU_STEPS_BETWEEN_CHECKS = 16
 # Slots are allocated in multiples of this, so that generations of different lengths share buffers and CUDA graphs.
 _SLOT_ROUNDING = 256
 
 
 class ARGenerator:
-    """Generates codebook 0. Keeps the buffers of the last batch, and on a GPU the CUDA graph of its step."""
+    """Samples codebook 0 (VALL-E, section 4.3). Keeps the last batch's buffers and CUDA graph for the next batch."""
 
     def __init__(self, ar: AR) -> None:
         self.ar = ar
-        self._steps: CachedStep | None = None
+        self._cached_step: CachedStep | None = None
 
     @torch.inference_mode()
     def generate(
@@ -36,25 +36,26 @@ class ARGenerator:
         max_frames: Tensor,
         on_frames: Callable[[int], None] | None = None,
     ) -> list[Generation]:
-        """Continue each row's prompt (B, P) until the end of speech wins or is drawn, or `max_frames` (B,).
+        """Continue the prompts (B, P) after texts (B, S), each row up to its end of speech or `max_frames` (B,).
 
         A row's codes do not depend on its neighbours. The end of speech cannot come before `min_frames` (B,), at
-        least 1. `on_frames` hears how many frames there are after each step.
+        least 1. `on_frames` is called with the number of new frames after each step but the last.
         """
         device, batch, eos_id = text.device, text.shape[0], self.ar.eos_id
         limit, window = int(max_frames.max()), sampler.repetition_window
-        steps, logits = self._begin(text, text_lens, prompt, prompt_lens, limit)
+        cached_step, logits = self._prefill(text, text_lens, prompt, prompt_lens, limit)
         noise = iter(ExponentialNoise(sampler.num_draws, batch, logits.shape[1], seed, device))
+        # The new codes, after `window` times -1 (no code), so that the first frame has a full repetition window, too.
         history = torch.full((batch, window + limit), -1, device=device)
         lens = torch.zeros(batch, dtype=torch.long, device=device)
         is_done = torch.zeros(batch, dtype=torch.bool, device=device)
         hit_cap = torch.zeros_like(is_done)
         check_interval = _GPU_STEPS_BETWEEN_CHECKS if device.type == "cuda" else 1
         for step in range(limit):
-            # The end cannot win before the floor.
+            # The end cannot win before the minimum length.
             logits[:, eos_id].masked_fill_(min_frames > step, -torch.inf)
             codes = sampler(logits, history[:, : window + step], next(noise))
-            # A row ends where the end is sampled, or is the likeliest whatever was sampled.
+            # A row ends when the end is sampled, and also when it is the likeliest, whatever was sampled.
             is_done = is_done | (codes == eos_id) | (logits.argmax(-1) == eos_id)
             lens = lens + ~is_done
             history[:, window + step] = torch.where(is_done, -1, codes)
@@ -64,7 +65,8 @@ class ARGenerator:
                 break
             if on_frames is not None:
                 on_frames(step + 1)
-            logits = steps(codes.masked_fill(is_done, 0))
+            # Rows that are done stay in the batch and read code 0; what they generate is dropped.
+            logits = cached_step(codes.masked_fill(is_done, 0))
         new, at_floor = history[:, window:].cpu(), lens == min_frames
         ends = zip(lens.tolist(), hit_cap.tolist(), at_floor.tolist(), strict=True)
         return [
@@ -72,38 +74,42 @@ class ARGenerator:
             for row, (length, is_cap, is_floor) in enumerate(ends)
         ]
 
-    def _begin(
+    def _prefill(
         self, text: Tensor, text_lens: Tensor, prompt: Tensor, prompt_lens: Tensor, limit: int
     ) -> tuple["CachedStep", Tensor]:
-        """Read texts and prompts; returns what makes the steps, and the logits (B, V+1) of the first new frame."""
+        """Read texts and prompts into the cache; returns the step, and the logits (B, V+1) of the first new frame."""
         x, may_attend, packing = self.ar.sequence(text, text_lens, prompt, prompt_lens)
         num_slots = packing.length + limit
+        # A table that grew during the steps would leave the captured graph with the old one; 1 is the begin symbol.
         self.ar.audio_position.reserve(prompt.shape[1] + 1 + limit)
-        if self._steps is None or not self._steps.fits(x, num_slots):
-            # The buffers of the last batch go before new ones come.
-            self._steps = None
+        if self._cached_step is None or not self._cached_step.fits(x, num_slots):
+            # Free the old buffers before new ones are allocated.
+            self._cached_step = None
             rounded = -(-num_slots // _SLOT_ROUNDING) * _SLOT_ROUNDING
-            self._steps = CachedStep(self.ar, x.shape[0], rounded, x.device)
-        self._steps.reset(packing.lens, packing.audio_lens, packing.length)
-        hidden = self.ar.decoder(x, may_attend, cache=self._steps.prefill(packing.length))
-        return self._steps, self.ar.predict_layer(packing.last_of(hidden)).float()
+            self._cached_step = CachedStep(self.ar, x.shape[0], rounded, x.device)
+        self._cached_step.reset(packing)
+        prefix = self._cached_step.cache.view(torch.arange(packing.length, device=x.device), packing.length)
+        hidden = self.ar.decoder(x, may_attend, cache=prefix)
+        return self._cached_step, self.ar.predict_layer(packing.last_positions(hidden)).float()
 
 
 class CachedStep:
-    """One batch's buffers, and the step on them; on a GPU the step is a graph, captured once and then replayed.
+    """The buffers of a batch, and the decoder's step on them. On a GPU the step is a CUDA graph, captured once.
 
-    All rows write the same slot of the cache: their own texts and prompts, of different lengths, lie before it, and
-    `bias` hides what is not theirs.
+    A row's cache is its text and prompt, a gap up to the longest row's, then the new frames. So a step writes the same
+    slot in every row, and `bias` (B, 1, 1, slots), which is added to attention scores, hides the gap and what follows.
     """
 
     def __init__(self, ar: AR, batch: int, num_slots: int, device: torch.device) -> None:
         self.ar = ar
         self.cache = ar.decoder.new_cache(batch, num_slots, device)
+        # A graph reads and writes fixed memory: everything that changes between steps is updated in place.
         self.codes = torch.zeros(batch, dtype=torch.long, device=device)
         self.position = torch.zeros(batch, dtype=torch.long, device=device)
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.bias = torch.empty(batch, 1, 1, num_slots, dtype=self.cache.keys.dtype, device=device)
         self.table = ar.audio_position.table
+        # The number of slots in use, as a plain int.
         self.end = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits = torch.empty(0)
@@ -113,20 +119,17 @@ class CachedStep:
         is_fit = self.codes.shape[0] == x.shape[0] and self.bias.shape[-1] >= num_slots
         return is_fit and self.table is self.ar.audio_position.table and self.codes.device == x.device
 
-    def reset(self, lens: Tensor, positions: Tensor, num_prefix: int) -> None:
-        """Reset for prefixes of `lens` (B,) slots, at most num_prefix; the next frames get `positions` (B,)."""
-        index = torch.arange(self.bias.shape[-1], device=lens.device)
-        self.bias.zero_().masked_fill_((index >= lens.unsqueeze(1))[:, None, None], -torch.inf)
-        self.slot.fill_(num_prefix)
-        self.position.copy_(positions)
-        self.end = num_prefix
-
-    def prefill(self, num_prefix: int) -> CacheStep:
-        """The place of the prefixes in the cache."""
-        return self.cache.at(torch.arange(num_prefix, device=self.slot.device), num_prefix)
+    def reset(self, packing: Packing) -> None:
+        """Start a batch after its texts and prompts: only their slots are visible, and audio positions go on."""
+        index = torch.arange(self.bias.shape[-1], device=self.bias.device)
+        is_used = index < packing.lens.unsqueeze(1)
+        self.bias.zero_().masked_fill_(~is_used[:, None, None], -torch.inf)
+        self.slot.fill_(packing.length)
+        self.position.copy_(packing.audio_lens)
+        self.end = packing.length
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Feed one code a row (B,); returns the logits after it (B, V+1)."""
+        """Append one code to each row (B,); returns the logits of the next one (B, V+1)."""
         self.codes.copy_(codes)
         self.end += 1
         if codes.device.type != "cuda":
@@ -138,31 +141,34 @@ class CachedStep:
         return self.logits
 
     def _step(self, end: int) -> Tensor:
+        """One step that attends to the slots before `end`; advances slot and position on the device."""
         self.bias.index_fill_(3, self.slot, 0.0)
         x = self.ar.embed_audio(self.codes.unsqueeze(1), self.position)
-        hidden = self.ar.decoder(x, self.bias[..., :end], cache=self.cache.at(self.slot, end))
+        hidden = self.ar.decoder(x, self.bias[..., :end], cache=self.cache.view(self.slot, end))
         self.position += 1
         self.slot += 1
         return self.ar.predict_layer(hidden[:, 0]).float()
 
     def _capture(self) -> None:
-        """A graph's shapes are fixed: it always reads every slot, and `bias` hides those that are not yet filled."""
+        """Capture `_step`. A graph's shapes are fixed, so it attends to every slot, and `bias` hides the empty ones."""
         num_slots = self.bias.shape[-1]
-        where = self.position.clone(), self.slot.clone()
+        position, slot = self.position.clone(), self.slot.clone()
 
-        def back() -> None:
-            self.position.copy_(where[0])
-            self.slot.copy_(where[1])
+        def restore() -> None:
+            self.position.copy_(position)
+            self.slot.copy_(slot)
 
-        # Libraries make their workspaces in a first run, which a capture does not allow.
+        # Libraries allocate workspaces in their first run, which a capture does not allow: warm up on a side stream.
+        # Its keys and values go to the slot that the first replay overwrites.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
                 self._step(num_slots)
-                back()
+                restore()
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
+            # Every replay overwrites these logits.
             self.logits = self._step(num_slots)
-        back()
+        restore()

@@ -1,4 +1,4 @@
-"""The pair: what is trained together, saved together and speaks together."""
+"""VALL-E (arXiv 2301.02111): an AR and a NAR model that are trained, saved and used together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -21,9 +21,9 @@ MAX_PROMPT_SECONDS = 3
 
 
 class VALLE(CodecLM):
-    """AR and NAR; either may be absent: the experiment of an AR model has no NAR.
+    """The AR predicts codebook 0, the NAR the others. The experiment of an AR model has no NAR.
 
-    `ar_trains` and `nar_trains` say which of them `forward` scores. This is the one place that decides.
+    `ar_trains` and `nar_trains` decide which of the two `forward` computes losses of.
     """
 
     settings_class = ValleSettings
@@ -33,45 +33,75 @@ class VALLE(CodecLM):
     free_pretrained_settings = frozenset({"nar_scale_factor", "share_embedding", "num_quantizers"})
 
     def __init__(self, settings: ValleSettings, train_stage: int | None = None) -> None:
-        """train_stage 1: an AR to train; 2: a NAR to train and a frozen AR; 0: both to train; None: both to use."""
+        """Train stage 1 trains an AR, 2 a NAR beside a frozen AR, and 0 both; None is for inference with both."""
         super().__init__(settings, train_stage)
         self.num_quantizers = settings.num_quantizers
         self.prefix_mode = PrefixMode(settings.prefix_mode)
-        self.ar: AR = build_ar(settings)
-        self.nar: NAR | None = None if train_stage == 1 else build_nar(settings)
+        self.ar = AR(settings)
+        self.nar: NAR | None = None if train_stage == 1 else NAR(settings)
         self.ar_trains = train_stage in (0, 1)
         self.nar_trains = train_stage in (0, 2)
         self.ar.requires_grad_(train_stage != 2)
         self.generator = ARGenerator(self.ar)
 
     def forward(self, batch: ValleBatch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
-        """Scores of the models that train: "ar", and "nar_<stage>" for each stage in the batch."""
-        scores = {}
+        """Losses of the models that train: "ar", and "nar_<stage>" for each stage in the batch."""
+        losses = {}
         if self.ar_trains:
-            scores["ar"] = self._score_ar(batch, audio_token_dropout)
+            losses["ar"] = self._ar_loss(batch, audio_token_dropout)
         if self.nar_trains and self.nar is not None:
             for nar in batch.nar:
                 text = batch.text, batch.text_lens
                 logits = self.nar(*text, nar.codes, nar.codes_lens, nar.is_prompt, nar.stage, nar.longest)
-                scores[f"nar_{nar.stage}"] = loss_sums("nar", logits, nar.targets, nar.num_targets)
-        return scores
+                losses[f"nar_{nar.stage}"] = loss_sums("nar", logits, nar.targets, nar.num_targets)
+        return losses
 
-    def _score_ar(self, batch: ValleBatch, audio_token_dropout: float) -> LossSums:
+    def _ar_loss(self, batch: ValleBatch, audio_token_dropout: float) -> LossSums:
         codes = batch.codes[..., 0]
+        # Dropout hides inputs only, so the targets come from the full codes.
         targets = self.ar.targets(codes, batch.codes_lens, IGNORED)
         if audio_token_dropout and self.training:
-            hidden = codes.new_empty(codes.shape).bernoulli_(audio_token_dropout).bool()
-            codes = codes.masked_fill(hidden, self.ar.mask_id)
+            is_dropped = codes.new_empty(codes.shape).bernoulli_(audio_token_dropout).bool()
+            codes = codes.masked_fill(is_dropped, self.ar.mask_id)
         logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens, batch.longest)
         return loss_sums("ar", logits, targets, self._num_ar_targets(batch))
 
+    def num_targets(self, batch: ValleBatch) -> dict[str, int]:
+        counts = {"ar": self._num_ar_targets(batch)} if self.ar_trains else {}
+        return counts | ({"nar": sum(nar.num_targets for nar in batch.nar)} if self.nar_trains else {})
+
+    def _num_ar_targets(self, batch: ValleBatch) -> int:
+        # Each row's frames and its end of speech. Without a begin symbol nothing predicts a row's first frame.
+        return batch.num_frames + (len(batch.codes) if self.ar.prepend_bos else 0)
+
+    @property
+    def loss_names(self) -> dict[str, str]:
+        names = {"ar": "ar"} if self.ar_trains else {}
+        if self.nar_trains and self.nar is not None:
+            names |= {f"nar_{stage}": "nar" for stage in range(1, self.nar.num_quantizers)}
+        return names
+
+    def collate(self, frame_rate_hz: float) -> Collator:
+        return Collator(
+            num_quantizers=self.num_quantizers,
+            prefix_mode=self.prefix_mode,
+            max_prompt_frames=int(MAX_PROMPT_SECONDS * frame_rate_hz),
+            for_nar=self.nar_trains,
+        )
+
+    @classmethod
+    def skips_parameters(cls, train_stage: int) -> bool:
+        """Heads of NAR stages that were not drawn get no gradient."""
+        return train_stage != 1
+
     def prepare_inference(self, precision: Literal["fp32", "bf16", "int8"], device: torch.device) -> None:
-        """The NAR, which is bound by arithmetic, takes bf16 in place of int8."""
+        """With int8 the NAR gets bf16: it is bound by arithmetic, and int8 weights only reduce memory traffic."""
         if precision != "fp32":
             replace_linears(self.ar, Int8Linear if precision == "int8" else Bf16Linear)
             if self.nar is not None:
                 replace_linears(self.nar, Bf16Linear)
         elif device.type == "cpu":
+            # Only the AR multiplies few rows at a time.
             replace_linears(self.ar, SplitLinear)
         self.to(device)
 
@@ -84,7 +114,7 @@ class VALLE(CodecLM):
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
     ) -> list[Generation]:
-        """Codebook 0 by the AR, then the others by the NAR; without a NAR codebook 0 alone, (T, 1)."""
+        """Codebook 0 by the AR, then the others by the NAR; without a NAR only codebook 0 (T, 1)."""
         device = self.device
         text, text_lens = _padded([torch.tensor(request.ids) for request in requests], device)
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
@@ -92,30 +122,31 @@ class VALLE(CodecLM):
         first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seed, *limits, on_frames)
         if self.nar is None:
             return [Generation(row.codes.unsqueeze(1), row.stop_reason) for row in first]
+        # The NAR's input (P + T, Q): the prompt in full, then the new frames, of which only codebook 0 is known.
         rows = []
         for request, row in zip(requests, first, strict=True):
-            new = request.codes.new_zeros(len(row.codes), request.codes.shape[1])
-            new[:, 0] = row.codes
-            rows.append(torch.cat([request.codes, new]))
+            codes = F.pad(request.codes, (0, 0, 0, len(row.codes)))
+            codes[len(request.codes) :, 0] = row.codes
+            rows.append(codes)
         codes, codes_lens = _padded(rows, device)
         text, text_lens = _padded([torch.tensor(self.nar_ids(request)) for request in requests], device)
         is_prompt = torch.arange(codes.shape[1], device=device) < prompt_lens.unsqueeze(1)
         filled = self.nar.generate(
             text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != PrefixMode.NONE
         ).cpu()
+        # Drop the prompts and the padding.
         return [
             Generation(filled[index, len(request.codes) : len(request.codes) + len(row.codes)], row.stop_reason)
             for index, (request, row) in enumerate(zip(requests, first, strict=True))
         ]
 
     def nar_ids(self, request: TokenizedRequest) -> Sequence[int]:
-        """The ids that the NAR reads: where its prompt was a segment in training, those of the target alone."""
+        """The ids that the NAR reads: without the prompt's if it was trained on prompts without text."""
         if self.prefix_mode.has_segment:
             return [*request.ids[:1], *request.ids[request.target_start :]]
         return request.ids
 
     def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:
-        """The AR's attention."""
         text = torch.tensor([request.ids], device=self.device)
         audio = torch.cat([request.codes[:, 0], codes[:, 0]]).unsqueeze(0).to(self.device)
         return self.ar.attention_maps(text, audio)
@@ -125,43 +156,14 @@ class VALLE(CodecLM):
         return next(self.parameters()).device
 
     @classmethod
-    def skips_parameters(cls, train_stage: int) -> bool:
-        """Heads of NAR stages that were not drawn get no gradient."""
-        return train_stage != 1
-
-    def collate(self, frame_rate_hz: float) -> Collator:
-        return Collator(
-            num_quantizers=self.num_quantizers,
-            prefix_mode=self.prefix_mode,
-            max_prompt_frames=int(MAX_PROMPT_SECONDS * frame_rate_hz),
-            for_nar=self.nar_trains,
-        )
-
-    def num_targets(self, batch: ValleBatch) -> dict[str, int]:
-        """How many targets each model that trains has in a batch."""
-        counts = {"ar": self._num_ar_targets(batch)} if self.ar_trains else {}
-        return counts | ({"nar": sum(nar.num_targets for nar in batch.nar)} if self.nar_trains else {})
-
-    def _num_ar_targets(self, batch: ValleBatch) -> int:
-        """Frames and ends of speech; without a begin symbol nothing precedes the first frame, so it is no target."""
-        return batch.num_frames + (len(batch.codes) if self.ar.prepend_bos else 0)
-
-    @property
-    def loss_names(self) -> dict[str, str]:
-        """The names that `forward` may return losses under, each with its model."""
-        names = {"ar": "ar"} if self.ar_trains else {}
-        if self.nar_trains and self.nar is not None:
-            names |= {f"nar_{stage}": "nar" for stage in range(1, self.nar.num_quantizers)}
-        return names
-
-    @classmethod
     def weight_name(cls, name: str) -> str:
+        """`ar.decoder.layers.0.self_attn.in_proj.weight` is `ar_decoder.layers.0.self_attn.in_proj_weight`."""
         model, rest = name.split(".", 1)
         return f"{model}_{rest}".replace(".in_proj.", ".in_proj_")
 
     @classmethod
     def part_of(cls, weight_name: str) -> str:
-        return weight_name.split("_")[0]
+        return weight_name.partition("_")[0]
 
     @classmethod
     def missing_part(cls, weights: Mapping[str, Tensor], train_stage: int | None) -> str | None:
@@ -174,50 +176,20 @@ class VALLE(CodecLM):
 
     @classmethod
     def pretrained_part(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The AR's."""
         return {name: value for name, value in weights.items() if cls.part_of(name) == "ar"}
 
 
-def build_ar(settings: ValleSettings) -> AR:
-    return AR(
-        width=settings.decoder_dim,
-        num_heads=settings.nhead,
-        num_layers=settings.num_decoder_layers,
-        num_text_tokens=settings.text_token_num,
-        num_audio_tokens=settings.audio_token_num,
-        norm_first=settings.norm_first,
-        add_prenet=settings.add_prenet,
-        prepend_bos=settings.prepend_bos,
-        dropout=settings.dropout,
-    )
-
-
-def build_nar(settings: ValleSettings) -> NAR:
-    scale = settings.nar_scale_factor
-    return NAR(
-        width=int(settings.decoder_dim * scale),
-        num_heads=int(settings.nhead * scale),
-        num_layers=int(settings.num_decoder_layers * scale),
-        num_text_tokens=settings.text_token_num,
-        num_audio_tokens=settings.audio_token_num,
-        num_quantizers=settings.num_quantizers,
-        norm_first=settings.norm_first,
-        add_prenet=settings.add_prenet,
-        share_embedding=settings.share_embedding,
-        dropout=settings.dropout,
-    )
-
-
 def loss_sums(model: str, logits: Tensor, targets: Tensor, num_targets: int) -> LossSums:
-    """Cross-entropy and top-10 hits of logits (B, T, V) on targets (B, T), `IGNORED` ones left out."""
+    """Cross-entropy and top-10 hits of logits (B, T, V) on targets (B, T), without those that are `IGNORED`."""
     logits = logits.float()
     loss_sum = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     is_scored = targets != IGNORED
     target_logits = logits.detach().gather(-1, targets.clamp(min=0).unsqueeze(-1))
+    # Counting the codes above the target is cheaper than a top-k over all positions.
     num_better = (logits.detach() > target_logits).sum(-1)
     return LossSums(model, loss_sum, ((num_better < 10) & is_scored).sum(), num_targets)
 
 
 def _padded(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows as one tensor, zero where padded, and their lengths."""
+    """Rows stacked into one tensor, zero where padded, and their lengths (B,)."""
     return pad(rows).to(device), torch.tensor([len(row) for row in rows], device=device)

@@ -1,4 +1,4 @@
-"""Folders of the reference recipe compute what they are expected to, through the path that stage 3 takes."""
+"""Checkpoints of the reference recipe give the expected logits and codes, loaded as stage 3 loads them."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from models.contract import TokenizedRequest
 from models.experiment import Experiment
+from models.valle.collate import PrefixMode
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
@@ -50,25 +51,25 @@ def test_greedy_inference(golden) -> None:
     synthesizer, settings, expected = golden
     ids, prompt, wanted = expected["infer_text"][0].tolist(), expected["infer_prompt"][0], expected["infer_codes"][0]
     nar_ids = ids
-    if settings.prefix_mode in (2, 4):
+    if settings.prefix_mode in (PrefixMode.SEGMENT, PrefixMode.OTHER_SEGMENT):
         nar_ids = ids[:1] + ids[int(expected["infer_enrolled_text_len"][0]) - 1 :]
     request = TokenizedRequest(ids, len(ids) - len(nar_ids) + 1, prompt, num_target_phones=1)
     assert list(synthesizer.model.nar_ids(request)) == nar_ids
-    [spoken] = synthesizer.generate([request])
-    assert torch.equal(spoken.codes, wanted)
+    [generation] = synthesizer.generate([request])
+    assert torch.equal(generation.codes, wanted)
 
     codes = torch.cat([prompt, wanted])[None]
     is_prompt = torch.arange(codes.shape[1])[None] < len(prompt)
     text, lens = torch.tensor([nar_ids]), torch.tensor([codes.shape[1]])
-    is_read_whole = is_prompt & (settings.prefix_mode != 0)
+    is_read_whole = is_prompt & (settings.prefix_mode != PrefixMode.NONE)
     for stage in range(1, 8):
         with torch.inference_mode():
             logits = synthesizer.model.nar(text, torch.tensor([len(nar_ids)]), codes, lens, is_read_whole, stage)
         assert (logits[:, len(prompt) :] - expected[f"infer_nar_logits_stage{stage}"]).abs().max() < 2e-4
 
 
-def test_the_folders_differ_in_how_they_end() -> None:
-    """Both ends are covered: one is ended by 1024 winning, the others by the cap."""
+def test_the_folders_cover_both_stop_reasons() -> None:
+    """One ends as the end of speech wins, the others at the maximum length."""
     num_frames = {name: np.load(GOLDEN / name / "expected.npz")["infer_codes"].shape[1] for name in FOLDERS}
     caps = {name: 16 * np.load(GOLDEN / name / "expected.npz")["infer_text"].shape[1] for name in FOLDERS}
     assert {name for name in FOLDERS if num_frames[name] < caps[name]} == {"valle_mode1_eos"}

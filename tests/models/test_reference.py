@@ -1,4 +1,4 @@
-"""Folders of released models: recognised whatever lies in them, loaded without running code, and never changed."""
+"""Folders of released models: recognised among stray files, and loaded without running code."""
 
 import pickle
 import zipfile
@@ -25,7 +25,7 @@ def load(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def write_weights(folder: Path, weights: dict[str, torch.Tensor], suffix: str) -> None:
-    """The one checkpoint's weights anew, as `suffix` says."""
+    """Replace the only checkpoint's weights by a file of this format."""
     [checkpoint] = (folder / "checkpoint").iterdir()
     for path in checkpoint.iterdir():
         path.unlink()
@@ -46,7 +46,7 @@ def test_both_formats_and_either_of_a_tied_pair(tmp_path: Path, suffix: str, mis
     assert all(torch.equal(value, weights[name]) for name, value in found.items())
 
 
-def test_weights_that_cannot_be_right_are_one_line(tmp_path: Path) -> None:
+def test_wrong_weights_are_an_error_of_one_line(tmp_path: Path) -> None:
     weights = write_reference(tmp_path)
     other = weights | {PAIR[0]: weights[PAIR[0]] + 1}
     short = {name: value for name, value in weights.items() if name not in PAIR}
@@ -58,12 +58,12 @@ def test_weights_that_cannot_be_right_are_one_line(tmp_path: Path) -> None:
         ({"ar": 1}, "no table of named weights"),
     ):
         write_weights(tmp_path, wrong, "bin")
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as raised:
             load(tmp_path)
-        assert words in str(told.value) and "\n" not in str(told.value)
+        assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_half_precision_is_read_as_the_same_numbers(tmp_path: Path) -> None:
+def test_half_precision_weights_are_read_as_the_same_numbers(tmp_path: Path) -> None:
     halves = {name: value.half() for name, value in write_reference(tmp_path).items()}
     write_weights(tmp_path, halves, "bin")
     assert all(
@@ -88,12 +88,12 @@ def test_the_newest_is_the_highest_epoch_and_stray_files_do_not_matter(tmp_path:
     (folder / "final_epoch-0011_step-0000700_loss-2.000000").mkdir()
     torch.save({}, folder / "final_epoch-0011_step-0000700_loss-2.000000" / "pytorch_model.bin")
     assert resolve_checkpoint(folder, "").path.name.startswith("final_")
-    # One of them is what a user means by its own path.
+    # The path of one checkpoint means that checkpoint, even if a newer one exists.
     assert resolve_checkpoint(folder / "epoch-0011", "").path == folder / "epoch-0011"
     assert load(folder / "epoch-0011")
 
 
-def test_unknown_keys_are_named_once_and_known_ones_count(tmp_path: Path, capsys) -> None:
+def test_unknown_keys_are_named_once_and_known_ones_take_effect(tmp_path: Path, capsys) -> None:
     write_reference(tmp_path, prefix_mode=2, preprocess='"add_blank": true')
     set_up_logging()
     settings = Experiment(tmp_path, is_reference=True).settings(["infer.top_k=7"])
@@ -102,7 +102,7 @@ def test_unknown_keys_are_named_once_and_known_ones_count(tmp_path: Path, capsys
         assert line.count(key) == 1
     assert "base_config" not in line and "max_epoch" not in line and "add_blank" in blank
     assert settings.preprocess.add_blank and settings.model.prefix_mode == 2 and settings.infer.top_k == 7
-    # What the file does not say has its default.
+    # Keys that the file lacks have their defaults.
     assert settings.model.norm_first and settings.model.audio_token_num == 1024
 
 
@@ -115,7 +115,7 @@ def test_a_setting_of_a_wrong_type_names_the_file_and_the_key(tmp_path: Path) ->
 
 
 class Attack:
-    """Unpickled, it would write a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -134,10 +134,10 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, kind: str) -> N
     else:
         torch.save({**weights, "ar_attack": Attack(ran)}, path, _use_new_zipfile_serialization=kind == "archive")
         assert zipfile.is_zipfile(path) == (kind == "archive")
-    with pytest.raises(UserError, match=r"refused.*can run code") as told:
+    with pytest.raises(UserError, match=r"refused.*can run code") as raised:
         load(tmp_path)
-    assert not ran.exists() and str(path) in str(told.value) and "\n" not in str(told.value)
-    # The file is as dangerous as it is said to be.
+    assert not ran.exists() and str(path) in str(raised.value) and "\n" not in str(raised.value)
+    # Without the check, the file does run code.
     if kind == "plain pickle":
         pickle.loads(path.read_bytes())
     else:
@@ -147,13 +147,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, kind: str) -> N
 
 @pytest.mark.parametrize("size", [0, 10, 1000])
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_a_truncated_file_is_one_line(tmp_path: Path, suffix: str, size: int) -> None:
+def test_a_truncated_file_is_an_error_of_one_line(tmp_path: Path, suffix: str, size: int) -> None:
     write_weights(tmp_path, write_reference(tmp_path), suffix)
     [path] = tmp_path.glob("checkpoint/*/*")
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match="damaged") as told:
+    with pytest.raises(UserError, match="damaged") as raised:
         load(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_converted_folder_holds_the_same_model(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A text has the same ids in training, by way of stage 1 and a shard, as at inference."""
+"""A text has the same ids in training, through stage 1 and a shard, as at inference."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Properties of the AR and NAR: padding, causality, the cache, batches, stages, tied weights."""
+"""Properties of the AR and the NAR: padding, causality, the cache, batches, stages, weights."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_nar_stage_reads_later_codebooks_in_the_prompt_alone(model, rows) -> Non
 
 @torch.inference_mode()
 def uncached(ar: AR, text: torch.Tensor, prompt: torch.Tensor, num: int) -> tuple[list[int], list[torch.Tensor]]:
-    """Greedy codes and their logits by running the whole sequence anew at each step."""
+    """Greedy codes and their logits, from the full sequence at each step."""
     codes, all_logits = prompt, []
     for _ in range(num):
         lens = torch.tensor([len(text)]), torch.tensor([len(codes)])
@@ -117,8 +117,6 @@ SEEN: list[torch.Tensor] = []
 
 
 class Recorder(TokenSampler):
-    """Keeps the logits it saw."""
-
     def __call__(self, logits, history, noise):
         SEEN.append(logits.clone())
         return super().__call__(logits, history, noise)
@@ -135,11 +133,12 @@ def test_cached_equals_uncached_alone_and_in_a_batch(model, rows) -> None:
         wanted, all_logits = uncached(model.ar, own_text, own_codes[:, 0], int(limits[row]))
         assert together[row].codes.tolist() == wanted
         assert together[row].stop_reason == ("cap" if len(wanted) == limits[row] else "eos")
+        # The first logits differ on purpose: their end of speech is masked by the minimum length of 1.
         for step, logits in enumerate(all_logits[1:], start=1):
             assert torch.allclose(SEEN[step][row], logits, atol=1e-4)
 
 
-def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
+def test_generation_has_a_minimum_and_a_maximum_length(model, rows) -> None:
     text, codes = rows[0]
     lens = torch.tensor([len(text)]), torch.tensor([len(codes)])
     torch.nn.init.zeros_(model.ar.predict_layer.weight)
@@ -148,7 +147,7 @@ def test_generation_has_a_floor_and_a_cap(model, rows) -> None:
         arguments = (text[None], lens[0], codes[None, :, 0], lens[1], TokenSampler(top_k=1), 0)
         return ARGenerator(model.ar).generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
 
-    # All logits are equal: the first code wins, never the end.
+    # All logits are equal, so the first code wins, never the end of speech.
     assert (len(generate(1, 6).codes), generate(1, 6).stop_reason) == (6, "cap")
     with torch.no_grad():
         model.ar.predict_layer.weight[model.ar.eos_id] = 1.0
@@ -179,6 +178,20 @@ def test_ar_targets_are_the_next_codes_then_one_end() -> None:
     plain, begun = VALLE(tiny_model()).ar, VALLE(tiny_model(prepend_bos=True)).ar
     assert plain.targets(codes, lens, IGNORED).tolist() == [[5, 6, 20], [20, IGNORED, IGNORED]]
     assert begun.targets(codes, lens, IGNORED).tolist() == [[4, 5, 6, 20], [7, 20, IGNORED, IGNORED]]
+
+
+def test_parameters_keep_the_order_that_optimizer_states_have() -> None:
+    model = VALLE(tiny_model(add_prenet=True))
+    names = [name.split(".") for name, _ in model.named_parameters()]
+    text_and_audio = ["text_prenet", "audio_prenet", "text_position", "audio_position"]
+    for part, expected in (
+        ("ar", ["text_embedding", "audio_embedding", *text_and_audio, "decoder", "predict_layer"]),
+        (
+            "nar",
+            ["text_embedding", "audio_embeddings", *text_and_audio, "stage_embeddings", "decoder", "predict_layers"],
+        ),
+    ):
+        assert list(dict.fromkeys(name[1] for name in names if name[0] == part)) == expected
 
 
 def test_one_of_a_tied_pair_is_enough() -> None:

@@ -1,4 +1,4 @@
-"""Linear layers in less than 32 bits are near the whole ones, with few rows and with many."""
+"""Linear layers for inference compute nearly the same as torch's, with few rows and with many."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linea
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize(("kind", "tolerance"), [(Bf16Linear, 0.01), (Int8Linear, 0.02)])
-def test_near_the_whole_layer(kind, tolerance: float, has_bias: bool, rows: int) -> None:
+def test_reduced_precision_is_near_fp32(kind, tolerance: float, has_bias: bool, rows: int) -> None:
     linear = nn.Linear(64, 96, bias=has_bias)
     x = torch.randn(rows, 2, 64)
     with torch.inference_mode():
@@ -21,7 +21,7 @@ def test_near_the_whole_layer(kind, tolerance: float, has_bias: bool, rows: int)
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 40])
 @pytest.mark.parametrize(("has_bias", "num_outputs"), [(True, 96), (False, 96), (True, 97)])
-def test_in_pieces_is_the_whole(has_bias: bool, num_outputs: int, rows: int) -> None:
+def test_a_split_product_equals_one_product(has_bias: bool, num_outputs: int, rows: int) -> None:
     linear = nn.Linear(64, num_outputs, bias=has_bias)
     x = torch.randn(rows, 1, 64)
     torch.testing.assert_close(SplitLinear(linear)(x), linear(x), rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Each sampler setting does what it says."""
+"""Each setting of the sampler has its effect."""
 
 import math
 from itertools import islice
@@ -15,13 +15,13 @@ NO_HISTORY = torch.full((1, 10), -1)
 def drawn(
     sampler: TokenSampler, num: int = 2000, logits: torch.Tensor = LOGITS, history: torch.Tensor = NO_HISTORY
 ) -> torch.Tensor:
-    """How often each code comes, as shares."""
+    """The share of samples that each code has."""
     noise = torch.empty(sampler.num_draws, num, logits.shape[-1]).exponential_()
     codes = sampler(logits.expand(num, -1), history.expand(num, -1), noise)
     return torch.bincount(codes, minlength=4) / num
 
 
-def test_everything_off_draws_from_the_model() -> None:
+def test_without_filters_samples_follow_the_softmax() -> None:
     assert (drawn(TokenSampler()) - LOGITS.exp()[0]).abs().max() < 0.04
 
 
@@ -45,7 +45,7 @@ def test_temperature_sharpens_and_flattens() -> None:
     assert flat.max() < 0.35
 
 
-def test_a_seed_decides_and_neighbours_do_not() -> None:
+def test_noise_depends_on_the_seed_and_not_on_other_rows() -> None:
     def noise(num_rows: int, seed: int, num_steps: int = 70) -> torch.Tensor:
         return torch.stack(list(islice(ExponentialNoise(2, num_rows, 50, seed, torch.device("cpu")), num_steps)))
 
@@ -59,7 +59,7 @@ def test_a_seed_decides_and_neighbours_do_not() -> None:
     assert codes.tolist() == [int(sample(logits[row : row + 1], alone[0, 0])) for row in range(3)]
 
 
-def test_a_repeated_code_is_drawn_again_from_all() -> None:
+def test_a_repeated_code_is_drawn_again_from_all_codes() -> None:
     repeated = torch.zeros(1, 10, dtype=torch.long)
     sampler = TokenSampler(top_k=1, repetition_window=10, repetition_threshold=0.5)
     assert drawn(sampler, history=NO_HISTORY)[0] == 1
@@ -68,7 +68,7 @@ def test_a_repeated_code_is_drawn_again_from_all() -> None:
     assert drawn(sampler, history=only_half)[0] == 1
 
 
-def test_excluded_codes_never_come() -> None:
+def test_codes_of_logit_minus_infinity_are_never_drawn() -> None:
     logits = LOGITS.clone()
     logits[:, 0] = -math.inf
     assert drawn(TokenSampler(), logits=logits)[0] == 0

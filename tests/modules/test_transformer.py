@@ -25,7 +25,7 @@ def test_attention_equals_torch() -> None:
 
 
 def test_prefix_mask_row_by_row() -> None:
-    # Two phones, two frames, and a padded position that none of them sees.
+    # Two phones, two frames, and a padded position that none of them attends to.
     rows = ["11000", "11000", "11100", "11110", "11111"]
     expected = torch.tensor([[column == "1" for column in row] for row in rows])
     assert torch.equal(prefix_lm_mask(torch.tensor([2]), 5)[0, 0], expected)
@@ -33,14 +33,14 @@ def test_prefix_mask_row_by_row() -> None:
 
 def test_packed_rows_are_text_then_audio_then_padding() -> None:
     text, audio = torch.tensor([[1, 2, 3], [4, 0, 0]])[..., None], torch.tensor([[5, 6], [7, 8]])[..., None]
-    packing = Packing.of(torch.tensor([3, 1]), torch.tensor([1, 2]))
+    packing = Packing.from_lengths(torch.tensor([3, 1]), torch.tensor([1, 2]))
     packed = packing.pack(text, audio)[..., 0]
     assert packing.length == 4
     assert packed[0].tolist() == [1, 2, 3, 5] and packed[1, :3].tolist() == [4, 7, 8]
-    assert packing.last_of(packed[..., None])[:, 0].tolist() == [5, 8]
-    unpacked = packing.audio_of(packed[..., None], 2)[..., 0]
+    assert packing.last_positions(packed[..., None])[:, 0].tolist() == [5, 8]
+    unpacked = packing.unpack_audio(packed[..., None], 2)[..., 0]
     assert unpacked[0, 0] == 5 and unpacked[1].tolist() == [7, 8]
-    assert torch.equal(Packing.of(packing.text_lens, packing.audio_lens, 4).pack(text, audio)[..., 0], packed)
+    assert torch.equal(Packing.from_lengths(packing.text_lens, packing.audio_lens, 4).pack(text, audio)[..., 0], packed)
 
 
 def test_cache_in_pieces_equals_one_pass() -> None:
@@ -53,7 +53,7 @@ def test_cache_in_pieces_equals_one_pass() -> None:
         pieces = []
         for first, last in ((0, 4), (4, 5), (5, 9)):
             slots = torch.arange(first, last)
-            pieces.append(model(x[:, first:last], causal[first:last, :last], cache=cache.at(slots, last)))
+            pieces.append(model(x[:, first:last], causal[first:last, :last], cache=cache.view(slots, last)))
         assert torch.allclose(torch.cat(pieces, dim=1), expected, atol=1e-5)
 
 

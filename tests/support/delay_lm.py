@@ -1,7 +1,7 @@
-"""A second model: one transformer that predicts all codebooks in a delay pattern (MusicGen, arXiv 2306.05284, 2.2).
+"""A second model: one transformer predicts all codebooks in a delay pattern (MusicGen, arXiv 2306.05284, section 2.2).
 
-At step s codebook q holds frame s - q. A step that is no frame of a codebook holds the id after the last code, which in
-codebook 0 ends the speech.
+Step s holds frame s - q of codebook q. Where there is no such frame it holds the id after the last code, which in
+codebook 0 is the end of speech.
 """
 
 import random
@@ -30,7 +30,7 @@ class DelaySettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DelayBatch(Batch):
-    """text (B, S); delayed codes (B, L, Q) and their targets, -100 where padded."""
+    """text (B, S); input steps (B, L, Q) and the steps that they predict as targets, -100 where padded."""
 
     text: Tensor
     text_lens: Tensor
@@ -51,7 +51,7 @@ class DelayCollator:
     def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> DelayBatch:
         steps = [delayed(torch.from_numpy(example.codes).long(), self.num_codes) for example in examples]
         text = [torch.tensor(example.ids) for example in examples]
-        # Behind a step of no frame at all, which the first one is predicted from.
+        # The input is shifted by one step: the first step is predicted from one without any frame.
         inputs = [F.pad(row[:-1], (0, 0, 1, 0), value=self.num_codes) for row in steps]
         return DelayBatch(
             text=nn.utils.rnn.pad_sequence(text, batch_first=True),
@@ -65,7 +65,7 @@ class DelayCollator:
 
 
 def delayed(codes: Tensor, no_frame: int) -> Tensor:
-    """Codes (T, Q) to (T + Q, Q), each codebook a step later than the one before; at least one end in each."""
+    """Codes (T, Q) to steps (T + Q, Q), each codebook one step later than the one before, padded with `no_frame`."""
     num_frames, num_codebooks = codes.shape
     steps = codes.new_full((num_frames + num_codebooks, num_codebooks), no_frame)
     for codebook in range(num_codebooks):
@@ -99,11 +99,11 @@ class DelayLM(CodecLM):
         return {"delay": int((batch.targets != -100).sum())}
 
     def logits(self, text: Tensor, text_lens: Tensor, steps: Tensor, steps_lens: Tensor) -> Tensor:
-        """Of each step's codes (B, L, Q, V+1), from the text and the steps up to the one before, which stand there."""
-        packing = Packing.of(text_lens, steps_lens)
+        """Logits of the targets (B, L, Q, V+1), from text (B, S) and input steps (B, L, Q)."""
+        packing = Packing.from_lengths(text_lens, steps_lens)
         audio = sum(embedding(steps[..., q]) for q, embedding in enumerate(self.embeddings))
         x = packing.pack(self.position(self.text_embedding(text)), self.position(audio))
-        hidden = packing.audio_of(self.decoder(x, prefix_lm_mask(text_lens, packing.length)), steps.shape[1])
+        hidden = packing.unpack_audio(self.decoder(x, prefix_lm_mask(text_lens, packing.length)), steps.shape[1])
         return torch.stack([head(hidden) for head in self.heads], dim=2)
 
     def forward(self, batch: DelayBatch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
@@ -127,33 +127,33 @@ class DelayLM(CodecLM):
         return [self._generate(request, sampler, seed, *limit) for request, limit in zip(requests, limits, strict=True)]
 
     def _generate(
-        self, request: TokenizedRequest, sampler: TokenSampler, seed: int, least: int, most: int
+        self, request: TokenizedRequest, sampler: TokenSampler, seed: int, min_frames: int, max_frames: int
     ) -> Generation:
-        """One request, without a cache: codebook 0 is drawn, the others are the likeliest."""
+        """One request, without a cache: codebook 0 is sampled, the others are greedy."""
         text, prompt, end = torch.tensor([request.ids]), request.codes, self.num_codes
         num_prompt, num_codebooks = prompt.shape
-        known = delayed(torch.cat([prompt, prompt.new_zeros(most, num_codebooks)]), end)
-        noise, num_new, stop_reason = (
-            iter(ExponentialNoise(sampler.num_draws, 1, end + 1, seed, text.device)),
-            most,
-            "cap",
-        )
+        steps = delayed(torch.cat([prompt, prompt.new_zeros(max_frames, num_codebooks)]), end)
+        noise = iter(ExponentialNoise(sampler.num_draws, 1, end + 1, seed, text.device))
+        num_new, stop_reason = max_frames, "cap"
         step = num_prompt
+        # The last frame of the last codebook is num_codebooks - 1 steps later than that of the first.
         while step < num_prompt + num_new + num_codebooks - 1:
-            before = F.pad(known[:step], (0, 0, 1, 0), value=end)[None]
-            lens = torch.tensor([text.shape[1]]), torch.tensor([before.shape[1]])
-            logits = self.logits(text, lens[0], before, lens[1])[0, -1]
+            before = F.pad(steps[:step], (0, 0, 1, 0), value=end)[None]
+            text_lens, steps_lens = torch.tensor([text.shape[1]]), torch.tensor([before.shape[1]])
+            logits = self.logits(text, text_lens, before, steps_lens)[0, -1]
             if step < num_prompt + num_new:
-                logits[0, end] = -torch.inf if step - num_prompt < least else logits[0, end]
-                drawn = sampler(logits[:1], known.new_full((1, 1), -1), next(noise))
+                logits[0, end] = -torch.inf if step - num_prompt < min_frames else logits[0, end]
+                drawn = sampler(logits[:1], steps.new_full((1, 1), -1), next(noise))
                 if int(drawn) == end:
-                    num_new, stop_reason = step - num_prompt, "floor" if step - num_prompt == least else "eos"
+                    # Codebook 0 is complete: run this step again for the delayed codebooks alone.
+                    num_new = step - num_prompt
+                    stop_reason = "floor" if num_new == min_frames else "eos"
                     continue
-                known[step, 0] = drawn
+                steps[step, 0] = drawn
             for codebook in range(1, num_codebooks):
                 if num_prompt <= step - codebook < num_prompt + num_new:
-                    known[step, codebook] = logits[codebook, :end].argmax()
+                    steps[step, codebook] = logits[codebook, :end].argmax()
             step += 1
         frames = torch.arange(num_prompt, num_prompt + num_new)
-        codes = torch.stack([known[frames + codebook, codebook] for codebook in range(num_codebooks)], dim=1)
+        codes = torch.stack([steps[frames + codebook, codebook] for codebook in range(num_codebooks)], dim=1)
         return Generation(codes, stop_reason)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.valle.collate import PrefixMode
 from models.valle.valle import VALLE
 from processors.manifest import Utterance
 from processors.symbols import SymbolTable
@@ -53,7 +54,8 @@ def test_samples_training_and_inference_read_the_same_ids(prefix_mode: int, add_
         assert sample.num_target_phones == at_inference.num_target_phones
         # What the models train on: joined utterances, and, in modes 2 and 4, a target whose prompt has no text.
         assert list(at_inference.ids) == tokenizer.ids(join(own, target).phones)
-        shown = target.phones if prefix_mode in (2, 4) else join(own, target).phones
+        has_segment = prefix_mode in (PrefixMode.SEGMENT, PrefixMode.OTHER_SEGMENT)
+        shown = target.phones if has_segment else join(own, target).phones
         assert list(synthesizer.model.nar_ids(at_inference)) == tokenizer.ids(shown)
 
     check()
