@@ -50,7 +50,7 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
     "no setting": (
         bins.preprocess,
         ("--config", "{config}", "--set", "train.batchsize=8"),
-        "--set: train.batchsize is no setting; did you mean train.batch_size",
+        "--set: train.batchsize is not a setting; did you mean train.batch_size",
     ),
     "not KEY=VALUE": (bins.preprocess, ("--config", "{config}", "--set", "train.batch_size"), "must be KEY=VALUE"),
     "wrong type": (
@@ -235,7 +235,9 @@ def test_a_wrong_key_in_the_config_is_told_with_the_file(told: Told, trained: Re
     config["train"]["warmup"] = 1
     (tmp_path / "wrong.json").write_text(json.dumps(config))
     stderr = told(bins.preprocess, ("--config", "{tmp}/wrong.json"), 1)
-    assert_one_line(stderr, f"error: {tmp_path}/wrong.json: ", "train.warmup is no setting; did you mean train.warmup_")
+    assert_one_line(
+        stderr, f"error: {tmp_path}/wrong.json: ", "train.warmup is not a setting; did you mean train.warmup_"
+    )
 
 
 @pytest.mark.parametrize(

@@ -184,13 +184,13 @@ def test_a_mistake_is_told_with_the_file_that_made_it(tmp_path):
 
 def test_only_the_first_few_of_many_mistakes_are_told(tmp_path):
     line = complaint(tmp_path, exp='{base_config: "base.json", a: 1, b: 1, c: 1, d: 1, e: 1}')
-    assert line.count("is no setting") == 3 and line.endswith("and 2 more")
+    assert line.count("is not a setting") == 3 and line.endswith("and 2 more")
     assert "name is missing; it must be a string" in complaint(tmp_path, exp="{}")
 
 
 def test_a_dotted_key_in_a_file_is_explained(tmp_path):
     line = complaint(tmp_path, exp='{base_config: "base.json", "train.batch_size": 8}')
-    assert "exp.json: train.batch_size is no setting" in line and "did you mean" not in line
+    assert "exp.json: train.batch_size is not a setting" in line and "did you mean" not in line
 
 
 def test_a_rule_between_keys_is_told_with_the_file_that_broke_it(tmp_path):
@@ -255,7 +255,7 @@ def test_saved_settings_read_back_the_same_and_are_plain_json(tmp_path):
     assert read_settings(path, Small) == settings
     assert [file.name for file in path.parent.iterdir()] == ["args.json"]
     assert read_settings(path, Small, ["train.batch_size=9"]).train.batch_size == 9
-    with pytest.raises(UserError, match=r"--set: train\.batch_siz is no setting"):
+    with pytest.raises(UserError, match=r"--set: train\.batch_siz is not a setting"):
         read_settings(path, Small, ["train.batch_siz=9"])
     with pytest.raises(UserError, match=r"absent\.json"):
         read_settings(tmp_path / "absent.json", Small)
