@@ -12,17 +12,6 @@ WORD_BOUNDARY = "_"
 PAD, BOS, EOS = SPECIALS = ("<pad>", "<bos>", "<eos>")
 
 
-class UnknownPhoneError(KeyError):
-    """Phones that the table does not have; `phones` holds each once, in order of appearance."""
-
-    def __init__(self, phones: Iterable[str]) -> None:
-        self.phones = tuple(dict.fromkeys(phones))
-        super().__init__(self.phones)
-
-    def __str__(self) -> str:
-        return "phones not in the symbol table: " + " ".join(self.phones)
-
-
 class SymbolTable:
     """`<pad>` is 0, `<bos>` 1, `<eos>` 2, and `phones` follow in their order from 3 on.
 
@@ -76,11 +65,11 @@ class SymbolTable:
     def encode(self, phones: Sequence[str], add_blank: bool) -> list[int]:
         """Ids of `<bos>`, the phones and `<eos>`; with `add_blank`, id 0 stands around and between the phones.
 
-        Raises UnknownPhoneError for phones that the table does not have.
+        Raises ValueError for phones that the table does not have.
         """
-        unknown = [phone for phone in phones if phone not in self._ids]
+        unknown = [phone for phone in dict.fromkeys(phones) if phone not in self._ids]
         if unknown:
-            raise UnknownPhoneError(unknown)
+            raise ValueError(f"phones not in the symbol table: {' '.join(unknown)}")
         ids = [self._ids[phone] for phone in phones]
         if add_blank:
             blanked = [self.pad_id] * (2 * len(ids) + 1)
