@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None) -> int:
         resume_type=flags.resume_type or "resume",
     )
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
-    # Phones were made in stage 1: training needs no phonemizer.
-    tokenizer = TextTokenizer(None, start.table, settings.preprocess.add_blank)
+    tokenizer = TextTokenizer.from_settings(settings.preprocess, start.table)
     return train(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer)
 
 

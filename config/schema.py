@@ -6,10 +6,11 @@ The values live in `base.json <- tts.json <- valle.json` beside this file and in
 
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+from config.class_path import import_class
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -125,14 +126,11 @@ def model_settings(model_type: str) -> type[ModelSettings]:
     """
     if model_type in MODEL_SETTINGS:
         return MODEL_SETTINGS[model_type]
-    module_name, _, name = model_type.partition(":")
     hint = f"it must be {', '.join(MODEL_SETTINGS)}, or package.module:Class of a model of your own"
-    if not name:
-        raise ValueError(f"{model_type} is no model; {hint}")
     try:
-        found = getattr(getattr(import_module(module_name), name, None), "settings_class", None)
-    except ImportError as error:
-        raise ValueError(f"{model_type} cannot be imported ({error}); {hint}") from error
+        found = getattr(import_class(model_type), "settings_class", None)
+    except ValueError as error:
+        raise ValueError(f"{error}; {hint}") from error
     if not (isinstance(found, type) and issubclass(found, ModelSettings)):
         raise ValueError(f"{model_type} has no settings_class that is a ModelSettings; {hint}")
     return found

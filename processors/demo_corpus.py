@@ -22,7 +22,7 @@ import espeakng_loader
 import numpy as np
 import soundfile
 
-from processors.espeak import espeak_data_path, with_library
+from processors.frontends.espeak_library import espeak_data_path, with_library
 from utils.errors import UserError
 from utils.log import progress_bar
 

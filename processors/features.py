@@ -13,7 +13,7 @@ from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
 from processors.manifest import SourceUtterance, Utterance
 from processors.symbols import SymbolTable
-from processors.text import Phonemizer, build_phonemizer, unreadable_message
+from processors.text import Phonemizer, build_phonemizer
 from utils.audio import read_audio, read_duration_seconds
 from utils.errors import UserError
 
@@ -77,8 +77,8 @@ class Chunks(Dataset):
             raise UserError(row.problem)
         if row.text is None:
             raise UserError("no transcript")
-        if self._phonemizer is not None and (letters := self._phonemizer.unreadable(row.text)):
-            raise UserError(unreadable_message("the transcript", letters))
+        if self._phonemizer is not None and (refusal := self._phonemizer.refusal("the transcript", row.text)):
+            raise UserError(refusal)
         if not any(phone.isalnum() for phone in phones):
             raise UserError(f"the transcript {row.text!r} has nothing that can be spoken")
         unknown = [phone for phone in phones if self.table is not None and phone not in self.table]

@@ -100,8 +100,18 @@ class SymbolTable:
 
 
 def join_phones(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Two stretches of speech as one: a word boundary between them, as between any two words."""
-    return [*before, WORD_BOUNDARY, *after] if before and after else [*before, *after]
+    """The phones of two texts as one, with a word boundary between them."""
+    return join_words([before, after])
+
+
+def join_words(words: Iterable[Sequence[str]]) -> list[str]:
+    """The phones of words, with a word boundary between each two; empty words are left out."""
+    phones: list[str] = []
+    for word in words:
+        if phones and word:
+            phones.append(WORD_BOUNDARY)
+        phones += word
+    return phones
 
 
 class _Row(NamedTuple):

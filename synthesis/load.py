@@ -10,7 +10,7 @@ from models.experiment import MEASURED_LIMITS, Experiment, check_codec, load_mod
 from processors.codecs import build_codec, codec_class
 from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
-from processors.text import TextTokenizer, build_phonemizer
+from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.config import load_settings
@@ -41,11 +41,9 @@ def load_experiment(
     codec = build_codec(
         preprocess, experiment.codec(codec_class(preprocess.acoustic_token_extractor).file_name), ROOT, device
     )
-    tokenizer = TextTokenizer(
-        build_phonemizer(preprocess.phone_extractor, preprocess.language),
-        SymbolTable.load(experiment.symbols),
-        preprocess.add_blank,
-    )
+    tokenizer = TextTokenizer.from_settings(preprocess, SymbolTable.load(experiment.symbols))
+    # A language that this machine cannot read is an error now, not at the first text.
+    _ = tokenizer.phonemizer
     return load_synthesizer(source, settings, codec, tokenizer, device), experiment
 
 

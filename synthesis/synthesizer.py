@@ -301,7 +301,7 @@ class Synthesizer:
                 "one, or lower infer.continual_prompt_seconds"
             )
         for name, text in (("prompt's text", request.prompt_text), ("text", "" if continual else request.text)):
-            if refusal := self.tokenizer.refusal(f"the {name}", text):
+            if refusal := self.tokenizer.phonemizer.refusal(f"the {name}", text):
                 return refusal
         if not any(phone.isalnum() for phone in prompt_phones):
             return f"the prompt's text {request.prompt_text!r} has nothing that can be spoken"

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from models.valle.valle import VALLE
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import list_shards, write_shard
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
@@ -30,7 +31,13 @@ def train(folder: Path, num_steps: int) -> dict[str, Counter[str]]:
     shards = list_shards(folder / f"shards_{rank}")
     settings = tiny_train(max_steps=num_steps, log_interval=1000, valid_interval=1000, save_checkpoint_steps=None)
     data = TrainData(
-        shards, shards, TextTokenizer(None, TABLE, False), COLLATOR, settings, rank=rank, world_size=world_size
+        shards,
+        shards,
+        TextTokenizer(GraphemePhonemizer, TABLE, False),
+        COLLATOR,
+        settings,
+        rank=rank,
+        world_size=world_size,
     )
     trainer = build_trainer(VALLE(tiny_model(), train_stage=1), data, folder, accelerator)
     optimize = Trainer.step

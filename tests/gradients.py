@@ -12,6 +12,7 @@ from accelerate import Accelerator, PartialState
 from models.contract import Example
 from models.valle.collate import Batch, Collator
 from models.valle.valle import VALLE
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
@@ -35,7 +36,9 @@ def stepped_weights(
     stage: int, batches: Sequence[Batch], rate: float = 1.0, precision: str = "no"
 ) -> dict[str, torch.Tensor]:
     """The weights after one step on these batches, and on those of the other processes."""
-    data = TrainData([], [], TextTokenizer(None, TABLE, add_blank=False), COLLATOR, tiny_train(gradient_clip_norm=1e6))
+    data = TrainData(
+        [], [], TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False), COLLATOR, tiny_train(gradient_clip_norm=1e6)
+    )
     accelerator = Accelerator(
         cpu=True, mixed_precision=precision, kwargs_handlers=[ddp_options(VALLE.skips_parameters(stage))]
     )

@@ -1,11 +1,11 @@
 """Waveform <-> codec codes. A codec of your own is one file here, a line in `CODECS` and its name in the schema."""
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from config.class_path import import_class
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
 from utils.errors import UserError
@@ -18,9 +18,7 @@ CODECS = {
 
 def codec_class(name: str) -> type[Codec]:
     """The class of `preprocess.acoustic_token_extractor`; its module, and what that needs, is imported now."""
-    module_name, _, class_name = CODECS[name].partition(":")
-    found: type[Codec] = getattr(import_module(module_name), class_name)
-    return found
+    return import_class(CODECS[name])
 
 
 def build_codec(settings: PreprocessSettings, own_file: Path | None, root: Path, device: torch.device) -> Codec:

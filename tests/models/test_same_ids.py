@@ -5,9 +5,11 @@ import torch
 
 from models.valle.collate import Collator
 from processors.features import Chunks
+from processors.frontends import build_phonemizer
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import SourceUtterance, Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
-from processors.text import TextTokenizer, build_phonemizer
+from processors.text import TextTokenizer
 from tests.conftest import defaults, tiny_train
 from training.data import TrainData
 from utils.audio import write_audio
@@ -38,11 +40,11 @@ def test_training_ids_are_inference_ids(tmp_path, add_blank: bool) -> None:
     in_training = TrainData(
         train_shards=shards,
         valid_shards=shards,
-        tokenizer=TextTokenizer(None, table, add_blank),
+        tokenizer=TextTokenizer(GraphemePhonemizer, table, add_blank),
         collator=Collator(8, 1, 75, for_nar=False),
         settings=tiny_train(use_dynamic_batchsize=False, batch_size=1),
     )
-    at_inference = TextTokenizer(build_phonemizer("espeak", "en-us"), table, add_blank)
+    at_inference = TextTokenizer(lambda: build_phonemizer("espeak", "en-us"), table, add_blank)
     seen = sorted(batch.text[0].tolist() for batch in in_training.batches(0))
     assert seen == sorted(at_inference.ids(phones) for phones in at_inference.phones(TEXTS))
     assert all(ids[0] == table.bos_id and ids[-1] == table.eos_id for ids in seen)

@@ -12,7 +12,7 @@ from lhotse.recipes import prepare_libritts
 
 from processors import demo_corpus
 from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, sentences, write_demo_corpus
-from processors.text import EspeakPhonemizer
+from processors.frontends.espeak import EspeakPhonemizer
 from utils.errors import UserError
 
 SPLITS = ("train-clean-100", "dev-clean", "test-clean")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.valle.collate import Collator
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import list_shards, read_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
@@ -70,7 +71,7 @@ def test_a_damaged_shard_is_one_line_in_training_too(tmp_path: Path, suffix: str
     [path] = (tmp_path / "train").glob(f"*{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     settings = tiny_train(use_dynamic_batchsize=False, dataloader={"num_worker": num_worker})
-    tokenizer = TextTokenizer(None, SymbolTable.from_phones("abcdefgh_"), add_blank=False)
+    tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.from_phones("abcdefgh_"), add_blank=False)
     shards = list_shards(tmp_path / "train")
     data = TrainData(shards, shards, tokenizer, Collator(4, 1, 75, for_nar=False), settings)
     with pytest.raises(UserError, match=r"damaged.*run stage 1 again") as told:

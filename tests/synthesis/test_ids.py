@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.valle.valle import VALLE
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance
 from processors.symbols import SymbolTable
-from processors.text import GraphemePhonemizer, TextTokenizer
+from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from tests.reference import SilentCodec
@@ -33,7 +34,7 @@ class NoCodes(SilentCodec):
 
 def build(prefix_mode: int, add_blank: bool) -> Synthesizer:
     model = VALLE(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, prefix_mode=prefix_mode))
-    tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank)
+    tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank)
     return Synthesizer(model, NoCodes(), tokenizer, tiny_infer(), torch.device("cpu"))
 
 

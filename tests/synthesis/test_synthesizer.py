@@ -9,8 +9,9 @@ import torch
 from models.contract import TokenizedRequest
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
-from processors.text import GraphemePhonemizer, TextTokenizer
+from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, SecondsPerPhone, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from utils.errors import UserError
@@ -22,7 +23,7 @@ TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")
 def build(codec: MelRVQ, prefix_mode: int = 1, **infer) -> Synthesizer:
     torch.manual_seed(0)
     settings = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, prefix_mode=prefix_mode)
-    tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank=False)
+    tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False)
     infer = {"max_seconds_per_phone": 0.1, "top_k": 1} | infer
     return Synthesizer(VALLE(settings), codec, tokenizer, tiny_infer(**infer), torch.device("cpu"))
 
@@ -58,7 +59,7 @@ def test_the_nar_of_modes_2_and_4_is_not_shown_the_prompts_text(codec, requests)
 @pytest.mark.parametrize("add_blank", [False, True])
 def test_released_models_of_modes_2_and_4_keep_the_boundary_before_the_text(codec, requests, add_blank) -> None:
     synthesizer = build(codec, 2)
-    synthesizer.tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank)
+    synthesizer.tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank)
     synthesizer.follow_reference(synthesizer.frame_limits)
     [prompted] = synthesizer.tokenize(requests[:1], continual=False)
     joint = [*"a", "_", *"dog", "_", *"go", "_", *"home."]
@@ -76,7 +77,7 @@ def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
             return super().phonemize(texts)
 
     synthesizer = build(codec, max_batch_size=8)
-    synthesizer.tokenizer = TextTokenizer(Counted(), TABLE, add_blank=False)
+    synthesizer.tokenizer = TextTokenizer(Counted, TABLE, add_blank=False)
     synthesizer.speak(requests)
     assert calls == [2 * len(requests)]
 

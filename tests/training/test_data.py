@@ -15,6 +15,7 @@ import torch
 from config.schema import TrainSettings
 from models.contract import START, Batch, Place
 from models.valle.collate import IGNORED, Collator
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance, list_shards, read_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
@@ -38,7 +39,7 @@ def shards(tmp_path_factory) -> list[str]:
 
 def data(shards, settings: TrainSettings, **changes) -> TrainData:
     collator = Collator(num_quantizers=4, prefix_mode=1, max_prompt_frames=75, for_nar=True)
-    tokenizer = TextTokenizer(None, TABLE, add_blank=False)
+    tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False)
     return replace(TrainData(shards, shards[:1], tokenizer, collator, settings), **changes)
 
 

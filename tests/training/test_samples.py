@@ -7,6 +7,7 @@ import torch
 from models.valle.collate import Collator
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
@@ -19,7 +20,7 @@ from training.samples import SampleLogger
 from utils.log import log
 
 TABLE = SymbolTable.from_phones("abcdefgh_")
-TOKENIZER = TextTokenizer(None, TABLE, add_blank=False)
+TOKENIZER = TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False)
 
 
 class Writer:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from models.contract import START, Example, LossSums
 from models.valle.collate import Collator
 from models.valle.valle import VALLE
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
@@ -41,7 +42,7 @@ def make_trainer(tmp_path):
         torch.manual_seed(0)
         changes = {"max_steps": 4, "num_buckets": 3, "save_checkpoint_steps": None, "valid_interval": 1000} | changes
         settings = tiny_train(**changes)
-        data = TrainData(shards, shards, TextTokenizer(None, TABLE, add_blank=False), COLLATOR, settings)
+        data = TrainData(shards, shards, TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False), COLLATOR, settings)
         return build_trainer(VALLE(tiny_model(), train_stage=stage), data, tmp_path / name)
 
     return make

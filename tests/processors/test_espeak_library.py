@@ -17,7 +17,7 @@ import espeakng_loader
 data = sys.argv[1]
 if data:
     espeakng_loader.get_data_path = lambda: data
-from processors.text import build_phonemizer
+from processors.frontends import build_phonemizer
 from utils.errors import UserError
 try:
     print("".join(build_phonemizer("espeak", "en-us").phonemize(["hello"])[0]))
@@ -82,12 +82,12 @@ def test_a_full_or_noexec_temporary_folder_is_done_without(tmp_path: Path, home:
 
 
 def test_where_no_folder_can_be_used_one_line_names_tmpdir(tmp_path: Path, monkeypatch) -> None:
-    from processors import espeak
+    from processors.frontends import espeak_library
     from utils.errors import UserError
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("failed to map segment from shared object")
 
-    monkeypatch.setattr(espeak.EspeakBackend, "supported_languages", fail)
+    monkeypatch.setattr(espeak_library.EspeakBackend, "supported_languages", fail)
     with pytest.raises(UserError, match=r"^espeak-ng cannot be loaded .*failed to map segment.* set TMPDIR"):
-        espeak.espeak_languages()
+        espeak_library.espeak_languages()
