@@ -1,4 +1,4 @@
-"""Files that a URL may name: in an object store or behind a web server, through smart_open."""
+"""Files given by a path or by a URL of an object store or web server, through smart_open."""
 
 import shutil
 import tempfile
@@ -14,9 +14,9 @@ def is_url(location: str) -> bool:
 
 
 def fetch(location: str) -> Path:
-    """A path as it is, or a copy of what a URL names, which lasts as long as this process.
+    """A path unchanged, or a local copy of a URL's file that is removed when the process ends.
 
-    Raises UserError where the URL cannot be read.
+    Raises UserError if the URL cannot be read.
     """
     if not is_url(location):
         return Path(location)
@@ -28,10 +28,10 @@ def fetch(location: str) -> Path:
             with open_url(location, "rb", compression="disable") as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target)
             break
-        except Exception as error:  # Each kind of store has its own.
+        except Exception as error:  # Each kind of store raises its own types.
             if attempt == 2:
                 raise UserError(f"{location}: cannot be read ({first_line(error)})") from error
-            time.sleep(1)  # A network has its moments.
+            time.sleep(1)  # Networks fail for moments.
     return copy
 
 
