@@ -1,4 +1,4 @@
-"""Stage 1: corpora to phones and codes."""
+"""Stage 1: turns corpora into phones and codes."""
 
 import json
 from collections import Counter
@@ -17,10 +17,10 @@ DESCRIPTION = "Stage 1: read the corpora of a config and write their phones and 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION)
     parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="processes beside the codec")
+    parser.add_argument("--num_workers", type=int, metavar="N", help="worker processes that read audio and phonemize")
     flags = parser.parse(arguments)
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     from accelerate import PartialState
 
     from config.schema import Settings
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None) -> int:
         overrides.append(f"preprocess.num_workers={flags.num_workers}")
     settings = load_settings(find_path(flags.config, "--config"), Settings, overrides, root=ROOT)
     device = pick_device()
-    # The first to be done waits for the last, which may take long.
+    # Ranks wait for the slowest one, which may take days.
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=7))
     set_up_logging(state.is_main_process)
     if is_url(settings.preprocess.processed_dir):
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None) -> int:
         for name in settings.dataset
     ]
     rows = [row for preparation in preparations for row in preparation.rows]
-    # A folder that cannot be made is told before the codec is fitted.
+    # Fail before the codec is fitted if the folder cannot be made.
     processed_dir.mkdir(parents=True, exist_ok=True)
     with state.main_process_first():
         audio = partial(training_audio, settings.preprocess, rows)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None) -> int:
             log.info(
                 "%s: %d left out, see %s", stats["dataset"], stats["dropped"], preparation.folder / "failures.jsonl"
             )
-        # A corpus may have test utterances alone: stage 2 says where nothing is left to train on.
+        # A corpus may have test utterances only; stage 2 reports it if none are left to train on.
         if stats and not any(counts["utterances"] for counts in stats["splits"].values()):
             empty.append(describe_empty(stats, preparation.folder / "failures.jsonl"))
     if empty:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
 
 def describe_empty(stats: dict[str, Any], failures: Path) -> str:
-    """Why nothing of a corpus could be used: the commonest reason, with an example."""
+    """Why nothing of a corpus could be used: the most common reason, with an example."""
     from processors.pipeline import failure_kind
 
     name, reasons = stats["dataset"], Counter(stats["dropped_why"])

@@ -1,7 +1,7 @@
 """Every setting of an experiment: its name, type, range and unit.
 
-The values live in `base.json <- tts.json <- valle.json` beside this file and in the experiment's own
-`exp_config.json`; nothing here has a default, so that each default is written in one place only.
+The values are in `base.json <- tts.json <- valle.json` beside this file and in the experiment's `exp_config.json`.
+Nothing here has a default, so that each default is written in one place only.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Dataset = Literal["libritts", "ljspeech", "vctk", "hifitts", "librispeech", "cus
 
 
 class Section(BaseModel):
-    """A group of settings; an unknown key or a value of another type is an error."""
+    """A group of settings. An unknown key or a value of the wrong type is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -60,12 +60,12 @@ class PreprocessSettings(Section):
     valid_fraction: Fraction = Field(description="share for validation where a corpus has no split of its own")
     test_fraction: Fraction = Field(description="share for testing where a corpus has no split of its own")
     split_by: Literal["auto", "speaker", "utterance"] = Field(
-        description="what is kept whole in such a split; auto: speaker from 20 speakers on"
+        description="what such a split never divides; auto: speaker from 20 speakers on"
     )
     split_seed: int = Field(description="seed of such a split")
     shard_size: Count = Field(description="utterances per shard")
     codec_batch_seconds: Positive = Field(description="seconds of audio per codec batch, padding included")
-    num_workers: CountOrZero = Field(description="processes that read audio and phonemize beside the codec")
+    num_workers: CountOrZero = Field(description="worker processes that read audio and phonemize while the codec runs")
 
     @model_validator(mode="after")
     def _ordered(self) -> "PreprocessSettings":
@@ -77,7 +77,7 @@ class PreprocessSettings(Section):
 
 
 class ModelSettings(Section):
-    """What each model has; a model of `model_type` adds its own."""
+    """Settings that every model has; each `model_type` adds its own."""
 
     num_quantizers: Annotated[int, Field(ge=2)] = Field(description="codebooks Q")
     text_token_num: Annotated[int, Field(ge=4)] = Field(description="rows of the text embeddings")
@@ -120,9 +120,9 @@ MODEL_SETTINGS: dict[str, type[ModelSettings]] = {"VALLE": ValleSettings}
 
 
 def model_settings(model_type: str) -> type[ModelSettings]:
-    """The type of the `model` section: registered, or that of `package.module:Class`, its `settings_class`.
+    """The type of the `model` section: the registered one, or `settings_class` of `package.module:Class`.
 
-    Raises ValueError where `model_type` names no model.
+    Raises ValueError if `model_type` does not name a model.
     """
     if model_type in MODEL_SETTINGS:
         return MODEL_SETTINGS[model_type]
@@ -226,23 +226,23 @@ class InferSettings(SamplingSettings):
     """Stage 3."""
 
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8: a CPU's AR alone, the NAR in bf16"
+        description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8 (CPUs): the AR in int8, the NAR in bf16"
     )
     min_seconds_per_phone: Annotated[float, Field(ge=0)] | None = Field(
-        description="speech never ends before this, times the text's phones; null: as the corpus was measured"
+        description="minimum length of the speech for each phone of the text; null: measured on the corpus"
     )
     max_seconds_per_phone: Positive | None = Field(
-        description="speech always ends by this, times the text's phones, and slack_seconds; null: as measured"
+        description="maximum length for each phone of the text, plus slack_seconds; null: measured on the corpus"
     )
-    min_seconds: Annotated[float, Field(ge=0)] = Field(description="no speech is shorter")
-    slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the longest that a text may last")
-    max_tries: Count = Field(description="seeds to try where speech is cut off, ends at once or is silent")
-    continual_prompt_seconds: Positive = Field(description="with --continual, this much of the audio is kept")
+    min_seconds: Annotated[float, Field(ge=0)] = Field(description="minimum length of any speech")
+    slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the maximum length of a text")
+    max_tries: Count = Field(description="seeds to try when speech is cut off, ends at once or is silent")
+    continual_prompt_seconds: Positive = Field(description="with --continual, how much of the prompt's audio is kept")
     max_batch_size: Count = Field(description="texts decoded together")
 
 
 class Settings(Section):
-    """One experiment."""
+    """All settings of one experiment."""
 
     model_type: str = Field(description="VALLE, or package.module:Class of a model of your own")
     dataset: Annotated[list[Dataset], Field(min_length=1)]
@@ -255,9 +255,9 @@ class Settings(Section):
 
     @classmethod
     def for_content(cls, content: Mapping[str, Any]) -> type["Settings"]:
-        """These settings, with the `model` section typed as the content's `model_type` asks.
+        """These settings, with the type of the `model` section that the content's `model_type` has.
 
-        A `model_type` that names no model changes nothing: its own validator reports it.
+        If `model_type` does not name a model, its own validator reports that.
         """
         try:
             return _with_model_section(cls, model_settings(str(content.get("model_type"))))
@@ -286,6 +286,6 @@ class Settings(Section):
 
 
 class ValleExperiment(Settings):
-    """An experiment whose model is known to be VALL-E, for what measures that model alone."""
+    """Settings of an experiment whose model is VALL-E, for the benchmarks of that model."""
 
     model: ValleSettings
