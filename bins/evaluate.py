@@ -31,6 +31,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_report_texts", type=int, default=50, metavar="N", help="texts with audio in the report")
     parser.add_argument("--build_test_lists", choices=("librispeech", "libritts"), help="write test lists, and exit")
     flags = parser.parse(arguments)
+    # Writing test lists needs no experiment.
     if flags.build_test_lists is not None:
         if flags.eval_output_dir is None:
             parser.error("--eval_output_dir: needed with --build_test_lists")
@@ -39,6 +40,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--test_list_file: needed, or --build_test_lists to write one")
     if not flags.infer_expt_dir and not flags.audio_dir:
         parser.error("--infer_expt_dir: needed, or --audio_dir")
+    # Audio alone has no experiment folder for the report, and no settings to change.
     if not flags.infer_expt_dir:
         if flags.eval_output_dir is None:
             parser.error("--eval_output_dir: needed with --audio_dir alone")

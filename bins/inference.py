@@ -22,12 +22,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt's audio")
     parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the test list")
     parser.add_argument(
-        "--continual", action="store_true", help="keep the prompt's first seconds and read the rest of its text"
+        "--continual", action="store_true", help="keep the prompt's start and read the rest of its text"
     )
     parser.add_argument("--copysyn", action="store_true", help="also write the codec's reconstruction of each prompt")
     for name, kind in (("top_k", int), ("top_p", float), ("temperature", float), ("seed", int)):
         parser.add_argument(f"--{name}", type=kind)
     flags = parser.parse(arguments)
+    # Each mode refuses the other's flags, which would otherwise be ignored in silence.
     single = {name: getattr(flags, name) for name in ("infer_text", "infer_text_prompt", "infer_audio_prompt")}
     if flags.infer_mode == "batch":
         for name, value in single.items():
@@ -38,6 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     else:
         if flags.test_list_file is not None:
             parser.error("--test_list_file is for --infer_mode batch")
+        # A continuation has no text of its own, so none is required below.
         if flags.continual and single.pop("infer_text") is not None:
             parser.error("--infer_text: --continual reads the prompt's own text; leave one of them out")
         for name, value in single.items():

@@ -13,7 +13,7 @@ DESCRIPTION = "Stage 5: a web page that synthesizes texts in the voices of promp
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION)
     parser.add_argument(
-        "--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE", help="has the log_dir"
+        "--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE", help="config with the log_dir"
     )
     parser.add_argument("--infer_expt_dir", metavar="DIR", help="the experiment that is selected at first")
     parser.add_argument("--log_dir", metavar="DIR", help="parent folder of the experiments; default: the config's")
