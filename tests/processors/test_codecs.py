@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from config.schema import MelRVQSettings, PreprocessSettings
 from processors.codecs import build_codec, prepare_codec
-from processors.codecs.base import Codec, fill_whole_hops
+from processors.codecs.base import Codec, pad_to_hops
 from processors.codecs.encodec import Encodec
-from processors.codecs.mel_rvq import MelAnalysis, MelRVQ
+from processors.codecs.mel_analysis import MelAnalysis
+from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import SourceUtterance
 from processors.training_audio import training_audio
 from tests.conftest import ROOT, TEST_DATA, Defaults
@@ -109,11 +110,11 @@ def batch_of(rows: Sequence[torch.Tensor], filler: float = 0.5) -> tuple[torch.T
 def residuals(codec: Codec, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the first codebook is to code of (N,) audio alone, (T, D), and the codebooks (Q, C, D)."""
     if isinstance(codec, MelRVQ):
-        frames = fill_whole_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0][0]
+        frames = pad_to_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0][0]
         return codec.analysis.log_mel(frames), codec.codebooks
     assert isinstance(codec, Encodec)
     layers = codec.model.quantizer.vq.layers[: codec.num_codebooks]
-    frames = fill_whole_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0]
+    frames = pad_to_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0]
     return codec.model.encoder(frames[:, None])[0].T, torch.stack([layer.codebook for layer in layers])
 
 
