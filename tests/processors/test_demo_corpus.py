@@ -11,7 +11,8 @@ import soundfile
 from lhotse.recipes import prepare_libritts
 
 from processors import demo_corpus
-from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, sentences, write_demo_corpus
+from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, write_demo_corpus
+from processors.demo_sentences import sentences
 from processors.frontends.espeak import EspeakPhonemizer
 from utils.errors import UserError
 
@@ -111,7 +112,7 @@ def test_another_folder_of_that_name_is_left_alone(corpus: Path, tmp_path: Path)
 
 
 def test_a_corpus_of_other_sentences_is_not_taken_for_this_one(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_corpus, "_TEMPLATES", ("{name} {verb} {det} {thing}.",))
+    monkeypatch.setattr(demo_corpus, "TEMPLATES", ("{name} {verb} {det} {thing}.",))
     with pytest.raises(UserError, match="remove it"):
         write_demo_corpus(corpus, minutes=5)
 
