@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Import heavy libraries only after the flags are checked.
     from synthesis.load import load_experiment
-    from synthesis.results import free_name, run_jobs
+    from synthesis.results import free_name, synthesize_list
     from synthesis.test_lists import ListItem, output_name, read_test_list
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
@@ -69,17 +69,17 @@ def main(arguments: Sequence[str] | None) -> int:
     config = find_path(flags.config, "--config") if flags.config is not None else None
     if flags.infer_mode == "batch":
         test_list = find_path(str(flags.test_list_file), "--test_list_file")
-        jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
+        items = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
     else:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
-        jobs = [ListItem(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
+        items = [ListItem(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
     if flags.infer_mode == "single":
         # Do not overwrite the result of another text with the same prompt.
-        jobs = [replace(job, name=free_name(output_dir, job.name)) for job in jobs]
-    return 1 if run_jobs(synthesizer, jobs, output_dir, flags.continual, flags.copysyn) else 0
+        items = [replace(item, name=free_name(output_dir, item.name)) for item in items]
+    return 1 if synthesize_list(synthesizer, items, output_dir, flags.continual, flags.copysyn) else 0
 
 
 if __name__ == "__main__":

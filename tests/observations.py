@@ -195,7 +195,7 @@ def spoken_together(world: World, changes: Changes) -> Any:
     codec = Noting.load(experiment.codec(MelRVQ.file_name))
     tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.load(experiment.symbols), False)
     model = load_model(resolve_checkpoint(world.pair, ""), settings)
-    Synthesizer(model, codec, tokenizer, settings.infer, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)
+    Synthesizer(model, codec, tokenizer, settings.infer, CPU).synthesize([Request("a", "a", torch.ones(9600))] * 3)
     return codec.__dict__["shapes"]
 
 

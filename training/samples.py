@@ -59,7 +59,7 @@ class SampleLogger:
 
     def _prompted(self) -> TokenizedRequest:
         prompt, target = self.prompt, self.target
-        return self.synthesizer.tokenized(prompt.phones, target.phones, torch.from_numpy(prompt.codes).long())
+        return self.synthesizer.tokenize_phones(prompt.phones, target.phones, torch.from_numpy(prompt.codes).long())
 
     @torch.inference_mode()
     def _attention_picture(self, request: TokenizedRequest, codes: Tensor) -> Tensor | None:

@@ -12,7 +12,8 @@ from processors.codecs.mel_rvq import MelRVQ
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
-from synthesis.synthesizer import Request, SecondsPerPhone, Synthesizer
+from synthesis.limits import limits_by_phones
+from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from utils.errors import UserError
 
@@ -41,8 +42,8 @@ def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: i
     for request, spoken in zip(requests, together, strict=True):
         [alone] = synthesizer.generate(synthesizer.tokenize([request], continual=False))
         assert torch.equal(spoken.codes, alone.codes) and spoken.stop_reason == alone.stop_reason
-    groups = build(codec, mode, top_k=top_k, max_batch_size=2).speak(requests)
-    whole = synthesizer.speak(requests)
+    groups = build(codec, mode, top_k=top_k, max_batch_size=2).synthesize(requests)
+    whole = synthesizer.synthesize(requests)
     assert all(torch.equal(a.audio, b.audio) for a, b in zip(groups, whole, strict=True))
     assert all(speech.audio.abs().max() > 0 for speech in whole)
 
@@ -78,7 +79,7 @@ def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
 
     synthesizer = build(codec, max_batch_size=8)
     synthesizer.tokenizer = TextTokenizer(Counted, TABLE, add_blank=False)
-    synthesizer.speak(requests)
+    synthesizer.synthesize(requests)
     assert calls == [2 * len(requests)]
 
 
@@ -104,7 +105,7 @@ def test_other_settings_and_who_listens_change_nothing_else(codec, requests) -> 
     first = build(codec, top_k=0, min_seconds_per_phone=0.1)
     second = first.with_settings(seed=5, temperature=0.7)
     wanted = build(codec, top_k=0, min_seconds_per_phone=0.1, seed=5, temperature=0.7)
-    [speech], [alike] = second.speak(requests[:1], on_frames=lambda _: None), wanted.speak(requests[:1])
+    [speech], [alike] = second.synthesize(requests[:1], on_frames=lambda _: None), wanted.synthesize(requests[:1])
     assert torch.equal(speech.audio, alike.audio)
     assert first.settings.seed == 0
 
@@ -118,26 +119,26 @@ def test_frames_are_heard_as_they_are_decoded(codec, requests) -> None:
 
 
 def test_speech_that_fails_is_tried_again_with_the_next_seeds(codec, requests) -> None:
-    def speaker(seed: int, **infer) -> Synthesizer:
+    def build_with(seed: int, **infer) -> Synthesizer:
         synthesizer = build(codec, **{"top_k": 0, "seed": seed, "min_seconds_per_phone": 0, "max_tries": 1, **infer})
         with torch.no_grad():
             # As likely as all others together once in about ten frames.
             synthesizer.model.ar.predict_layer.weight[synthesizer.model.ar.eos_id].fill_(0.4)
         return synthesizer
 
-    single = [speaker(seed).speak(requests) for seed in range(12)]
-    endings = {speech.ended for speeches in single for speech in speeches}
+    single = [build_with(seed).synthesize(requests) for seed in range(12)]
+    endings = {speech.stop_reason for speeches in single for speech in speeches}
     assert {"eos", "cap"} <= endings
     for seed in range(10):
-        for row, found in enumerate(speaker(seed, max_tries=3).speak(requests)):
+        for row, found in enumerate(build_with(seed, max_tries=3).synthesize(requests)):
             tries = [single[seed + number][row] for number in range(3)]
             good = next((number for number in range(3) if tries[number].failure is None), None)
             wanted = tries[good or 0]
-            assert torch.equal(found.audio, wanted.audio) and found.ended == wanted.ended
+            assert torch.equal(found.audio, wanted.audio) and found.stop_reason == wanted.stop_reason
             assert found.num_tries == (3 if good is None else good + 1)
             assert (found.failure is None) == (good is not None)
-    greedy = speaker(0, top_k=1, max_seconds_per_phone=1e-6, max_tries=3).speak(requests)
-    assert all(row.ended in ("cap", "floor") and row.num_tries == 1 and row.failure for row in greedy)
+    greedy = build_with(0, top_k=1, max_seconds_per_phone=1e-6, max_tries=3).synthesize(requests)
+    assert all(row.stop_reason in ("cap", "floor") and row.num_tries == 1 and row.failure for row in greedy)
 
 
 def test_silence_is_a_failure_however_it_ends(codec, requests, monkeypatch) -> None:
@@ -147,15 +148,15 @@ def test_silence_is_a_failure_however_it_ends(codec, requests, monkeypatch) -> N
     monkeypatch.setattr(
         synthesizer, "generate", lambda *given: [replace(row, stop_reason="eos") for row in original(*given)]
     )
-    for speech in synthesizer.speak(requests):
-        assert (speech.ended, speech.num_tries) == ("silent", 2) and "silent" in speech.failure
+    for speech in synthesizer.synthesize(requests):
+        assert (speech.stop_reason, speech.num_tries) == ("silent", 2) and "silent" in speech.failure
 
 
 def test_short_texts_may_last_longer_for_each_phone(codec) -> None:
     settings = tiny_infer(min_seconds_per_phone=0.06, max_seconds_per_phone=0.12, min_seconds=0.25, slack_seconds=1)
-    limits = SecondsPerPhone.from_settings(settings, codec.frame_rate_hz)
-    codes = torch.zeros(10, 8)
-    assert [limits(TokenizedRequest([], 1, codes, phones)) for phones in (2, 100)] == [(6, 31), (150, 325)]
+    items = [TokenizedRequest([], 1, torch.zeros(10, 8), num_phones) for num_phones in (2, 100)]
+    limits = [limits_by_phones(item, settings, codec.frame_rate_hz) for item in items]
+    assert limits == [(6, 31), (150, 325)]
 
 
 def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
@@ -165,7 +166,7 @@ def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
     assert len(prompted.codes) == 10
     # Of 0.7 s 0.4 s are kept: three of seven phones are still to be said.
     assert prompted.num_target_phones == round(len("a_dog") * 3 / 7)
-    [speech] = synthesizer.speak(requests[:1], continual=True)
+    [speech] = synthesizer.synthesize(requests[:1], continual=True)
     [spoken] = synthesizer.generate([prompted])
     [whole] = synthesizer.decode([torch.cat([prompted.codes, spoken.codes])])
     assert torch.equal(speech.audio, whole)
@@ -189,7 +190,7 @@ def test_what_cannot_be_spoken_is_named_and_stops_no_other(codec, requests) -> N
         (Request("", "?!", prompt), True, "the prompt's text '\\?!' has nothing"),
     ]
     for request, continual, words in bad:
-        first, second = synthesizer.speak([request, requests[0]], continual)
+        first, second = synthesizer.synthesize([request, requests[0]], continual)
         assert isinstance(first, UserError) and re.search(words, str(first))
-        [alone] = synthesizer.speak(requests[:1], continual)
+        [alone] = synthesizer.synthesize(requests[:1], continual)
         assert torch.equal(second.audio, alone.audio)
