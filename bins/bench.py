@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from utils.log import log, set_up_logging
 
     set_up_logging()
+    # No benchmark reads a corpus.
     overrides = ['dataset=["custom"]', "dataset_path.custom=none", *flags.set]
     settings = load_settings(ROOT / "config" / "valle.json", ValleExperiment, overrides, root=ROOT)
     device = pick_device()

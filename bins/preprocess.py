@@ -44,12 +44,9 @@ def main(arguments: Sequence[str] | None) -> int:
     if is_url(settings.preprocess.processed_dir):
         raise UserError("preprocess.processed_dir: stage 1 writes to a folder; copy it to the store for stage 2")
     processed_dir: Path = resolve_path(settings.preprocess.processed_dir, ROOT)
-    rank, world_size = state.process_index, state.num_processes
+    shared = (processed_dir, ROOT, settings.preprocess, state.process_index, state.num_processes)
     paths = {name: resolve_path(settings.dataset_path[name], ROOT) for name in settings.dataset}
-    preparations = [
-        Preparation(name, path, processed_dir, ROOT, settings.preprocess, rank, world_size)
-        for name, path in paths.items()
-    ]
+    preparations = [Preparation(name, path, *shared) for name, path in paths.items()]
     rows = [row for preparation in preparations for row in preparation.rows]
     # Fail before the codec is fitted if the folder cannot be made.
     processed_dir.mkdir(parents=True, exist_ok=True)

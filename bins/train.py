@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None) -> int:
     settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_prepared(settings)
+    # Limits that the config leaves null are measured on the corpus, and saved with the experiment.
     settings = with_measured_limits(settings, data)
     start = plan_start(
         settings,

@@ -150,6 +150,7 @@ class Synthesizer:
                 # A model that never saw such a short text may take it for the end of the prompt.
                 if reason in ("floor", "silent"):
                     minimum_scale[index] *= _LONGER_MINIMUM
+                # Of several failures, the first is kept.
                 former = results[index]
                 if speech.failure is not None and isinstance(former, Speech):
                     speech = replace(former, num_tries=num_tries)
