@@ -1,4 +1,4 @@
-"""espeak-ng speaks from wherever it is installed, and with whatever folder for temporary files."""
+"""espeak-ng works from any installation path and with any temporary folder."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ except UserError as error:
 
 
 def say_hello(data: Path | str = "", **environment: str) -> str:
-    """What a process of its own says."""
+    """The phones of "hello" from a separate process."""
     own = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-c", PROGRAM, str(data)]
     done = subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -48,12 +48,12 @@ def test_data_at_a_long_path_is_read(tmp_path: Path, home: Path, length: int) ->
         folder = folder / "a_long_name_of_a_folder"
     data = Path(shutil.copytree(espeakng_loader.get_data_path(), folder / "espeak-ng-data"))
     assert say_hello(data, HOME=str(home)) == "həloʊ"
-    # Again, with the link that is there now.
+    # Again, with the links that exist now.
     assert say_hello(data, HOME=str(home)) == "həloʊ"
 
 
 @pytest.mark.parametrize("kind", ["missing", "read-only file"])
-def test_a_temporary_folder_that_cannot_be_used_is_done_without(tmp_path: Path, home: Path, kind: str) -> None:
+def test_an_unusable_temporary_folder_is_not_needed(tmp_path: Path, home: Path, kind: str) -> None:
     folder = tmp_path / "temporary"
     if kind == "read-only file":
         folder.touch()
@@ -61,7 +61,7 @@ def test_a_temporary_folder_that_cannot_be_used_is_done_without(tmp_path: Path, 
 
 
 def mounted(folder: Path, options: str) -> str:
-    """The shell command that mounts a file system of one's own there; skips where that is not allowed."""
+    """A shell command that mounts a private file system; skips the test if that is not allowed."""
     folder.mkdir()
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
     if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode != 0:
@@ -70,7 +70,7 @@ def mounted(folder: Path, options: str) -> str:
 
 
 @pytest.mark.parametrize("options", ["noexec", "size=8k"])
-def test_a_full_or_noexec_temporary_folder_is_done_without(tmp_path: Path, home: Path, options: str) -> None:
+def test_a_full_or_noexec_temporary_folder_is_not_needed(tmp_path: Path, home: Path, options: str) -> None:
     folder = tmp_path / "temporary"
     mount = mounted(folder, options)
     script = tmp_path / "say.sh"

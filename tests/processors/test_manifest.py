@@ -1,4 +1,4 @@
-"""Shards from strangers: nothing in them runs, and nothing is written for them."""
+"""Shards from untrusted sources: nothing in them is executed or written to disk."""
 
 import io
 import tarfile
@@ -29,7 +29,7 @@ class Attack:
 
 
 def replace_members(tar: Path, change) -> None:
-    """Write a tar anew with each member's name and content as `change` gives them."""
+    """Rewrite a tar with the names and contents that `change` gives for its members."""
     with tarfile.open(tar) as source:
         members = [(member.name, source.extractfile(member).read()) for member in source.getmembers()]
     with tarfile.open(tar, "w") as target:
@@ -66,7 +66,7 @@ def test_members_with_paths_are_not_written_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_worker", [0, 1])
 @pytest.mark.parametrize("suffix", [".tar", ".gz"])
-def test_a_damaged_shard_is_one_line_in_training_too(tmp_path: Path, suffix: str, num_worker: int) -> None:
+def test_a_damaged_shard_is_one_line_in_training(tmp_path: Path, suffix: str, num_worker: int) -> None:
     write_shard(tmp_path / "train", 0, made_up_utterances(20), 25)
     [path] = (tmp_path / "train").glob(f"*{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -74,6 +74,6 @@ def test_a_damaged_shard_is_one_line_in_training_too(tmp_path: Path, suffix: str
     tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.from_phones("abcdefgh_"), add_blank=False)
     shards = list_shards(tmp_path / "train")
     data = TrainData(shards, shards, tokenizer, Collator(4, 1, 75, for_nar=False), settings)
-    with pytest.raises(UserError, match=r"damaged.*run stage 1 again") as told:
+    with pytest.raises(UserError, match=r"damaged.*run stage 1 again") as caught:
         list(data.batches(0))
-    assert "\n" not in str(told.value) and str(told.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path))

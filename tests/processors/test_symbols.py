@@ -42,7 +42,7 @@ def test_extending_never_shifts_an_id():
 
 
 @pytest.mark.parametrize("phone", ["", " ", "a b", "a\n", "\u00a0", "<eos>"])
-def test_what_a_file_could_not_hold_is_no_phone(phone):
+def test_a_phone_that_a_file_cannot_hold_is_refused(phone):
     with pytest.raises(ValueError):
         SymbolTable([phone])
 

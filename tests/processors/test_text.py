@@ -1,4 +1,4 @@
-"""Text to phones to ids: the reference's phones, and results that depend on their own text alone."""
+"""Text to phones to ids: the reference's phones, and independence of other texts."""
 
 import json
 import logging
@@ -93,7 +93,7 @@ def test_a_text_in_a_batch_gives_what_it_gives_alone(phonemizer):
     assert phonemizer.phonemize([]) == []
 
 
-def test_what_was_said_before_changes_nothing(espeak):
+def test_earlier_texts_change_nothing(espeak):
     texts = NASTY + random_texts(9, 60)
     used = espeak.phonemize(texts)
     assert EspeakPhonemizer("en-us").phonemize(texts[::-1])[::-1] == used
@@ -107,7 +107,7 @@ def test_phones_are_symbols_with_single_separators_between_words(phonemizer):
         SymbolTable.from_phones(phones)
 
 
-def test_nothing_to_say_gives_the_marks_alone(espeak):
+def test_a_text_without_words_gives_its_marks(espeak):
     texts = ["", " \n ", "...", " ! ? ", "-", "hello"]
     assert espeak.phonemize(texts)[:5] == [[], [], [".", ".", "."], ["!", "_", "?"], []]
 
@@ -142,7 +142,7 @@ def test_apostrophes_stay_in_their_words(espeak):
 
 
 @pytest.mark.parametrize("text", ["a {} rise", "{}", "-{} or more", "({})", "${}", "it is {}, or so"])
-def test_the_point_of_a_decimal_without_a_zero_is_said(espeak, text: str):
+def test_the_point_of_a_decimal_without_a_zero_is_read(espeak, text: str):
     bare, full = espeak.phonemize([text.format(".5"), text.format("0.5")])
     assert bare == full and "pɔɪnt" in "".join(bare)
 
@@ -156,7 +156,7 @@ def test_stops_between_words_are_no_points(espeak):
     ("marks", "same"),
     [("，。！？；：", ",.!?;:"), ("、।॥،؟؛", ",..,?;"), ("「」（）", '""()'), ("．，：", ".,:")],
 )
-def test_marks_of_other_scripts_are_those_that_voices_know(phonemizer, marks: str, same: str):
+def test_marks_of_other_scripts_are_mapped_to_known_ones(phonemizer, marks: str, same: str):
     for mark, ascii_mark in zip(marks, same, strict=True):
         first, second = phonemizer.phonemize([f"one{mark}two {mark} three", f"one{ascii_mark}two {ascii_mark} three"])
         assert first == second and ascii_mark in first
@@ -210,7 +210,7 @@ def test_accents_are_read_alike_however_they_are_written(espeak):
     assert composed == decomposed
 
 
-def test_markers_of_a_language_change_are_no_phones():
+def test_language_switch_flags_are_not_phones():
     [phones] = EspeakPhonemizer("fr-fr").phonemize(["j'aime le football"])
     assert "(" not in phones and "".join(phones).endswith("fʊtbɔːl")
 
@@ -241,7 +241,7 @@ def test_phonemizing_is_quiet(caplog, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_phonemizers_travel_to_worker_processes(phonemizer):
+def test_phonemizers_can_be_pickled(phonemizer):
     copy = pickle.loads(pickle.dumps(phonemizer))
     assert copy.phonemize(["Hello there."]) == phonemizer.phonemize(["Hello there."])
 
@@ -254,8 +254,8 @@ def test_phones_outside_the_table_do_not_stop_inference(caplog):
         again = tokenizer.ids(["aː", "_", "x", "_", "i", "é", "ː", "ɔ̃", "a"])
     assert ids == again == table.encode(["a", "_", "iː", "e", "ɔ", "a"], add_blank=False)
     assert len(caplog.records) == 1
-    for told in ("aː (U+0061 U+02D0) -> a", "x (U+0078) -> left out", "ː (U+02D0) -> left out"):
-        assert told in caplog.text
+    for line in ("aː (U+0061 U+02D0) -> a", "x (U+0078) -> left out", "ː (U+02D0) -> left out"):
+        assert line in caplog.text
     assert tokenizer.ids(["x"]) == [table.bos_id, table.eos_id]
 
 
@@ -264,7 +264,7 @@ def test_the_nearest_of_several_spellings_is_taken():
     assert TextTokenizer(GraphemePhonemizer, table, add_blank=False).ids(["a"]) == table.encode(["aː"], add_blank=False)
 
 
-def test_stored_phones_and_spoken_text_give_the_same_ids(espeak):
+def test_stored_phones_and_text_give_the_same_ids(espeak):
     text = "The shells she sells are sea-shells, I'm sure."
     [phones] = espeak.phonemize([text])
     table = SymbolTable.from_phones(phones)

@@ -1,4 +1,4 @@
-"""A prompt and a text have the same ids in a training's samples, in stage 3 and on the page."""
+"""A prompt and a text get the same ids in training's samples, in stage 3 and on the page."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_samples_training_and_inference_read_the_same_ids(prefix_mode: int, add_
         sample = SampleLogger(synthesizer, [target, own], writer=None)._prompted()
         assert (sample.ids, sample.target_start) == (at_inference.ids, at_inference.target_start)
         assert sample.num_target_phones == at_inference.num_target_phones
-        # What the models train on: joined utterances, and, in modes 2 and 4, a target whose prompt has no text.
+        # Models train on joined utterances and, in modes 2 and 4, on a target without the prompt's text.
         assert list(at_inference.ids) == tokenizer.ids(join(own, target).phones)
         shown = target.phones if prefix_mode in (2, 4) else join(own, target).phones
         assert list(synthesizer.model.nar_ids(at_inference)) == tokenizer.ids(shown)

@@ -1,4 +1,4 @@
-"""From requests to speech: batches, prompts, text for the NAR, the floor and the cap."""
+"""From requests to speech: batches, prompts, the NAR's text, minimum and maximum lengths."""
 
 import re
 from dataclasses import replace
@@ -39,22 +39,22 @@ def requests() -> list[Request]:
 def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: int) -> None:
     synthesizer = build(codec, mode, top_k=top_k)
     together = synthesizer.generate(synthesizer.tokenize(requests, continual=False))
-    for request, spoken in zip(requests, together, strict=True):
+    for request, generation in zip(requests, together, strict=True):
         [alone] = synthesizer.generate(synthesizer.tokenize([request], continual=False))
-        assert torch.equal(spoken.codes, alone.codes) and spoken.stop_reason == alone.stop_reason
+        assert torch.equal(generation.codes, alone.codes) and generation.stop_reason == alone.stop_reason
     groups = build(codec, mode, top_k=top_k, max_batch_size=2).synthesize(requests)
     whole = synthesizer.synthesize(requests)
     assert all(torch.equal(a.audio, b.audio) for a, b in zip(groups, whole, strict=True))
     assert all(speech.audio.abs().max() > 0 for speech in whole)
 
 
-def test_the_nar_of_modes_2_and_4_is_not_shown_the_prompts_text(codec, requests) -> None:
+def test_the_nar_of_modes_2_and_4_does_not_get_the_prompts_text(codec, requests) -> None:
     for mode in (1, 2, 4):
         synthesizer = build(codec, mode)
-        [prompted] = synthesizer.tokenize(requests[:1], continual=False)
-        assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog", "_", *"go", "_", *"home."], False)
+        [item] = synthesizer.tokenize(requests[:1], continual=False)
+        assert list(item.ids) == TABLE.encode([*"a", "_", *"dog", "_", *"go", "_", *"home."], False)
         target = TABLE.encode([*"go", "_", *"home."], False)
-        assert list(synthesizer.model.nar_ids(prompted)) == (target if mode != 1 else list(prompted.ids))
+        assert list(synthesizer.model.nar_ids(item)) == (target if mode != 1 else list(item.ids))
 
 
 @pytest.mark.parametrize("add_blank", [False, True])
@@ -62,14 +62,14 @@ def test_released_models_of_modes_2_and_4_keep_the_boundary_before_the_text(code
     synthesizer = build(codec, 2)
     synthesizer.tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank)
     synthesizer.follow_reference(synthesizer.frame_limits)
-    [prompted] = synthesizer.tokenize(requests[:1], continual=False)
+    [item] = synthesizer.tokenize(requests[:1], continual=False)
     joint = [*"a", "_", *"dog", "_", *"go", "_", *"home."]
-    assert list(prompted.ids) == TABLE.encode(joint, add_blank)
+    assert list(item.ids) == TABLE.encode(joint, add_blank)
     behind = TABLE.encode(joint, add_blank)[len(TABLE.encode([*"a", "_", *"dog"], add_blank)) - 1 :]
-    assert list(synthesizer.model.nar_ids(prompted)) == [TABLE.bos_id, *behind]
+    assert list(synthesizer.model.nar_ids(item)) == [TABLE.bos_id, *behind]
 
 
-def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
+def test_a_batch_needs_one_call_of_the_phonemizer(codec, requests) -> None:
     calls = []
 
     class Counted(GraphemePhonemizer):
@@ -83,16 +83,16 @@ def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
     assert calls == [2 * len(requests)]
 
 
-def test_floor_and_cap_are_seconds_per_phone_of_the_target(codec, requests) -> None:
+def test_lengths_are_limited_by_the_phones_of_the_target(codec, requests) -> None:
     synthesizer = build(codec, min_seconds_per_phone=0.4, max_seconds_per_phone=0.4)
-    [prompted] = synthesizer.tokenize(requests[:1], continual=False)
-    [spoken] = synthesizer.generate([prompted])
-    assert prompted.num_target_phones == len("_go_home.")
-    assert len(spoken.codes) == 0.4 * 25 * len("_go_home.")
-    assert spoken.stop_reason == "cap"
+    [item] = synthesizer.tokenize(requests[:1], continual=False)
+    [generation] = synthesizer.generate([item])
+    assert item.num_target_phones == len("_go_home.")
+    assert len(generation.codes) == 0.4 * 25 * len("_go_home.")
+    assert generation.stop_reason == "cap"
 
 
-def test_the_seed_decides(codec, requests) -> None:
+def test_the_seed_determines_the_codes(codec, requests) -> None:
     def codes(seed: int) -> torch.Tensor:
         synthesizer = build(codec, top_k=0, seed=seed, min_seconds_per_phone=0.1)
         return synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False))[0].codes
@@ -101,7 +101,7 @@ def test_the_seed_decides(codec, requests) -> None:
     assert not torch.equal(codes(1)[:, 0], codes(2)[:, 0])
 
 
-def test_other_settings_and_who_listens_change_nothing_else(codec, requests) -> None:
+def test_other_settings_share_the_model_and_callbacks_change_nothing(codec, requests) -> None:
     first = build(codec, top_k=0, min_seconds_per_phone=0.1)
     second = first.with_settings(seed=5, temperature=0.7)
     wanted = build(codec, top_k=0, min_seconds_per_phone=0.1, seed=5, temperature=0.7)
@@ -110,19 +110,19 @@ def test_other_settings_and_who_listens_change_nothing_else(codec, requests) -> 
     assert first.settings.seed == 0
 
 
-def test_frames_are_heard_as_they_are_decoded(codec, requests) -> None:
-    heard: list[int] = []
+def test_frames_are_reported_as_they_are_generated(codec, requests) -> None:
+    reported: list[int] = []
     synthesizer = build(codec, min_seconds_per_phone=0.1)
-    [spoken] = synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False), heard.append)
-    # The frame that ends it, at the cap, is told by the result.
-    assert heard == [*range(1, len(spoken.codes))]
+    [generation] = synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False), reported.append)
+    # The last frame, at the maximum length, is not reported.
+    assert reported == [*range(1, len(generation.codes))]
 
 
-def test_speech_that_fails_is_tried_again_with_the_next_seeds(codec, requests) -> None:
+def test_failed_speech_is_tried_again_with_the_next_seeds(codec, requests) -> None:
     def build_with(seed: int, **infer) -> Synthesizer:
         synthesizer = build(codec, **{"top_k": 0, "seed": seed, "min_seconds_per_phone": 0, "max_tries": 1, **infer})
         with torch.no_grad():
-            # As likely as all others together once in about ten frames.
+            # Makes the end likely in about one of ten frames.
             synthesizer.model.ar.predict_layer.weight[synthesizer.model.ar.eos_id].fill_(0.4)
         return synthesizer
 
@@ -141,7 +141,7 @@ def test_speech_that_fails_is_tried_again_with_the_next_seeds(codec, requests) -
     assert all(row.stop_reason in ("cap", "floor") and row.num_tries == 1 and row.failure for row in greedy)
 
 
-def test_silence_is_a_failure_however_it_ends(codec, requests, monkeypatch) -> None:
+def test_silence_is_a_failure_with_any_end(codec, requests, monkeypatch) -> None:
     synthesizer = build(codec, top_k=0, max_tries=2)
     monkeypatch.setattr(synthesizer, "decode", lambda codes: [torch.zeros(960 * len(row)) for row in codes])
     original = synthesizer.generate
@@ -159,31 +159,31 @@ def test_short_texts_may_last_longer_for_each_phone(codec) -> None:
     assert limits == [(6, 31), (150, 325)]
 
 
-def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
+def test_continual_keeps_the_start_of_the_prompt(codec, requests) -> None:
     synthesizer = build(codec, continual_prompt_seconds=0.4)
-    [prompted] = synthesizer.tokenize(requests[:1], continual=True)
-    assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(synthesizer.model.nar_ids(prompted))
-    assert len(prompted.codes) == 10
-    # Of 0.7 s 0.4 s are kept: three of seven phones are still to be said.
-    assert prompted.num_target_phones == round(len("a_dog") * 3 / 7)
+    [item] = synthesizer.tokenize(requests[:1], continual=True)
+    assert list(item.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(synthesizer.model.nar_ids(item))
+    assert len(item.codes) == 10
+    # 0.4 of 0.7 s are kept, so three of seven phones are left.
+    assert item.num_target_phones == round(len("a_dog") * 3 / 7)
     [speech] = synthesizer.synthesize(requests[:1], continual=True)
-    [spoken] = synthesizer.generate([prompted])
-    [whole] = synthesizer.decode([torch.cat([prompted.codes, spoken.codes])])
+    [generation] = synthesizer.generate([item])
+    [whole] = synthesizer.decode([torch.cat([item.codes, generation.codes])])
     assert torch.equal(speech.audio, whole)
 
 
-def test_copy_goes_through_the_codec(codec, requests) -> None:
+def test_copy_is_the_codecs_reconstruction(codec, requests) -> None:
     audio = requests[0].prompt_audio
     copied = build(codec).copy(audio)
     codes, lens = codec.encode(audio[None], torch.tensor([len(audio)]))
     assert torch.equal(copied, codec.decode(codes, lens)[0][0, : len(audio)])
 
 
-def test_what_cannot_be_spoken_is_named_and_stops_no_other(codec, requests) -> None:
+def test_a_request_that_fails_has_a_reason_and_does_not_affect_others(codec, requests) -> None:
     synthesizer = build(codec, continual_prompt_seconds=0.4)
     prompt, short = requests[0].prompt_audio, torch.ones(RATE // 5)
     bad = [
-        (Request("", "a dog", prompt), False, "the text '' has nothing that can be spoken"),
+        (Request("", "a dog", prompt), False, "the text '' has nothing that can be generation"),
         (Request("?!", "a dog", prompt), False, "the text '\\?!' has nothing"),
         (Request("go", " ", prompt), False, "the prompt's text ' ' has nothing"),
         (Request("", "a dog", short), True, "keeps 0.4 s of the prompt, and it is no longer"),

@@ -1,4 +1,4 @@
-"""Test lists in the forms that people have, and the real fault of a line that has none of them."""
+"""Test lists in all supported forms, and the actual fault of a line that has none of them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A list's folder, which is not the caller's."""
+    """The folder of a list, which is not the working directory."""
     (tmp_path / "wavs").mkdir()
     for name in ("a", "b", "reference"):
         (tmp_path / "wavs" / f"{name}.wav").touch()
@@ -42,12 +42,12 @@ def fields(job: ListItem | InvalidLine) -> tuple:
         ("utt-7|as said|wavs/a.wav|say this|wavs/reference.wav", "batch/utt-7", "reference.wav"),
     ],
 )
-def test_every_form_is_known_by_its_audio_which_may_lie_beside_the_list(folder, line, name, reference) -> None:
+def test_every_form_is_recognized_by_its_audio(folder, line, name, reference) -> None:
     [job] = read(folder, line)
     assert fields(job) == (name, "say this", "as said", "a.wav", reference)
 
 
-def test_the_callers_folder_goes_before_the_lists_and_the_lists_before_the_root(folder, monkeypatch, tmp_path) -> None:
+def test_paths_start_at_the_working_directory_then_the_list_then_the_root(folder, monkeypatch, tmp_path) -> None:
     caller = tmp_path / "caller"
     (caller / "wavs").mkdir(parents=True)
     (caller / "wavs" / "b.wav").touch()
@@ -78,7 +78,7 @@ def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
         ("say|wavs/a.wav", "2 fields, and needs three or more"),
     ],
 )
-def test_the_real_fault_of_a_line_is_named(folder: Path, line: str, words: str) -> None:
+def test_the_actual_fault_of_a_line_is_named(folder: Path, line: str, words: str) -> None:
     bad, good = read(folder, line, "x|y|wavs/a.wav")
     assert isinstance(bad, InvalidLine) and isinstance(good, ListItem)
     with pytest.raises(AssertionError, match=words):

@@ -1,4 +1,4 @@
-"""Spectrograms: a tone lies at its frequency, silence is dark, and any length gives the columns that were asked for."""
+"""Spectrograms: a tone lies at its frequency, silence is dark, and any length gives the requested number of columns."""
 
 import numpy as np
 import pytest
