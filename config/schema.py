@@ -57,8 +57,8 @@ class PreprocessSettings(Section):
     sample_rate: Count = Field(description="Hz; audio is resampled to it before the codec")
     min_duration: Positive = Field(description="seconds; shorter utterances are left out")
     max_duration: Positive = Field(description="seconds; longer utterances are left out")
-    valid_fraction: Fraction = Field(description="share for validation where a corpus has no split of its own")
-    test_fraction: Fraction = Field(description="share for testing where a corpus has no split of its own")
+    valid_fraction: Fraction = Field(description="share for validation if a corpus has no split of its own")
+    test_fraction: Fraction = Field(description="share for testing if a corpus has no split of its own")
     split_by: Literal["auto", "speaker", "utterance"] = Field(
         description="what such a split never divides; auto: speaker from 20 speakers on"
     )

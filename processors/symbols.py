@@ -29,7 +29,7 @@ class SymbolTable:
         if len(self._ids) != len(self._phones):
             raise ValueError("a phone is given twice")
         for phone in self._phones:
-            if phone in SPECIALS or not _is_symbol(phone):
+            if phone in SPECIALS or phone.split() != [phone]:
                 raise ValueError(f"{phone!r} cannot be a phone")
 
     @classmethod
@@ -115,10 +115,6 @@ class _Row(NamedTuple):
     line: int
     symbol: str
     id: int
-
-
-def _is_symbol(text: str) -> bool:
-    return text.split() == [text]
 
 
 def _read_rows(path: Path) -> list[_Row]:

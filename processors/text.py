@@ -36,7 +36,6 @@ class TextTokenizer:
         return self._load_phonemizer()
 
     def phones(self, texts: Sequence[str]) -> list[list[str]]:
-        """The phones of each text."""
         return self.phonemizer.phonemize(texts)
 
     def ids(self, phones: Sequence[str]) -> list[int]:

@@ -151,7 +151,11 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """
     path = checkpoint.weights
     try:
-        weights = load_file(path) if path.suffix == ".safetensors" else _load_pickled_tensors(path)
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            # Files written by torch before 1.6 are not zip archives, and cannot be memory-mapped.
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused: the file is damaged, or holds more than tensors, and loading it could run code; "
@@ -160,16 +164,10 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     except Exception as error:  # A damaged file raises many types.
         reason = first_line(error)
         raise UserError(f"{path}: damaged ({reason}); use another checkpoint") from error
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    is_dict = isinstance(weights, dict) and len(weights) > 0
+    if not is_dict or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path}: not a dict of named weights; use another checkpoint")
     return weights
-
-
-def _load_pickled_tensors(path: Path) -> dict[str, Tensor]:
-    # Files written by torch before 1.6 are not zip archives, and cannot be memory-mapped.
-    can_map = zipfile.is_zipfile(path)
-    weights = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
-    return weights if isinstance(weights, dict) else {}
 
 
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
 
 # Scripts, by the first word of their letters' Unicode names, with the languages that are written in them. Every voice
 # reads Latin letters, and no voice reads scripts that are not listed.
@@ -34,6 +33,8 @@ _LANGUAGES = {
     "SHAVIAN": "en-shaw",
 }
 _READERS = {script: set(languages.split()) for script, languages in _LANGUAGES.items()}
+# Categories of letters with and without case. Modifier letters are read with their neighbours.
+_LETTERS = {"Lu", "Ll", "Lt", "Lo"}
 # A single Greek letter is a symbol, such as pi, and every voice knows its name.
 _GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{2,}")
 
@@ -52,15 +53,9 @@ def unreadable_letters(text: str, language: str) -> list[str]:
             return True
         return script == "LATIN" or bool(_READERS.get(script, set()) & names)
 
-    return [letter for letter in dict.fromkeys(_letters(text)) if not can_read(letter)]
-
-
-def _letters(text: str) -> Iterable[str]:
-    return (character for character in text if character > "\u024f" and unicodedata.category(character) in _KINDS)
-
-
-# Letters with and without case, and other letters. Modifier letters are read with their neighbours.
-_KINDS = {"Lu", "Ll", "Lt", "Lo"}
+    # Most characters are Latin letters below U+0250, which need no look-up.
+    others = dict.fromkeys(character for character in text if character > "\u024f")
+    return [letter for letter in others if unicodedata.category(letter) in _LETTERS and not can_read(letter)]
 
 
 def _script(letter: str) -> str:
