@@ -19,9 +19,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python egs/tts/VALLE/demo.py
 
-# TESTS="tests/models ..." runs these alone.
+# TESTS="tests/models ..." runs these alone, and TEST_WORKERS=0 runs all tests in one process.
+TEST_WORKERS ?= 2
 test: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(TESTS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(TESTS)
 
 # The page in Debian's chromium, without a screen.
 test-web: $(STAMP)

@@ -1,4 +1,4 @@
-"""Training data of a corpus ten times as large: the first batch, a resumed epoch, and the memory of a loader."""
+"""Training data from a disk: an epoch with an empty page cache, the first batch, memory, and a rank's share."""
 
 import multiprocessing
 import os
@@ -6,114 +6,184 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.measure import Row, peak_memory
-from benchmarks.training import FRAME_RATE_HZ, PHONES, train_data
+from benchmarks.measure import MIB, Row, peak_memory
+from benchmarks.training import FRAME_RATE_HZ, made_up_utterances, train_data
 from config.schema import ValleExperiment
-from models.contract import Place
-from processors.manifest import Utterance, list_shards, write_shard
+from processors.manifest import list_shards, write_shard
+from training.plan import Position
+from training.pools import PoolReader
+from utils.remote import MachineCache
 
-SHARD_SIZE, UTTERANCES_PER_SPEAKER = 1000, 100
-# Processes that divide the reading among them.
-NUM_READERS = 8
+SHARD_SIZE = 1000
+NUM_RANKS = 8
+_WORKERS = (1, 2, 4)
+# Shards of the corpus that an epoch is read from, which is more than one pool; those of a large corpus that are read.
+_NUM_SHARDS, _FULL_SHARDS = 16, 100
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading an epoch took: seconds to its first batch and to that of its last block, MiB at the peak.
+    """What reading took: seconds to the first batch, seconds and tokens of all, MiB at the peak and MiB from the disk.
 
-    Rates are utterances a second; `shared_rate` is those of the whole epoch by the seconds of one process's share.
+    `disk_mib` is None where the system does not count, as for a folder in memory.
     """
 
     first_seconds: float
-    resumed_seconds: float
+    seconds: float
+    num_tokens: int
     peak_mib: float
-    rate: float
-    shared_rate: float
+    disk_mib: float | None
 
 
 def rows(settings: ValleExperiment, full: bool) -> list[Row]:
-    """A hundred thousand utterances and, where it is full, a million; else a tenth of both."""
-    nums = (100_000, 1_000_000) if full else (10_000, 100_000)
+    """On LibriTTS-like lengths: 100 thousand utterances where it is full, and their index ten times over."""
+    num_shards = _FULL_SHARDS if full else _NUM_SHARDS
+    settings = with_training(settings, shards_per_pool=64 if full else 6)
     with tempfile.TemporaryDirectory() as folder:
-        written = _write(Path(folder) / "written" / "train", nums[0] // SHARD_SIZE)
-        readings = []
-        for num in nums:
-            shards = _repeat(written, Path(folder) / f"corpus_{num}" / "train", num // SHARD_SIZE)
-            # A new process: memory that another reading left behind would count.
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                readings.append(pool.apply(read, (settings, shards)))
-    made = []
-    for num, reading in zip(nums, readings, strict=True):
-        job = f"{num:,} short utterances"
-        met = reading.first_seconds <= 10
-        made.append(Row(f"{job}: first batch", reading.first_seconds, goal="at most 10 s", met=met))
-        made.append(Row(f"{job}: first batch of the last block", reading.resumed_seconds))
-        made.append(Row(f"{job}: read", rate=reading.rate, unit="utterance/s", peak_mib=reading.peak_mib))
-    growth = readings[1].peak_mib / readings[0].peak_mib
-    goal = f"at most 1.2 x that of {nums[0]:,}"
-    made[-1].goal, made[-1].met, made[-1].note = f"{goal} in memory", growth <= 1.2, f"{growth:.2f} x"
-    shared, alone = readings[1].shared_rate, readings[1].rate
+        shards = write_corpus(Path(folder) / "written" / "train", num_shards)
+        files_mib = sum(path.stat().st_size for path in Path(shards[0]).parent.iterdir()) / MIB
+        many = repeat(shards, Path(folder) / "repeated" / "train", 10 * num_shards)
+        job = f"{num_shards * SHARD_SIZE:,} utterances on disk ({files_mib:.0f} MiB)"
+        found = [_epoch_row(settings, shards, num_workers, job) for num_workers in _WORKERS]
+        found += _size_rows(settings, shards, many)
+        found.append(_share_row(settings, shards, files_mib, job))
+    return found
+
+
+def with_training(settings: ValleExperiment, **changes: object) -> ValleExperiment:
+    return settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
+
+
+def _epoch_row(settings: ValleExperiment, shards: Sequence[str], num_workers: int, job: str) -> Row:
+    """The clock starts before the index is read, and nothing of the corpus is in memory then."""
+    reading = alone(read, settings, shards, num_workers)
+    note = "the system does not count" if reading.disk_mib is None else f"{reading.disk_mib:.0f} MiB from the disk"
+    rate = reading.num_tokens / reading.seconds
+    return Row(f"{job}: an epoch, {num_workers} workers", reading.seconds, rate, "token/s", note=note)
+
+
+def _size_rows(settings: ValleExperiment, shards: Sequence[str], many: Sequence[str]) -> list[Row]:
+    """The first batches of a corpus and of one ten times as large."""
+    made, peaks = [], []
+    for of_size in (shards, many):
+        reading = alone(read, settings, of_size, 0, 200)
+        peaks.append(reading.peak_mib)
+        job = f"{len(of_size) * SHARD_SIZE:,} utterances: first batch"
+        is_met = reading.first_seconds <= 10
+        made.append(Row(job, reading.first_seconds, peak_mib=reading.peak_mib, goal="at most 10 s", met=is_met))
+    growth = peaks[1] / peaks[0]
     made.append(
         Row(
-            f"{nums[1]:,} short utterances: the share of one of {NUM_READERS} processes, alone",
-            nums[1] / shared,
-            goal=f"at most 1/{NUM_READERS / 2:g} of the time of all",
-            met=shared >= alone * NUM_READERS / 2,
-            note=f"1/{shared / alone:.1f} of the time",
+            f"{len(many) * SHARD_SIZE:,} utterances: memory by that of {len(shards) * SHARD_SIZE:,}",
+            rate=growth,
+            unit="x",
+            goal="at most 1.2 x",
+            met=growth <= 1.2,
         )
     )
     return made
 
 
-def read(settings: ValleExperiment, shards: Sequence[str]) -> Reading:
-    """An epoch of batches, built in this process."""
-    data = train_data(settings, shards, num_workers=0)
-    started = time.perf_counter()
-    next(data.batches(0))
-    first_seconds = time.perf_counter() - started
-    last_block = (len(shards) - 1) // settings.train.shards_per_block
-    started = time.perf_counter()
-    next(data.batches(0, Place(last_block, 0)))
-    resumed_seconds = time.perf_counter() - started
-    started = time.perf_counter()
+def _share_row(settings: ValleExperiment, shards: Sequence[str], files_mib: float, job: str) -> Row:
+    """What the rank that reads most reads from the disk, where eight ranks of a machine train together."""
+    context = multiprocessing.get_context("spawn")
+    evict(shards)
+    barrier = context.Barrier(NUM_RANKS)
+    with context.Pool(NUM_RANKS, initializer=_set_barrier, initargs=(barrier,)) as pool:
+        readings = pool.starmap(read_share, [(settings, shards, rank) for rank in range(NUM_RANKS)], chunksize=1)
+    name = f"{job}: bytes that one of {NUM_RANKS} ranks reads"
+    goal = f"at most 1/7 of {files_mib:.0f} MiB"
+    shares = [reading.disk_mib for reading in readings if reading.disk_mib]
+    if len(shares) < NUM_RANKS:
+        return Row(name, goal=goal, note="the system does not count")
+    share = max(shares) / files_mib
+    return Row(name, max(r.seconds for r in readings), max(shares), "MiB", None, None, None, goal, share <= 1 / 7)
+
+
+_barrier: Barrier | None = None
+
+
+def _set_barrier(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def alone(work: object, settings: ValleExperiment, shards: Sequence[str], *others: object) -> Reading:
+    """Run `read` in a new process, whose memory is its own, with nothing of the shards in the page cache."""
+    evict(shards)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, (settings, shards, *others))  # type: ignore[arg-type]
+
+
+def read(
+    settings: ValleExperiment,
+    shards: Sequence[str],
+    num_workers: int,
+    num_steps: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Reading:
+    """An epoch of one rank's batches, or the first steps of one, from the index on."""
+    settings = with_training(settings, max_epoch=1 if num_steps is None else settings.train.max_epoch, max_steps=None)
+    before = _disk_bytes()
     with peak_memory() as peak:
-        num = sum(batch.num_utterances for batch in data.batches(0))
-    rate = num / (time.perf_counter() - started)
-    shared_rate = num / _seconds_of_first(settings, shards)
-    return Reading(first_seconds, resumed_seconds, peak.before + (peak.mib or 0), rate, shared_rate)
+        started = time.perf_counter()
+        pools = PoolReader(MachineCache(), rank, world_size)
+        data = replace(train_data(settings, shards, num_workers), rank=rank, world_size=world_size, pools=pools)
+        # As a training begins: with the number of its steps.
+        all_steps = data.num_steps(Position())
+        first_seconds, num_tokens = None, 0
+        for batches in data.steps(Position(), all_steps if num_steps is None else num_steps):
+            first_seconds = first_seconds or time.perf_counter() - started
+            num_tokens += sum(batch.num_tokens for batch in batches)
+        seconds = time.perf_counter() - started
+        pools.close(wait=True)
+    read_bytes = _disk_bytes() - before
+    disk_mib = read_bytes / MIB if read_bytes else None
+    return Reading(first_seconds or seconds, seconds, num_tokens, peak.before + (peak.mib or 0), disk_mib)
 
 
-def _seconds_of_first(settings: ValleExperiment, shards: Sequence[str]) -> float:
-    """An epoch's batches, for the first of the processes that divide it."""
-    train = settings.train.model_copy(update={"num_streams": NUM_READERS})
-    data = train_data(settings.model_copy(update={"train": train}), shards, num_workers=0)
-    started = time.perf_counter()
-    for _ in replace(data, world_size=NUM_READERS).batches(0):
-        pass
-    return time.perf_counter() - started
+def read_share(settings: ValleExperiment, shards: Sequence[str], rank: int) -> Reading:
+    """An epoch of one of the ranks of a machine, which begin together."""
+    assert _barrier is not None
+    _barrier.wait()
+    return read(settings, shards, num_workers=0, rank=rank, world_size=NUM_RANKS)
 
 
-def _write(folder: Path, num_shards: int) -> list[str]:
-    """Shards of short utterances of many speakers."""
-    rng = np.random.default_rng(0)
+def _disk_bytes() -> int:
+    """What this process and its ended workers have read from disks; 0 where the system does not count."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes")), 0)
+
+
+def evict(shards: Sequence[str]) -> None:
+    """Take all files of these shards out of the page cache, so that they are read from the disk again."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for folder in {Path(shard).parent for shard in shards}:
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                # Pages that are not on the disk yet cannot be dropped.
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def write_corpus(folder: Path, num_shards: int) -> list[str]:
+    """Shards of LibriTTS-like lengths."""
+    utterances = made_up_utterances(num_shards * SHARD_SIZE)
     for shard in range(num_shards):
-        utterances = []
-        for index in range(shard * SHARD_SIZE, (shard + 1) * SHARD_SIZE):
-            num_frames = int(rng.integers(4, 40))
-            phones = tuple(rng.choice(PHONES, num_frames // 2).tolist())
-            codes = rng.integers(0, 1024, (num_frames, 8)).astype(np.int16)
-            speaker = f"s{index // UTTERANCES_PER_SPEAKER}"
-            utterances.append(Utterance(f"u{index:07d}", "made up", phones, speaker, codes))
-        write_shard(folder, shard, utterances, FRAME_RATE_HZ)
+        write_shard(folder, shard, [next(utterances) for _ in range(SHARD_SIZE)], FRAME_RATE_HZ)
     return list_shards(folder)
 
 
-def _repeat(written: Sequence[str], folder: Path, num: int) -> list[str]:
-    """So many shards, each a link to a written one."""
+def repeat(written: Sequence[str], folder: Path, num: int) -> list[str]:
+    """So many shards, each a link to a written one: a large corpus's index, and files that are read again."""
     folder.mkdir(parents=True)
     for index in range(num):
         source = Path(written[index % len(written)])

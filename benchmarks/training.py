@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
+from training.corpus import IndexedCorpus
 from training.data import TrainData
+from training.plan import Position
 from utils.device import has_fast_bf16
 
 FRAME_RATE_HZ, PHONES_PER_SECOND = 75, 13.5
@@ -35,7 +38,7 @@ PHONES = tuple("abcdefghijklmnopqrstuvwxyz_")
 def rows(settings: ValleExperiment, device: torch.device, full: bool) -> list[Row]:
     """Everything about training."""
     with tempfile.TemporaryDirectory() as folder:
-        write_shard(Path(folder), 0, list(_utterances(4000)), FRAME_RATE_HZ)
+        write_shard(Path(folder), 0, list(made_up_utterances(4000)), FRAME_RATE_HZ)
         data = train_data(settings, list_shards(Path(folder)), num_workers=0)
         padding = _padding_row(data)
         loading = _loading_row(train_data(settings, list_shards(Path(folder)), num_workers=1))
@@ -48,7 +51,7 @@ def rows(settings: ValleExperiment, device: torch.device, full: bool) -> list[Ro
     return [padding, loading, training, Row("AR training, bf16, full size, GPU", goal=goal, note="not measured")]
 
 
-def _utterances(num: int) -> Iterator[Utterance]:
+def made_up_utterances(num: int) -> Iterator[Utterance]:
     """Log-normal lengths of 0.5 to 14 s; phones in proportion, give or take an eighth."""
     rng = np.random.default_rng(0)
     while num:
@@ -67,22 +70,26 @@ def train_data(settings: ValleExperiment, shards: Sequence[str], num_workers: in
     collator = Collator(8, PrefixMode(settings.model.prefix_mode), 3 * FRAME_RATE_HZ, for_nar=False)
     loader = settings.train.dataloader.model_copy(update={"num_worker": num_workers})
     train = settings.train.model_copy(update={"dataloader": loader})
-    return TrainData(shards, [], tokenizer, collator, train)
+    return TrainData(IndexedCorpus.load(shards), IndexedCorpus.load([]), tokenizer, collator, train)
+
+
+def epoch_of(data: TrainData) -> Iterator[Batch]:
+    """The batches of the first epoch, on one rank."""
+    data = replace(data, settings=data.settings.model_copy(update={"gradient_accumulation_step": 1}))
+    return (batch for [batch] in data.steps(Position(), data.sequence.num_batches(0)))
 
 
 def _padding_row(data: TrainData) -> Row:
     num_real = num_all = 0
-    for batch in data.batches(0):
+    for batch in epoch_of(data):
         num_real, num_all = num_real + batch.num_tokens, num_all + _longest(batch) * batch.num_utterances
     share = 100 * (1 - num_real / num_all)
     return Row("training, positions that are padding", rate=share, unit="%", goal="at most 5 %", met=share <= 5)
 
 
 def _loading_row(data: TrainData) -> Row:
-    batches = data.batches(0)
-    next(batches)
     started = time.perf_counter()
-    num_tokens = sum(batch.num_tokens for batch in batches)
+    num_tokens = sum(batch.num_tokens for batch in epoch_of(data))
     seconds = time.perf_counter() - started
     return Row("training data, 1 loader process", seconds, num_tokens / seconds, "token/s")
 
@@ -90,7 +97,7 @@ def _loading_row(data: TrainData) -> Row:
 def _training_row(settings: ValleExperiment, data: TrainData, device: torch.device, full: bool) -> Row:
     """Forward, backward and optimizer on as many tokens of the same utterances, in both ways."""
     model = _model(settings, device, num_layers=settings.model.num_decoder_layers if full else 3)
-    fast = _sample(list(data.batches(0)), num=4)
+    fast = _sample(list(epoch_of(data)), num=4)
     plain = _random_batches(data, num=4)
     precision = torch.bfloat16 if has_fast_bf16(device) else torch.float32
     with peak_memory() as peak:
@@ -108,7 +115,7 @@ def _training_row(settings: ValleExperiment, data: TrainData, device: torch.devi
 
 def _gpu_row(settings: ValleExperiment, data: TrainData, device: torch.device) -> Row:
     model = _model(settings, device, settings.model.num_decoder_layers)
-    warm, measured = _batches_of_many_shapes(list(data.batches(0)))
+    warm, measured = _batches_of_many_shapes(list(epoch_of(data)))
     with peak_memory() as peak:
         _rate(model, warm, torch.bfloat16, device)
         rate = _rate(model, measured, torch.bfloat16, device)
@@ -177,9 +184,9 @@ def _batches_of_many_shapes(batches: Sequence[Batch]) -> tuple[list[Batch], list
 
 def _random_batches(data: TrainData, num: int) -> list[Batch]:
     """As many utterances as a bucketed batch has on average, in the order that they come in."""
-    utterances = list(_utterances(4000))
+    utterances = list(made_up_utterances(4000))
     random.Random(0).shuffle(utterances)
-    size = round(statistics.mean(batch.num_utterances for batch in data.batches(0)))
+    size = round(statistics.mean(batch.num_utterances for batch in epoch_of(data)))
     examples = [Example(tuple(data.tokenizer.ids(row.phones)), row.codes) for row in utterances[: num * size]]
     return [data.collator(examples[first : first + size], None) for first in range(0, len(examples), size)]
 

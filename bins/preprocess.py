@@ -79,12 +79,12 @@ def report(stats: dict[str, Any], failures: Path) -> list[str]:
 
 def describe_empty(stats: dict[str, Any], failures: Path) -> str:
     """Why nothing of a corpus could be used: the most common reason, with an example."""
-    from processors.pipeline import failure_kind
+    from processors.reports import failure_category
 
     name, reasons = stats["dataset"], Counter(stats["dropped_why"])
     kind, count = reasons.most_common(1)[0]
     lines = failures.read_text(encoding="utf-8").splitlines()
-    example = next(row for row in map(json.loads, lines) if failure_kind(row) == kind)
+    example = next(row for row in map(json.loads, lines) if failure_category(row) == kind)
     reason = example["reason"] if example["audio"] in example["reason"] else f"{example['audio']}: {example['reason']}"
     return (
         f"dataset_path.{name}: nothing could be used; {stats['dropped']} utterances were left out, {count} of them as "

@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None) -> int:
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
     from training.prepared import read_prepared, with_measured_limits
-    from training.run import train
-    from training.start import plan_start
+    from training.run import TrainingRun
+    from training.start import resolve_start, with_kept_schedule
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None) -> int:
     data = read_prepared(settings)
     # Limits that the config leaves null are measured on the corpus, and saved with the experiment.
     settings = with_measured_limits(settings, data)
-    start = plan_start(
+    start = resolve_start(
         settings,
         experiment,
         data,
@@ -52,9 +52,10 @@ def main(arguments: Sequence[str] | None) -> int:
         resume_from=flags.resume_from_ckpt_path and find_path(flags.resume_from_ckpt_path, "--resume_from_ckpt_path"),
         resume_type=flags.resume_type or "resume",
     )
+    settings = with_kept_schedule(settings, start)
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
     tokenizer = TextTokenizer.from_settings(settings.preprocess, start.table)
-    return train(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer)
+    return TrainingRun(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer).run()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Nothing here has a default, so that each default is written in one place only.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
@@ -157,18 +157,11 @@ class TrainSettings(Section):
     use_dynamic_batchsize: bool = Field(description="length-bucketed batches by total tokens")
     max_tokens: Count = Field(description="phones and frames per batch, padding included")
     max_sentences: Count = Field(description="utterances per batch at most, when dynamic")
-    shuffle_buffer: Count = Field(
-        description="utterances of a stream held for shuffling, bucketing and pairing by speaker"
-    )
-    num_buckets: Annotated[int, Field(ge=2)] = Field(description="length buckets of dynamic batches")
-    shards_per_block: Count = Field(
-        description="shards of a block; epochs are read by blocks, and a resumed training reads at most one again"
-    )
-    num_streams: Count = Field(
-        description="parts of a block that are shuffled and bucketed apart, so that processes divide the reading"
+    shards_per_pool: Count | None = Field(
+        description="shards that are read ahead together and then shuffled; null: all, by reading at random places"
     )
     dataset_weights: dict[Dataset, Positive] = Field(
-        description="how often an epoch reads a corpus: 0.5 half of its shards, 2 each twice; 1 where it is not named"
+        description="how often an epoch reads a corpus: 0.5 half of it, 2 all of it twice; 1 where it is not named"
     )
     join_probability: Fraction = Field(description="share of examples that are two utterances of a speaker joined")
     audio_token_dropout: Fraction = Field(
@@ -180,8 +173,12 @@ class TrainSettings(Section):
     adamw: AdamSettings
     base_lr: Positive = Field(description="peak learning rate")
     scheduler: Literal["cosine", "noam", "eden"]
-    warmup_steps: CountOrZero
-    total_training_steps: Count = Field(description="steps after which the cosine has reached zero")
+    warmup_steps: CountOrZero = Field(
+        description="steps until the rate is at its peak; at most 5 % of the run where total_training_steps is null"
+    )
+    total_training_steps: Count | None = Field(
+        description="steps after which the cosine has reached zero; null: the steps of the run"
+    )
     gradient_clip_norm: Positive
     gradient_accumulation_step: Count = Field(description="batches per optimizer step")
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware has it")
@@ -243,6 +240,12 @@ class InferSettings(SamplingSettings):
 
 class Settings(Section):
     """All settings of one experiment."""
+
+    retired: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("train.shuffle_buffer", "train.num_buckets", "train.shards_per_block", "train.num_streams"),
+        "epochs are planned from an index; train.shards_per_pool says how many shards are read together",
+    )
+    """Keys of older versions, which are accepted and ignored, and why."""
 
     model_type: str = Field(description="VALLE, or package.module:Class of a model of your own")
     dataset: Annotated[list[Dataset], Field(min_length=1)]

@@ -41,30 +41,12 @@ class Example:
         return len(self.ids) + len(self.codes)
 
 
-@dataclass(frozen=True, order=True)
-class Place:
-    """Where an epoch stands: in which block of shards, and how many turns of it all processes have done."""
-
-    block: int = 0
-    groups_done: int = 0
-
-
-START = Place()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What any model's batch has beside its own tensors. Counts are plain ints, so that none is read from a GPU.
-
-    `end` is where the epoch goes on once every rank has done its batch of this turn. A batch that `is_filler` counts
-    nothing: it stands in where this rank has none and others do. One that `ends_block` is the last of its block.
-    """
+    """What any model's batch has beside its own tensors. Counts are plain ints, so that none is read from a GPU."""
 
     num_tokens: int
     num_utterances: int
-    end: Place = START
-    is_filler: bool = False
-    ends_block: bool = False
 
     def to(self: AnyBatch, device: torch.device) -> AnyBatch:
         moved: AnyBatch = _moved(self, device)
@@ -88,6 +70,13 @@ class Collate(Protocol):
     @property
     def needs_other_codes(self) -> bool:
         """Whether examples must have `other_codes` where the speaker has another utterance."""
+        ...
+
+    def num_positions(self, num_ids: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
+        """The most positions (N,) that each example can take in a batch, from its ids and frames (N,).
+
+        Batches are planned with it: `max_tokens` bounds the number of examples times the longest of them.
+        """
         ...
 
     def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:

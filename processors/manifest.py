@@ -1,23 +1,19 @@
-"""Rows that travel between the stages, and how those of stage 1 lie on disk."""
+"""Utterances before and after stage 1, and the shards that hold them on disk."""
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from processors.index import codes_location, write_index
 from utils.errors import UserError, first_line
-from utils.remote import is_url
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-# Before a shard behind a URL is asked for again: a network has its moments.
-_WAITS_SECONDS = (1, 5, 25)
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class SourceUtterance:
     """One utterance as a corpus has it, before stage 1.
 
     `text` is None where the corpus has no transcript for the audio. `duration_seconds` None means to the end.
-    `problem` says why stage 1 cannot use the row, where its reader knows.
+    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one.
     """
 
     id: str
@@ -50,9 +46,9 @@ class Utterance:
 
 
 def write_shard(folder: Path, index: int, utterances: Sequence[Utterance], frame_rate_hz: float) -> None:
-    """Write one shard of Lhotse Shar, `cuts.%06d.jsonl.gz` and `codes.%06d.tar`.
+    """Write one shard of Lhotse Shar, `cuts.%06d.jsonl.gz` and `codes.%06d.tar`, and its index.
 
-    Both are written aside and renamed: what is under its final name is whole.
+    All are written to a temporary folder and renamed: a file under its final name is whole.
     """
     from lhotse.shar import SharWriter
 
@@ -63,14 +59,16 @@ def write_shard(folder: Path, index: int, utterances: Sequence[Utterance], frame
         with writer:
             for utterance in utterances:
                 writer.write(_to_cut(utterance, frame_rate_hz))
+        cuts = Path(shard_path(str(aside.parent), aside.name, index))
+        write_index(cuts)
         # The cuts come last: a shard counts as there when its cuts are.
-        for path in sorted(aside.iterdir()):
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == cuts.name):
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def shard_path(folder: str, split: Split, index: int) -> str:
+def shard_path(folder: str, split: str, index: int) -> str:
     """The `cuts` file of a shard of the corpus in `folder`, a path or a URL."""
     return f"{folder}/{split}/cuts.{index:06d}.jsonl.gz"
 
@@ -86,24 +84,16 @@ def corpus_of(cuts_path: str) -> str:
 
 
 def read_shards(cuts_paths: Sequence[str]) -> Iterator[Utterance]:
-    """The utterances of these shards, paths or URLs, one after another. Raises UserError for one that is damaged."""
+    """The utterances of these shards, one after another. Raises UserError for a shard that is damaged."""
     for cuts_path in cuts_paths:
-        folder, name = cuts_path.rsplit("/", 1)
-        codes_name = name.replace("cuts.", "codes.").replace(".jsonl.gz", ".tar")
-        num_read, waits = 0, iter(_WAITS_SECONDS if is_url(cuts_path) else ())
-        while True:
-            try:
-                for utterance in islice(_read_shard(cuts_path, f"{folder}/{codes_name}"), num_read, None):
-                    yield utterance
-                    num_read += 1
-                break
-            except Exception as error:  # Of many types: gzip's, tar's, JSON's, lhotse's, a store's.
-                seconds = next(waits, None)
-                if seconds is None:
-                    trouble = "cannot be read" if is_url(cuts_path) else "damaged"
-                    reason = first_line(error)
-                    raise UserError(f"{cuts_path} or {codes_name}: {trouble} ({reason}); run stage 1 again") from error
-                time.sleep(seconds)
+        codes_path = codes_location(cuts_path)
+        try:
+            yield from _read_shard(cuts_path, codes_path)
+        except Exception as error:  # Of many types: gzip's, tar's, JSON's, lhotse's.
+            names = f"{cuts_path} or {codes_path.rsplit('/', 1)[1]}"
+            raise UserError(
+                f"{names}: damaged ({first_line(error)}); delete the shard and run stage 1 again"
+            ) from error
 
 
 def _read_shard(cuts_path: str, codes_path: str) -> Iterator[Utterance]:

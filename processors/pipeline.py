@@ -1,13 +1,13 @@
-"""Stage 1: corpora to shards of phones and codes, shard by shard, so that it can be interrupted and goes on."""
+"""Stage 1: a corpus to shards of phones and codes. Finished shards are kept, so that an interrupted run goes on."""
 
-import gzip
 import hashlib
 import json
 import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from itertools import islice
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -21,7 +21,10 @@ from config.schema import Dataset, PreprocessSettings
 from processors.codecs.base import Codec
 from processors.corpora import describe_split, read_corpus
 from processors.features import Chunks, Loaded, encode
+from processors.index import read_index
 from processors.manifest import SPLITS, SourceUtterance, Split, Utterance, write_shard
+from processors.reports import Shard, failure_category, is_done, read_report
+from processors.splits import in_lasting_order
 from processors.symbols import SymbolTable
 from processors.text import build_phonemizer
 from utils.config import resolve_path
@@ -34,24 +37,6 @@ from utils.workers import iterate
 _CHUNK = 16
 _WINDOW = 128
 QUANTILES = (0.001, 0.01, 0.5, 0.99, 0.999)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A piece of one split: what it is made from, and where its report goes once it is done."""
-
-    split: Split
-    index: int
-    rows: Sequence[SourceUtterance]
-    folder: Path
-
-    @property
-    def report_path(self) -> Path:
-        return self.folder / "reports" / f"{self.split}.{self.index:06d}.json"
-
-    @property
-    def cuts_path(self) -> Path:
-        return self.folder / self.split / f"cuts.{self.index:06d}.jsonl.gz"
 
 
 class Preparation:
@@ -74,11 +59,14 @@ class Preparation:
         self.settings = settings
         self.folder = processed_dir / name
         self.rank, self.world_size = rank, world_size
-        self.rows = read_corpus(name, corpus, settings)
+        rows = read_corpus(name, corpus, settings)
+        self.split_rule = describe_split(name, rows, settings)
+        recorded, self.row_order = self._recorded_rows(rows)
+        self.rows = in_lasting_order(rows, recorded, keeps_splits=self.split_rule.startswith("hash"))
         self.table = None
         if settings.symbol_table is not None:
             self.table = SymbolTable.load(resolve_path(settings.symbol_table, root))
-        # A wrong language is told before any work, and by this process rather than a loader's.
+        # Report a wrong language before any work, and not from a worker.
         build_phonemizer(settings.phone_extractor, settings.language)
         self.shards = list(self._shards())
 
@@ -90,17 +78,38 @@ class Preparation:
                 yield Shard(split, index, piece, self.folder)
                 index += 1
 
+    def _recorded_rows(self, rows: Sequence[SourceUtterance]) -> tuple[dict[str, Split], str]:
+        """The ids and splits of finished data in their order, and what the order is; nothing where the rule changed."""
+        try:
+            stats = json.loads((self.folder / "stats.json").read_text(encoding="utf-8"))
+            if stats["split"] == self.split_rule:
+                lines = (self.folder / "splits.tsv").read_text(encoding="utf-8").splitlines()
+                return dict(line.rsplit("\t", 1) for line in lines), stats.get("row_order", "id")
+        except (OSError, ValueError, KeyError, TypeError):
+            # An older version may have been stopped before it wrote stats.json: its shards are in the order of ids.
+            for report in islice((self.folder / "reports").glob("*.json"), 1):
+                with suppress(OSError, ValueError):
+                    if "row_order" not in json.loads(report.read_text(encoding="utf-8")):
+                        return {row.id: row.split for row in rows}, "id"
+        return {}, "hash"
+
     def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
-        """Make the shards that are not there yet; returns what `stats.json` says."""
+        """Make the missing shards; returns the content of `stats.json`, or nothing on other ranks than 0."""
         made_by = codec.fingerprint()
         fingerprints = {id(shard): self._fingerprint(shard, made_by) for shard in self.shards}
         own = self.shards[self.rank :: self.world_size]
-        pending = [shard for shard in own if not _is_done(shard, fingerprints[id(shard)])]
+        checked = progress_bar(total=len(own), desc=f"{self.name}: checking", unit="shard", disable=len(own) < 100)
+        pending = []
+        with checked:
+            for shard in own:
+                if not is_done(shard, fingerprints[id(shard)]):
+                    pending.append(shard)
+                checked.update()
         if len(pending) < len(own):
             log.info("%s: %d of %d shards are there already", self.name, len(own) - len(pending), len(own))
         self._make(pending, codec, device, fingerprints)
         wait_for_everyone()
-        return self._finish(made_by) if self.rank == 0 else {}
+        return self._finish(codec) if self.rank == 0 else {}
 
     def _fingerprint(self, shard: Shard, made_by: str) -> str:
         """Changes with whatever changes a shard's content."""
@@ -157,13 +166,11 @@ class Preparation:
             write_shard(self.folder / shard.split, shard.index, utterances, codec.frame_rate_hz)
         report = {
             "fingerprint": fingerprint,
+            "row_order": self.row_order,
             "utterances": len(utterances),
             "seconds": sum(len(utterance.codes) for utterance in utterances) / codec.frame_rate_hz,
             "speakers": sorted({utterance.speaker for utterance in utterances}),
             "phones": sorted({phone for utterance in utterances for phone in utterance.phones}),
-            "seconds_per_phone": [
-                round(len(utterance.codes) / codec.frame_rate_hz / len(utterance.phones), 5) for utterance in utterances
-            ],
             "failures": [
                 {"id": item.row.id, "split": shard.split, "audio": item.row.audio_path, "reason": item.failure}
                 for item in failures
@@ -172,10 +179,10 @@ class Preparation:
         with written_aside(shard.report_path) as path:
             path.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
-    def _finish(self, made_by: str) -> dict[str, Any]:
+    def _finish(self, codec: Codec) -> dict[str, Any]:
         """Gather the shards' reports into `symbols.dict`, `splits.tsv`, `failures.jsonl` and `stats.json`."""
         self._remove_leftovers()
-        reports = {split: [_read(shard) for shard in self.shards if shard.split == split] for split in SPLITS}
+        reports = {split: [read_report(shard) for shard in self.shards if shard.split == split] for split in SPLITS}
         everything = [report for split in SPLITS for report in reports[split]]
         failures = [failure for report in everything for failure in report["failures"]]
         phones = sorted({phone for report in everything for phone in report["phones"]})
@@ -183,15 +190,16 @@ class Preparation:
         table.save(self.folder / "symbols.dict")
         stats = {
             "dataset": self.name,
-            "codec": made_by,
+            "codec": codec.fingerprint(),
             "settings": self.settings.model_dump(
                 include={"acoustic_token_extractor", "phone_extractor", "language", "sample_rate"}
             ),
-            "split": describe_split(self.name, self.rows, self.settings),
+            "split": self.split_rule,
+            "row_order": self.row_order,
             "phones": len(phones),
-            "seconds_per_phone": self._seconds_per_phone(),
+            "seconds_per_phone": self._seconds_per_phone(codec.frame_rate_hz),
             "dropped": len(failures),
-            "dropped_why": dict(Counter(failure_kind(failure) for failure in failures)),
+            "dropped_why": dict(Counter(failure_category(failure) for failure in failures)),
             "splits": {
                 split: {
                     "utterances": sum(report["utterances"] for report in reports[split]),
@@ -213,12 +221,13 @@ class Preparation:
                 path.write_text(text, encoding="utf-8")
         return stats
 
-    def _seconds_per_phone(self) -> dict[str, float]:
-        """Quantiles over the training utterances: how fast and how slowly the corpus is spoken."""
-        shards = [shard for shard in self.shards if shard.split == "train"]
-        values = [value for shard in shards for value in _read_seconds_per_phone(shard)]
-        if not values:
+    def _seconds_per_phone(self, frame_rate_hz: float) -> dict[str, float]:
+        """Quantiles over the training utterances: how fast and how slowly the corpus is read."""
+        shards = [shard for shard in self.shards if shard.split == "train" and read_report(shard)["utterances"]]
+        if not shards:
             return {}
+        indexes = [read_index(shard.index_path) for shard in shards]
+        values = np.concatenate([index.num_frames / frame_rate_hz / index.num_phones for index in indexes])
         levels = np.quantile(values, QUANTILES)
         return {f"{quantile:g}": round(float(level), 5) for quantile, level in zip(QUANTILES, levels, strict=True)}
 
@@ -238,53 +247,7 @@ class Preparation:
 
 
 def _helpers() -> BaseContext:
-    """Processes that share no memory with this one: shared, what the codec writes anew would be copied first."""
+    """forkserver instead of fork: forked workers would turn the codec's memory into copy-on-write pages."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([Chunks.__module__])
     return context
-
-
-def _is_done(shard: Shard, fingerprint: str) -> bool:
-    try:
-        report = _read(shard)
-        return report["fingerprint"] == fingerprint and (not report["utterances"] or shard.cuts_path.is_file())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _read(shard: Shard) -> dict[str, Any]:
-    return json.loads(shard.report_path.read_text(encoding="utf-8"))
-
-
-def _read_seconds_per_phone(shard: Shard) -> list[float]:
-    """Of each utterance of a shard. A report of an older version does not have them: its cuts do, without any codes."""
-    report = _read(shard)
-    if "seconds_per_phone" in report or not report["utterances"]:
-        return report.get("seconds_per_phone", [])
-    with gzip.open(shard.cuts_path, "rt", encoding="utf-8") as lines:
-        cuts = [json.loads(line) for line in lines]
-    return [cut["duration"] / len(cut["custom"]["phones"]) for cut in cuts]
-
-
-def failure_kind(failure: dict[str, str]) -> str:
-    """A failure's reason without what is particular to the utterance."""
-    reason = failure["reason"]
-    kinds = {
-        "no transcript": "no transcript",
-        "no audio": "no audio named",
-        "where the heading has": "broken row",
-        "over several lines": "broken row",
-        "no JSON object": "broken row",
-        "segments gives": "broken row",
-        "wav.scp has": "no audio named",
-        "nothing that can be spoken": "nothing that can be spoken",
-        "cannot read:": "letters of another script",
-        "shorter than min_duration": "too short",
-        "longer than max_duration": "too long",
-        "silent throughout": "silent",
-        " is not in ": "unknown phone",
-    }
-    for words, kind in kinds.items():
-        if words in reason:
-            return kind
-    return "unreadable audio"

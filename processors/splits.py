@@ -1,4 +1,4 @@
-"""Which utterances train, which validate and which test, where a corpus does not say so itself."""
+"""Splits of corpora that have none of their own, and the order of rows in shards."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ AUTO_MIN_SPEAKERS = 20  # `split_by` auto keeps speakers whole from this many on
 
 @dataclass(frozen=True)
 class FoundUtterance:
-    """An utterance as its reader found it; `split` None where the corpus does not say.
+    """An utterance as its reader found it; `split` is None where the corpus has no splits.
 
-    `problem` says why stage 1 cannot use the row, where its reader knows.
+    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one.
     """
 
     id: str
@@ -148,6 +148,21 @@ def make_ids_unique(rows: Sequence[FoundUtterance]) -> list[FoundUtterance]:
         used.add(new_id)
         unique.append(replace(row, id=new_id))
     return unique
+
+
+def in_lasting_order(
+    rows: Sequence[SourceUtterance], recorded: Mapping[str, Split], keeps_splits: bool
+) -> list[SourceUtterance]:
+    """Rows in the order that they are cut into shards: recorded rows as recorded, then new ones ordered by a hash.
+
+    Thus a corpus that grows keeps its finished shards, and a shard holds utterances of many speakers. With
+    `keeps_splits` recorded rows also keep their split.
+    """
+    place = {row_id: index for index, row_id in enumerate(recorded)}
+    ordered = sorted(rows, key=lambda row: (place.get(row.id, len(place)), _hash_fraction(0, f"row {row.id}"), row.id))
+    if not keeps_splits:
+        return ordered
+    return [_with_split(row, recorded.get(row.id, row.split)) for row in ordered]
 
 
 def _hash_fraction(seed: int, unit: str) -> float:

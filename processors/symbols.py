@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from utils.errors import UserError
 from utils.files import written_aside
 
@@ -73,6 +75,11 @@ class SymbolTable:
             blanked[1::2] = ids
             ids = blanked
         return [self.bos_id, *ids, self.eos_id]
+
+    @staticmethod
+    def num_ids(num_phones: np.ndarray, add_blank: bool) -> np.ndarray:
+        """How many ids `encode` gives for so many phones."""
+        return 2 * num_phones + 3 if add_blank else num_phones + 2
 
     def extended(self, phones: Iterable[str]) -> "SymbolTable":
         """A table with the missing phones appended, sorted; existing ids do not change."""

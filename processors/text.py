@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from itertools import groupby
 
+import numpy as np
+
 from config.schema import PreprocessSettings
 from processors.frontends import build_phonemizer
 from processors.frontends.base import Phonemizer
@@ -37,6 +39,10 @@ class TextTokenizer:
 
     def phones(self, texts: Sequence[str]) -> list[list[str]]:
         return self.phonemizer.phonemize(texts)
+
+    def num_ids(self, num_phones: np.ndarray) -> np.ndarray:
+        """The number of ids of utterances with so many phones, all of them in the table."""
+        return self._table.num_ids(num_phones, self._add_blank)
 
     def ids(self, phones: Sequence[str]) -> list[int]:
         """Ids of `<bos>`, the phones and `<eos>`, with blanks where the tokenizer adds them.

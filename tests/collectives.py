@@ -9,13 +9,10 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from models.valle.valle import VALLE
-from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import list_shards, write_shard
-from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
-from tests.gradients import COLLATOR, TABLE
-from tests.tiny_trainer import build_trainer
-from training.data import TrainData
+from tests.gradients import COLLATOR
+from tests.tiny_trainer import build_data, build_trainer
 from training.run import ddp_options
 from training.trainer import Trainer
 
@@ -30,15 +27,7 @@ def train(folder: Path, num_steps: int) -> dict[str, Counter[str]]:
     write_shard(folder / f"shards_{rank}", 0, made_up_utterances(24), frame_rate_hz=25)
     shards = list_shards(folder / f"shards_{rank}")
     settings = tiny_train(max_steps=num_steps, log_interval=1000, valid_interval=1000, save_checkpoint_steps=None)
-    data = TrainData(
-        shards,
-        shards,
-        TextTokenizer(GraphemePhonemizer, TABLE, False),
-        COLLATOR,
-        settings,
-        rank=rank,
-        world_size=world_size,
-    )
+    data = build_data(shards, settings, COLLATOR, rank=rank, world_size=world_size)
     trainer = build_trainer(VALLE(tiny_model(), train_stage=1), data, folder, accelerator)
     optimize = Trainer.step
 

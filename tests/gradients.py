@@ -10,20 +10,15 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from models.contract import Example
-from models.valle.collate import Batch, Collator
+from models.valle.collate import Batch, Collator, PrefixMode
 from models.valle.valle import VALLE
-from processors.frontends.graphemes import GraphemePhonemizer
-from processors.symbols import SymbolTable
-from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
 from tests.sharded import allow_fsdp
-from tests.tiny_trainer import build_trainer
-from training.data import TrainData
+from tests.tiny_trainer import TABLE, build_data, build_trainer
 from training.parallel import configure_fsdp, gather
 from training.run import ddp_options
 
-TABLE = SymbolTable.from_phones("abcdefgh_")
-COLLATOR = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
+COLLATOR = Collator(num_quantizers=4, prefix_mode=PrefixMode.NONE, max_prompt_frames=75, for_nar=True)
 
 
 def share(rank: int, world_size: int, drawn: bool) -> Batch:
@@ -36,9 +31,7 @@ def stepped_weights(
     stage: int, batches: Sequence[Batch], rate: float = 1.0, precision: str = "no"
 ) -> dict[str, torch.Tensor]:
     """The weights after one step on these batches, and on those of the other processes."""
-    data = TrainData(
-        [], [], TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False), COLLATOR, tiny_train(gradient_clip_norm=1e6)
-    )
+    data = build_data([], tiny_train(gradient_clip_norm=1e6), COLLATOR)
     accelerator = Accelerator(
         cpu=True, mixed_precision=precision, kwargs_handlers=[ddp_options(VALLE.skips_parameters(stage))]
     )

@@ -77,7 +77,6 @@ def tiny_config(corpus: Path, folder: Path) -> dict:
         "model": {"decoder_dim": 32, "nhead": 2, "num_decoder_layers": 2, "text_token_num": 128, "dropout": 0.1},
         "train": {
             "max_sentences": 2,
-            "num_buckets": 2,
             "max_steps": 3,
             "base_lr": 1e-3,
             "warmup_steps": 2,

@@ -138,7 +138,7 @@ def test_fsdp_computes_in_bf16_where_that_is_asked_for(with_fsdp: tuple[str | Pa
 def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path, data: Path) -> None:
     own = (ROOT / "bins" / "train.py", "--config", config)
     experiments = config.parent / "ckpts"
-    changes = {"train.max_sentences": 2, "train.shards_per_block": 2, "train.num_streams": 2}
+    changes = {"train.max_sentences": 2, "train.shards_per_pool": 2}
     steps = sets({"train.max_steps": 2, **changes})
     finish(*machines(2, (*own, "--name", "ar", "--model_train_stage", "1", *steps), free_port()))
     [first] = find_checkpoints(experiments / "ar" / "checkpoint")
@@ -151,8 +151,8 @@ def test_ar_and_nar_train_on_two_machines_and_go_on_in_one_process(config: Path,
     weights = load_weights(nar)
     assert all(weights[name].equal(value) for name, value in load_weights(first).items())
 
-    # Two steps of two batches, of two utterances each.
-    assert load_state(first)["progress"]["place"] == {"block": 0, "groups_done": 4}
+    # Two steps of two batches, one on each rank.
+    assert load_state(first)["progress"]["batch"] == 4
     train(config, "ar", 1, {"train.max_steps": 3, **changes}, "--resume", "true")
     last = find_checkpoints(experiments / "ar" / "checkpoint")[-1]
     assert last.step == 3 and load_state(last)["num_processes"] == 1
@@ -175,7 +175,7 @@ def test_a_model_trains_with_fsdp_as_in_one_process(
     expected, found = (
         find_checkpoints(experiments / name / "checkpoint")[-1] for name in ("uninterrupted", "handed_on")
     )
-    assert load_state(expected)["progress"]["place"] == load_state(found)["progress"]["place"]
+    assert load_state(expected)["progress"]["batch"] == load_state(found)["progress"]["batch"] > 0
     weights = load_weights(found)
     assert weights.keys() == load_weights(expected).keys()
     assert max(float((weights[name] - value).abs().max()) for name, value in load_weights(expected).items()) < 1e-5
@@ -192,7 +192,7 @@ def test_a_model_trains_with_fsdp_as_in_one_process(
 def test_a_model_trains_on_shards_behind_a_url(config: Path, data: Path, serve: Callable[[Path], str]) -> None:
     """As on those of the folder, bit by bit."""
     url = serve(data)
-    changes = {"train.max_steps": 3, "train.shards_per_block": 2}
+    changes = {"train.max_steps": 3, "train.shards_per_pool": 2}
     train(config, "local", 1, changes)
     train(config, "streamed", 1, {**changes, "preprocess.processed_dir": url})
     local, streamed = (

@@ -93,7 +93,6 @@ def write_config(path: Path, corpus: Path, folder: Path) -> Path:
         "model": {"decoder_dim": 16, "nhead": 2, "num_decoder_layers": 1, "text_token_num": 64, "dropout": 0.1},
         "train": {
             "max_sentences": 3,
-            "num_buckets": 2,
             "max_steps": 3,
             "base_lr": 1e-2,
             "warmup_steps": 2,

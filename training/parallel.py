@@ -3,7 +3,7 @@
 Torch's module for sharded tensors takes a third of a second to import, so it is imported where one is met.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import AutocastKwargs, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 
 from models.contract import CodecLM, LossSums
@@ -63,6 +63,21 @@ def _add_zero_gradients(model: nn.Module, _: Any, losses: dict[str, LossSums]) -
     return {**losses, name: replace(first, loss_sum=first.loss_sum + zero)}
 
 
+def prepare(
+    model: CodecLM, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model as this rank calls it in training, wrapped or sharded, and its optimizer. A collective."""
+    if accelerator.is_fsdp2:
+        prepare_for_sharding(model)
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    return wrapped, prepared.optimizer
+
+
+def autocast_options(accelerator: Accelerator) -> AutocastKwargs:
+    # Under FSDP2 accelerate does not wrap the model in autocast, and autocast's cache would copy every weight.
+    return AutocastKwargs(cache_enabled=not accelerator.is_fsdp2)
+
+
 class EvalModel:
     """The unsharded model, for validation and samples: the training model itself, or under FSDP a copy.
 
@@ -82,6 +97,14 @@ class EvalModel:
         yield self.model
         if is_copy:
             self.model.cpu()
+
+
+def all_reduce_max(values: Sequence[int], group: Any) -> list[int]:
+    """Element-wise maximum over the ranks of a group, None being this rank alone. A collective."""
+    most = torch.tensor(values, dtype=torch.long)
+    if group is not None:
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, group)
+    return most.tolist()
 
 
 def gather(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What stage 1 left for a training."""
+"""The output of stage 1, as training reads it."""
 
 import json
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from utils.errors import UserError
 from utils.paths import ROOT
 from utils.remote import fetch, is_url
 
-# How far beyond the quantiles of the corpus speech may be: prompts of other speakers are faster or slower.
+# Synthesized speech may go beyond the corpus's quantiles by these factors: prompts of other speakers may be faster.
 _FASTER, _SLOWER = 0.8, 1.5
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What stage 1 left for the corpora of an experiment; an epoch has about `num_utterances`.
+    """The output of stage 1 for the corpora of an experiment; an epoch has about `num_utterances`.
 
     `seconds_per_phone` are the lowest and the highest quantile of any corpus; None where one was never measured.
     """
@@ -63,8 +63,6 @@ def read_prepared(settings: Settings) -> PreparedData:
         raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
     if not num_utterances:
         raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
-    # Validation sees the first batches: those of every corpus.
-    valid.sort(key=lambda shard: shard.rsplit("/", 1)[1])
     weights = settings.preprocess.codec_checkpoint
     codec_file = None if weights is None else resolve_path(weights, ROOT)
     codec = codec_class(settings.preprocess.acoustic_token_extractor)
@@ -75,7 +73,7 @@ def read_prepared(settings: Settings) -> PreparedData:
 
 
 def with_measured_limits(settings: Settings, data: PreparedData) -> Settings:
-    """Settings whose speech may be as fast and as slow as the corpus is, and somewhat more, where they do not say."""
+    """Settings with limits of the speaking rate that follow the corpus, where they have none of their own."""
     if data.seconds_per_phone is None:
         return settings
     measured = (_FASTER * data.seconds_per_phone[0], _SLOWER * data.seconds_per_phone[1])

@@ -1,121 +1,176 @@
 """Puts a training together from settings, data and a start."""
 
-from contextlib import nullcontext
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
 
 from config.schema import Settings
 from models import model_class
-from models.contract import CodecLM, Collate
+from models.contract import CodecLM
 from models.experiment import Experiment, load_checked
 from processors.codecs.base import Codec
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
+from training.corpus import IndexedCorpus
 from training.data import TrainData
 from training.parallel import EvalModel, configure_fsdp
+from training.pools import PoolReader
 from training.prepared import PreparedData
 from training.samples import SampleLogger
-from training.start import Start, supersede, write_experiment
+from training.start import InitialState, supersede, write_experiment
 from training.trainer import Trainer
 from utils.checkpoint import remove_leftovers
 from utils.device import has_fast_bf16, memory_advice, pick_device
 from utils.errors import UserError
 from utils.files import locked
 from utils.log import log, set_up_logging
+from utils.remote import MachineCache, is_url
 
 _KINDS = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP}
 
 
-def train(
-    settings: Settings,
-    experiment: Experiment,
-    data: PreparedData,
-    start: Start,
-    train_stage: int,
-    codec: Codec,
-    tokenizer: TextTokenizer,
-) -> int:
-    """Train into the experiment's folder; returns the exit status.
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training put together from settings, data and what it begins with."""
 
-    Raises UserError when codec, data and model do not fit each other, or another training has the folder.
-    """
-    check_data(settings, data, codec)
-    accelerator = build_accelerator(settings, experiment, train_stage)
+    settings: Settings
+    experiment: Experiment
+    data: PreparedData
+    start: InitialState
+    train_stage: int
+    codec: Codec
+    tokenizer: TextTokenizer
+
+    def run(self) -> int:
+        """Train into the experiment's folder; returns the exit status. A collective.
+
+        Raises UserError when codec, data and model do not fit each other, or another training has the folder.
+        """
+        settings, experiment = self.settings, self.experiment
+        self._check_data()
+        accelerator = build_accelerator(settings, experiment, self.train_stage)
+        advice = (
+            f"lower train.max_tokens ({settings.train.max_tokens}) and train.max_sentences "
+            f"({settings.train.max_sentences}), or set train.activation_checkpointing to true"
+        )
+        with (
+            exclusive(experiment, accelerator),
+            memory_advice(advice),
+            pool_reader(self.data, accelerator) as pools,
+        ):
+            accelerator.init_trackers("log")
+            if accelerator.is_main_process:
+                write_experiment(experiment, settings, self.data, self.start)
+            accelerator.wait_for_everyone()
+            trainer = self._build_trainer(accelerator, pools)
+            if self.start.resume_from is not None:
+                trainer.resume(self.start.resume_from)
+                log.info("resumed from %s", self.start.resume_from.path)
+            if accelerator.is_main_process:
+                supersede(self.start.superseded)
+                remove_leftovers(experiment.checkpoints)
+            log.info(
+                "%s: %s with %.1f M parameters in training, %d utterances, %s, %s",
+                experiment.folder,
+                settings.model_type,
+                sum(parameter.numel() for parameter in trainer.parameters) / 1e6,
+                self.data.num_utterances,
+                accelerator.device,
+                accelerator.mixed_precision.replace("no", "fp32"),
+            )
+            status = trainer.train()
+            accelerator.end_training()
+        return status
+
+    def _build_trainer(self, accelerator: Accelerator, pools: PoolReader) -> Trainer:
+        settings = self.settings
+        set_seed(settings.train.random_seed + accelerator.process_index)
+        model = model_class(settings.model_type)(settings.model, self.train_stage)
+        load_checked(model, self.start.weights, None)
+        model.configure_training(settings.train)
+        # Copied before the trainer shards the model.
+        eval_model = EvalModel(model, accelerator)
+        data = TrainData(
+            train=IndexedCorpus.load(self.data.train_shards, pools.cache),
+            valid=IndexedCorpus.load(self.data.valid_shards, pools.cache),
+            tokenizer=self.tokenizer,
+            collator=model.collate(self.codec.frame_rate_hz),
+            settings=settings.train,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            pools=pools,
+        )
+        return Trainer(
+            settings=settings.train,
+            model=model,
+            eval_model=eval_model,
+            data=data,
+            folder=self.experiment.folder,
+            accelerator=accelerator,
+            samples=self._build_samples(eval_model.model, data, accelerator),
+            meta={"train_stage": self.train_stage, "codec": self.data.codec_fingerprint},
+        )
+
+    def _build_samples(self, model: CodecLM, data: TrainData, accelerator: Accelerator) -> SampleLogger | None:
+        """None without a tracker to log to, or without a validation utterance to synthesize."""
+        if not accelerator.is_main_process or not self.settings.train.tracker:
+            return None
+        utterances = data.valid_utterances(20)
+        if not utterances:
+            return None
+        codec = self.codec.to(accelerator.device)
+        synthesizer = Synthesizer(model, codec, self.tokenizer, self.settings.infer, accelerator.device)
+        return SampleLogger(synthesizer, utterances, accelerator.get_tracker("tensorboard", unwrap=True))
+
+    def _check_data(self) -> None:
+        """Raises UserError when the codec did not make the data, or does not suit the model."""
+        codec, model = self.codec, self.settings.model
+        if codec.fingerprint() != self.data.codec_fingerprint:
+            raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")
+        if codec.num_codebooks != model.num_quantizers or codec.codebook_size != model.audio_token_num:
+            raise UserError(
+                f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
+                f"{codec.codebook_size}"
+            )
+
+
+@contextmanager
+def exclusive(experiment: Experiment, accelerator: Accelerator) -> Iterator[None]:
+    """One training at a time in an experiment's folder. A collective; raises UserError where another one has it."""
     with locked(experiment.folder / ".lock") if accelerator.is_main_process else nullcontext() as holder:
         [holder] = broadcast_object_list([holder])
         if holder is not None and not accelerator.is_main_process:
-            raise SystemExit(1)  # The main process tells.
+            raise SystemExit(1)  # The main process reports it.
         if holder is not None:
             raise UserError(f"--name: {experiment.folder} is in use by {holder}; wait for it, or choose another name")
-        with memory_advice(
-            f"lower train.max_tokens ({settings.train.max_tokens}) and train.max_sentences "
-            f"({settings.train.max_sentences}), or set train.activation_checkpointing to true"
-        ):
-            return _train(settings, experiment, data, start, train_stage, codec, tokenizer, accelerator)
+        yield
 
 
-def _train(
-    settings: Settings,
-    experiment: Experiment,
-    data: PreparedData,
-    start: Start,
-    train_stage: int,
-    codec: Codec,
-    tokenizer: TextTokenizer,
-    accelerator: Accelerator,
-) -> int:
-    accelerator.init_trackers("log")
-    if accelerator.is_main_process:
-        write_experiment(experiment, settings, data, start)
-    accelerator.wait_for_everyone()
-    set_seed(settings.train.random_seed + accelerator.process_index)
-    model = model_class(settings.model_type)(settings.model, train_stage)
-    load_checked(model, start.weights, None)
-    model.configure_training(settings.train)
-    eval_model = EvalModel(model, accelerator)
-    train_data = build_data(settings, data, model.collate(codec.frame_rate_hz), tokenizer, accelerator)
-    trainer = Trainer(
-        settings=settings.train,
-        model=model,
-        eval_model=eval_model,
-        data=train_data,
-        folder=experiment.folder,
-        accelerator=accelerator,
-        samples=build_samples(settings, eval_model.model, codec, tokenizer, train_data, accelerator),
-        num_utterances=data.num_utterances,
-        meta={"train_stage": train_stage, "codec": data.codec_fingerprint},
-    )
-    if start.resume_from is not None:
-        trainer.resume(start.resume_from)
-        log.info("resumed from %s", start.resume_from.path)
-    if accelerator.is_main_process:
-        supersede(start.superseded)
-        remove_leftovers(experiment.checkpoints)
-    num_parameters = sum(parameter.numel() for parameter in trainer.parameters)
-    log.info(
-        "%s: %s with %.1f M parameters in training, %d utterances, %s, %s",
-        experiment.folder,
-        settings.model_type,
-        num_parameters / 1e6,
-        data.num_utterances,
-        accelerator.device,
-        accelerator.mixed_precision.replace("no", "fp32"),
-    )
-    status = trainer.train()
-    accelerator.end_training()
-    return status
+@contextmanager
+def pool_reader(data: PreparedData, accelerator: Accelerator) -> Iterator[PoolReader]:
+    """This rank's part of reading pools of shards ahead, into one cache for all ranks of a machine. A collective.
 
-
-def check_data(settings: Settings, data: PreparedData, codec: Codec) -> None:
-    """Raises UserError when the codec did not make the data, or does not suit the model."""
-    if codec.fingerprint() != data.codec_fingerprint:
-        raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")
-    if codec.num_codebooks != settings.model.num_quantizers or codec.codebook_size != settings.model.audio_token_num:
-        raise UserError(
-            f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
-            f"{codec.codebook_size}"
-        )
+    The cache is removed at the end.
+    """
+    with tempfile.TemporaryDirectory(prefix="vallet-") as own:
+        is_remote = any(map(is_url, [*data.train_shards, *data.valid_shards]))
+        host = socket.gethostname()
+        # The folder of each machine's first rank is the machine's.
+        folders = [folder for name, folder in gather_object([(host, own)]) if name == host]
+        cache = MachineCache(Path(folders[0]) if is_remote else None)
+        pools = PoolReader(cache, accelerator.local_process_index, len(folders))
+        try:
+            yield pools
+            # Ranks that still train need what the first rank would remove.
+            accelerator.wait_for_everyone()
+        finally:
+            pools.close()
 
 
 def build_accelerator(settings: Settings, experiment: Experiment, train_stage: int) -> Accelerator:
@@ -145,35 +200,3 @@ def ddp_options(skips_parameters: bool) -> DistributedDataParallelKwargs:
     """How ranks that each have the whole model reduce its gradients."""
     # Position tables grow with what each rank sees: they must never be broadcast.
     return DistributedDataParallelKwargs(find_unused_parameters=skips_parameters, broadcast_buffers=False)
-
-
-def build_data(
-    settings: Settings, data: PreparedData, collate: Collate, tokenizer: TextTokenizer, accelerator: Accelerator
-) -> TrainData:
-    return TrainData(
-        train_shards=data.train_shards,
-        valid_shards=data.valid_shards,
-        tokenizer=tokenizer,
-        collator=collate,
-        settings=settings.train,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-
-
-def build_samples(
-    settings: Settings,
-    model: CodecLM,
-    codec: Codec,
-    tokenizer: TextTokenizer,
-    data: TrainData,
-    accelerator: Accelerator,
-) -> SampleLogger | None:
-    """None without a tracker to log to, or without a validation utterance to speak."""
-    utterances = data.valid_utterances(20)
-    if not accelerator.is_main_process or not settings.train.tracker or not utterances:
-        return None
-    codec = codec.to(accelerator.device)
-    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, accelerator.device)
-    writer = accelerator.get_tracker("tensorboard", unwrap=True)
-    return SampleLogger(synthesizer, utterances, writer)

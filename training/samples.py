@@ -1,4 +1,4 @@
-"""What training lets one hear and see: a spoken validation utterance and the attention that spoke it."""
+"""Samples of a training: a validation utterance that is synthesized, its spectrogram and the attention."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,9 +21,9 @@ PICTURE_POSITIONS = 1500
 
 
 class SampleLogger:
-    """Speaks one validation utterance in the voice of another, into a TensorBoard writer: audio and pictures.
+    """Synthesizes a validation utterance, and writes audio and pictures to TensorBoard.
 
-    The prompt is an utterance of the same speaker where validation has one, else the utterance itself.
+    The prompt is another validation utterance of the speaker, or the utterance itself where there is no other.
     """
 
     def __init__(self, synthesizer: Synthesizer, utterances: Sequence[Utterance], writer: Any) -> None:
@@ -34,7 +34,7 @@ class SampleLogger:
         self.prompt = of_speaker[0] if of_speaker else self.target
 
     def log(self, step: int) -> None:
-        """Speak, draw and write; a sample that fails, out of memory perhaps, is a warning, and training goes on."""
+        """Write a sample. One that fails, for example out of memory, is a warning, and training goes on."""
         model = self.synthesizer.model
         was_training = model.training
         model.eval()
@@ -66,7 +66,7 @@ class SampleLogger:
         """Each layer's attention of frames (across) on phones (upwards), side by side: (1, height, width) in [0, 1].
 
         Of a long sample the first `PICTURE_POSITIONS` phones and frames: attention weights take the square of their
-        number, and later frames do not change those before them. None where the model gives no attention.
+        number, and later frames do not change those before them. None for a model without attention maps.
         """
         ids = request.ids[: PICTURE_POSITIONS // 2]
         prompt = request.codes[: PICTURE_POSITIONS - len(ids)]

@@ -1,4 +1,4 @@
-"""What a training begins with: from the flags of stage 2 and the checkpoints that they name."""
+"""The initial state of a training, from the flags of stage 2 and the checkpoints that they name."""
 
 import filecmp
 import shutil
@@ -33,8 +33,11 @@ ResumeType = Literal["resume", "finetune"]
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a training begins with: `resume_from` restores everything; `weights` are only weights."""
+class InitialState:
+    """`resume_from` restores everything; otherwise training starts from `weights`, which may be empty.
+
+    `superseded` are the experiment's own checkpoints that this training does not continue.
+    """
 
     table: SymbolTable
     weights: dict[str, Tensor]
@@ -42,7 +45,7 @@ class Start:
     superseded: list[Checkpoint]
 
 
-def plan_start(
+def resolve_start(
     settings: Settings,
     experiment: Experiment,
     data: PreparedData,
@@ -51,8 +54,8 @@ def plan_start(
     resume: bool,
     resume_from: Path | None,
     resume_type: ResumeType,
-) -> Start:
-    """Decide what a training begins with, and change nothing yet.
+) -> InitialState:
+    """Resolve the flags to an initial state. No file is changed yet.
 
     Raises UserError for flags that do not fit each other or the folders they name.
     """
@@ -104,8 +107,23 @@ def plan_start(
             raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
         # The same folder may be written in several ways, by a link or with "..".
         is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
-        return Start(table, {}, source, [other for other in existing if other.step > source.step or not is_own])
-    return Start(table, weights, None, existing)
+        return InitialState(table, {}, source, [other for other in existing if other.step > source.step or not is_own])
+    return InitialState(table, weights, None, existing)
+
+
+def with_kept_schedule(settings: Settings, start: InitialState) -> Settings:
+    """Settings whose fixed `total_training_steps` is that of the resumed run, where they have null and the run had one.
+
+    Its learning rates stay the same to the bit.
+    """
+    if start.resume_from is None or settings.train.total_training_steps is not None:
+        return settings
+    total = Experiment.of(start.resume_from).settings().train.total_training_steps
+    if total is None:
+        return settings
+    log.info("train.total_training_steps: %d, as this run began with it", total)
+    train = settings.train.model_copy(update={"total_training_steps": total})
+    return settings.model_copy(update={"train": train})
 
 
 def _checkpoint_to_start_from(
@@ -141,15 +159,15 @@ def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoint, may_differ: frozenset[str]) -> None:
     """Raises UserError when training cannot go on from a checkpoint with these settings and this data."""
     origin = Experiment.of(ancestor)
-    theirs = origin.settings()
-    if settings.model_type != theirs.model_type:
-        raise UserError(f"model_type is {settings.model_type}, but {theirs.model_type} in {origin.args}")
+    before = origin.settings()
+    if settings.model_type != before.model_type:
+        raise UserError(f"model_type is {settings.model_type}, but {before.model_type} in {origin.args}")
     for section, keys in (
         ("model", set(type(settings.model).model_fields) - may_differ),
         ("preprocess", {"acoustic_token_extractor", "add_blank", "sample_rate", "phone_extractor"}),
     ):
         for key in sorted(keys):
-            here, there = getattr(getattr(settings, section), key), getattr(getattr(theirs, section), key)
+            here, there = getattr(getattr(settings, section), key), getattr(getattr(before, section), key)
             if here != there:
                 raise UserError(f"{section}.{key} is {here!r}, but {there!r} in {origin.args}; make them equal")
     if load_meta(ancestor)["codec"] not in (None, data.codec_fingerprint):
@@ -164,8 +182,8 @@ def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> Symbo
     return SymbolTable(longer)
 
 
-def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: Start) -> None:
-    """Put what inference needs into the folder."""
+def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: InitialState) -> None:
+    """Write what inference needs beside a checkpoint: settings, symbols and, where it is a file, the codec."""
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
@@ -176,7 +194,7 @@ def write_experiment(experiment: Experiment, settings: Settings, data: PreparedD
 
 
 def supersede(checkpoints: Sequence[Checkpoint]) -> None:
-    """Move aside the checkpoints of an experiment that its new training does not go on from."""
+    """Move the checkpoints that this training does not continue to `checkpoint/superseded`."""
     moved = set_aside(checkpoints)
     if moved is not None:
         log.info("%d checkpoints that this run does not go on from were moved to %s", len(checkpoints), moved)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from utils.config_errors import Key, conversions, explain, is_placeholder, one_line, shown, unusable_values
 from utils.errors import UserError
 from utils.files import written_aside
+from utils.log import log
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -112,6 +114,12 @@ def _checked(tree: _Tree, schema: type[Model], overrides: Sequence[str]) -> Mode
     """The merged values as an object of the schema. Raises UserError for all that is wrong with them, in one line."""
     for override in overrides:
         tree.merge(_parse_override(override), "--set")
+    for key, reason in getattr(schema, "retired", {}).items():
+        section, name = key.split(".")
+        content = tree.values.get(section)
+        if isinstance(content, dict) and name in content:
+            del content[name]
+            _report_retired(tree.source_of([(section, name)]), key, reason)
     # The type of a section may depend on a value, such as `model` on `model_type`.
     schema = getattr(schema, "for_content", lambda _: schema)(tree.values)
     _drop_unused_placeholders(tree.values)
@@ -125,6 +133,12 @@ def _checked(tree: _Tree, schema: type[Model], overrides: Sequence[str]) -> Mode
         except ValidationError as error:
             problems = explain(error, schema)
     raise UserError(one_line(problems, tree.source_of))
+
+
+@cache
+def _report_retired(source: str, key: str, reason: str) -> None:
+    """Log a retired key, once for each source."""
+    log.info("%s: %s is retired and ignored: %s", source, key, reason)
 
 
 def _base_chain(path: Path, root: Path) -> list[tuple[str, dict[str, Any]]]:

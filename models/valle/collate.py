@@ -79,6 +79,14 @@ class Collator:
     def needs_other_codes(self) -> bool:
         return self.for_nar and self.prefix_mode == PrefixMode.OTHER_SEGMENT
 
+    def num_positions(self, num_ids: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
+        """Ids, frames and, in modes 2 and 4, the segment that is prepended for the NAR."""
+        positions = num_ids + num_frames
+        if self.for_nar and PrefixMode(self.prefix_mode).has_segment:
+            # A batch takes its segments' length from its shortest example: none is longer than this.
+            positions = positions + np.clip(num_frames // 4, 1, self.max_prompt_frames)
+        return positions
+
     def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> ValleBatch:
         """With `rng` the NAR's stage and prompt are drawn; without (validation) every stage is there, unmoved."""
         codes = [torch.from_numpy(example.codes.astype(np.int64)) for example in examples]

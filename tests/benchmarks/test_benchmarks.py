@@ -92,9 +92,9 @@ def test_the_rows_of_a_gpu_decode_no_length_twice(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_training_row_of_a_gpu_steps_on_each_shape_once(settings: Settings, tmp_path: Path) -> None:
-    write_shard(tmp_path, 0, list(training._utterances(400)), training.FRAME_RATE_HZ)
+    write_shard(tmp_path, 0, list(training.made_up_utterances(400)), training.FRAME_RATE_HZ)
     data = training.train_data(settings, list_shards(tmp_path), num_workers=0)
-    warm, measured = training._batches_of_many_shapes(list(data.batches(0)))
+    warm, measured = training._batches_of_many_shapes(list(training.epoch_of(data)))
     shapes = [(batch.num_utterances, batch.longest) for batch in [*warm, *measured]]
     assert len(warm) == 4 and len(measured) >= 10 and len(set(shapes)) == len(shapes)
 
@@ -138,14 +138,18 @@ def test_one_part_alone_writes_its_figures(tmp_path: Path) -> None:
     assert "GFLOP/s" in figures["machine"] and "AR training" in done.stdout
 
 
-def test_a_repeated_corpus_is_read_to_its_end(
+def test_a_corpus_on_disk_is_read_to_its_end_and_repeated(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming, "SHARD_SIZE", 20)
-    written = streaming._write(tmp_path / "written" / "train", 2)
-    shards = streaming._repeat(written, tmp_path / "corpus" / "train", 5)
-    assert [len(list(read_shards([shard]))) for shard in shards] == [20] * 5
-    blocks = settings.train.model_copy(update={"shards_per_block": 2})
-    reading = streaming.read(settings.model_copy(update={"train": blocks}), shards)
-    assert min(reading.first_seconds, reading.resumed_seconds, reading.rate, reading.shared_rate) > 0
-    assert reading.peak_mib > 50
+    written = streaming.write_corpus(tmp_path / "written" / "train", 3)
+    shards = streaming.repeat(written, tmp_path / "corpus" / "train", 7)
+    assert [len(list(read_shards([shard]))) for shard in shards] == [20] * 7
+    num_tokens = sum(len(u.codes) + len(u.phones) + 2 for shard in shards for u in read_shards([shard]))
+    pooled = streaming.with_training(settings, shards_per_pool=2)
+    streaming.evict(shards)
+    whole = streaming.read(pooled, shards, num_workers=0)
+    assert whole.num_tokens == num_tokens and 0 < whole.first_seconds < whole.seconds and whole.peak_mib > 50
+    shares = [streaming.read(pooled, shards, 0, rank=rank, world_size=2).num_tokens for rank in range(2)]
+    # The last batch may be one too many for two ranks.
+    assert 0.8 * num_tokens < sum(shares) <= num_tokens

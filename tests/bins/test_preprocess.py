@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import bins.preprocess
+from processors import pipeline
 from processors.manifest import Utterance, list_shards, read_shards
 from tests.recipe import NUM_ROWS, Recipe, listing
+from tests.tiny_runs import prepare, write_config, write_custom
+from training.corpus import IndexedCorpus
 
 
 def utterances(recipe: Recipe) -> dict[str, Utterance]:
@@ -63,8 +66,9 @@ def test_a_changed_transcript_makes_its_shard_again(own: Recipe) -> None:
     assert own.call(bins.preprocess, "--config", str(own.config)) == 0
     assert utterances(own)[changed].text == "Wait!"
     after = shard_times(own)
-    stale = {name for name in times if after[name] != times[name]}
-    assert stale == {"train/codes.000000.tar", "train/cuts.000000.jsonl.gz"}
+    stale = sorted(name for name in times if after[name] != times[name])
+    [shard] = {name.split(".")[1] for name in stale}
+    assert stale == [f"train/codes.{shard}.tar", f"train/cuts.{shard}.jsonl.gz"]
     assert utterances(own).keys() == before.keys()
 
 
@@ -113,12 +117,92 @@ def test_seconds_per_phone_are_measured_on_training_utterances(own: Recipe) -> N
     for quantile, value in measured().items():
         assert value == pytest.approx(float(np.quantile(seconds, float(quantile))), abs=1e-4)
     assert len(measured()) == 5
-    # Reports of an older version lack it, which makes no shard stale.
-    before, times = measured(), shard_times(own)
-    for path in (own.data / "reports").glob("*.json"):
-        report = json.loads(path.read_text())
-        del report["seconds_per_phone"]
-        path.write_text(json.dumps(report))
-    assert own.call(bins.preprocess, "--config", str(own.config)) == 0
-    assert shard_times(own) == times
-    assert measured() == pytest.approx(before, abs=1e-4)
+
+
+@pytest.fixture
+def custom(tmp_path: Path) -> Path:
+    """A config of a corpus of three speakers, who speak in turn of their rows' names."""
+    return write_config(tmp_path / "config.json", write_custom(tmp_path / "corpus", 24), tmp_path)
+
+
+def train_rows(config: Path) -> list[str]:
+    """The ids of all training utterances in the order of the shards, which their index agrees with."""
+    shards = list_shards(config.parent / "data" / "custom" / "train")
+    utterances, corpus = list(read_shards(shards)), IndexedCorpus.load(shards)
+    assert len(corpus) == len(utterances)
+    for number, utterance in enumerate(utterances):
+        phones, codes = corpus.read(number)
+        assert tuple(phones) == utterance.phones and np.array_equal(codes, utterance.codes)
+    return [utterance.id for utterance in utterances]
+
+
+def tar_times(config: Path) -> dict[str, int]:
+    return {name: time for name, time in listing(config.parent / "data").items() if name.endswith(".tar")}
+
+
+def test_rows_are_cut_into_shards_in_the_order_of_a_hash(custom: Path, tmp_path: Path) -> None:
+    prepare(custom, {"preprocess.shard_size": 4})
+    rows = train_rows(custom)
+    assert len(rows) > 12 and rows != sorted(rows)
+    lines = (tmp_path / "data" / "custom" / "splits.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines if line.endswith("train")] == rows
+    prepare(custom, {"preprocess.shard_size": 4, "preprocess.processed_dir": str(tmp_path / "again")})
+    assert (tmp_path / "again" / "custom" / "splits.tsv").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_shards_of_an_older_version_get_an_index_and_keep_split_and_order(
+    custom: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    """Then rows were in the order of their ids, and fewer of them may have been split otherwise."""
+    changes = {"preprocess.shard_size": 4}
+    with monkeypatch.context() as older:
+        older.setattr(pipeline, "in_lasting_order", lambda rows, *_, **__: sorted(rows, key=lambda row: row.id))
+        prepare(custom, changes)
+    folder = custom.parent / "data" / "custom"
+    unfinished = [] if is_finished else [folder / "stats.json"]
+    for path in [
+        *folder.rglob("index.*"),
+        *folder.rglob("phones.*"),
+        *unfinished,
+    ]:
+        path.unlink()
+    for path in [*folder.glob("reports/*.json"), *folder.glob("stats.json")]:
+        content = json.loads(path.read_text())
+        content.pop("row_order")
+        path.write_text(json.dumps(content))
+    times, splits = tar_times(custom), (folder / "splits.tsv").read_text()
+    prepare(custom, changes)
+    assert tar_times(custom) == times and (folder / "splits.tsv").read_text() == splits
+    assert train_rows(custom) == sorted(train_rows(custom))
+    assert json.loads((folder / "stats.json").read_text())["row_order"] == "id"
+
+
+def test_a_corpus_that_grows_keeps_its_finished_shards(custom: Path, tmp_path: Path) -> None:
+    changes = {"preprocess.shard_size": 4, "preprocess.valid_fraction": 0.1}
+    prepare(custom, changes)
+    before, times = train_rows(custom), tar_times(custom)
+    more = write_custom(tmp_path / "more", 40, seed=1)
+    for path in sorted((more / "wavs").glob("*.wav"))[24:]:
+        shutil.copy(path, tmp_path / "corpus" / "wavs")
+    lines = (more / "metadata.csv").read_text().splitlines(keepends=True)[24:]
+    with (tmp_path / "corpus" / "metadata.csv").open("a") as table:
+        table.writelines(lines)
+    prepare(custom, changes)
+    after = train_rows(custom)
+    assert after[: len(before)] == before and len(after) > len(before)
+    full = {f"custom/train/codes.{index:06d}.tar" for index in range(len(before) // 4)}
+    assert len(full) >= 3 and all(tar_times(custom)[name] == times[name] for name in full)
+
+
+def test_a_shard_whose_index_or_codes_are_damaged_is_mended(custom: Path) -> None:
+    prepare(custom, {})
+    rows, times = train_rows(custom), tar_times(custom)
+    folder = custom.parent / "data" / "custom" / "train"
+    (folder / "index.000000.npz").write_bytes(b"no index")
+    prepare(custom, {})
+    assert train_rows(custom) == rows and tar_times(custom) == times
+    for path in (folder / "index.000000.npz", folder / "codes.000000.tar"):
+        path.unlink()
+    prepare(custom, {})
+    assert train_rows(custom) == rows and tar_times(custom) != times

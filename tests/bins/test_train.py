@@ -105,3 +105,18 @@ def test_both_models_train_at_once(trained: Recipe) -> None:
     last = trained.checkpoints("both")[-1]
     for model in ("ar", "nar"):
         assert not same(weights(checkpoints[0], model), weights(last, model))
+
+
+def test_a_run_that_began_with_a_fixed_schedule_keeps_it_and_others_follow_their_length(trained: Recipe) -> None:
+    """Where total_training_steps became null in the config, learning rates stay those of the run's `args.json`."""
+    for name, setting in (("kept", "null"), ("explicit", "100"), ("other", "5")):
+        trained.copied("ar", name)
+        changes = [f"train.total_training_steps={setting}", "train.max_steps=4", "train.warmup_steps=2"]
+        train(trained, name, 1, "--resume", "true", settings=changes)
+    kept, explicit, other = (weights(trained.checkpoints(name)[-1], "ar") for name in ("kept", "explicit", "other"))
+    assert same(kept, explicit) and not same(kept, other)
+    arguments = json.loads((trained.experiment("kept") / "args.json").read_text())
+    assert arguments["train"]["total_training_steps"] == 100
+    # A run that begins with null is planned to its own end, where the rate is 0.
+    train(trained, "fitted", 1, settings=["train.total_training_steps=null", "train.max_steps=3"])
+    assert json.loads((trained.experiment("fitted") / "args.json").read_text())["train"]["total_training_steps"] is None

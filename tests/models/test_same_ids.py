@@ -1,9 +1,10 @@
 """A text has the same ids in training, by way of stage 1 and a shard, as at inference."""
 
+import numpy as np
 import pytest
 import torch
 
-from models.valle.collate import Collator
+from models.valle.collate import Collator, PrefixMode
 from processors.features import Chunks
 from processors.frontends import build_phonemizer
 from processors.frontends.graphemes import GraphemePhonemizer
@@ -11,7 +12,7 @@ from processors.manifest import SourceUtterance, Utterance, list_shards, write_s
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import defaults, tiny_train
-from training.data import TrainData
+from tests.tiny_trainer import build_data, epoch_of
 from utils.audio import write_audio
 
 TEXTS = [
@@ -37,15 +38,16 @@ def test_training_ids_are_inference_ids(tmp_path, add_blank: bool) -> None:
     table = SymbolTable.from_phones({phone for item in loaded for phone in item.phones})
 
     shards = list_shards(tmp_path / "shards")
-    in_training = TrainData(
-        train_shards=shards,
-        valid_shards=shards,
+    in_training = build_data(
+        shards,
+        tiny_train(use_dynamic_batchsize=False, batch_size=1),
+        Collator(8, PrefixMode.FIRST_FRAMES, 75, for_nar=False),
         tokenizer=TextTokenizer(GraphemePhonemizer, table, add_blank),
-        collator=Collator(8, 1, 75, for_nar=False),
-        settings=tiny_train(use_dynamic_batchsize=False, batch_size=1),
     )
     at_inference = TextTokenizer(lambda: build_phonemizer("espeak", "en-us"), table, add_blank)
-    seen = sorted(batch.text[0].tolist() for batch in in_training.batches(0))
+    seen = sorted(batch.text[0].tolist() for batch in epoch_of(in_training))
     assert seen == sorted(at_inference.ids(phones) for phones in at_inference.phones(TEXTS))
+    lengths = in_training.tokenizer.num_ids(np.array([len(item.phones) for item in loaded]))
+    assert sorted(map(len, seen)) == sorted(lengths.tolist())
     assert all(ids[0] == table.bos_id and ids[-1] == table.eos_id for ids in seen)
     assert all((table.pad_id in ids) == add_blank for ids in seen)

@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.valle.collate import Collator
-from processors.frontends.graphemes import GraphemePhonemizer
+from processors.index import write_index
 from processors.manifest import list_shards, read_shards, write_shard
-from processors.symbols import SymbolTable
-from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_train
-from training.data import TrainData
+from tests.tiny_trainer import build_data, epoch_of
 from utils.errors import UserError
 
 
@@ -48,6 +45,10 @@ def test_an_array_of_pickled_objects_is_not_unpickled(tmp_path: Path) -> None:
     replace_members(tar, lambda name, content: (name, stream.getvalue() if name.endswith(".npy") else content))
     with pytest.raises(UserError, match=r"cuts\.000000\.jsonl\.gz or codes\.000000\.tar: damaged"):
         list(read_shards(list_shards(tmp_path / "train")))
+    # Training reads by the index, which a stranger may have made as well.
+    write_index(Path(list_shards(tmp_path / "train")[0]))
+    with pytest.raises(UserError, match=r"codes\.000000\.tar: damaged"):
+        epoch_of(build_data(list_shards(tmp_path / "train"), tiny_train()))
     assert not ran.exists()
     stream.seek(0)
     np.load(stream, allow_pickle=True)
@@ -65,15 +66,12 @@ def test_members_with_paths_are_not_written_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_worker", [0, 1])
-@pytest.mark.parametrize("suffix", [".tar", ".gz"])
-def test_a_damaged_shard_is_one_line_in_training(tmp_path: Path, suffix: str, num_worker: int) -> None:
+@pytest.mark.parametrize("suffix", [".tar", ".npz", ".bin"])
+def test_a_damaged_shard_is_one_line_in_training_too(tmp_path: Path, suffix: str, num_worker: int) -> None:
     write_shard(tmp_path / "train", 0, made_up_utterances(20), 25)
     [path] = (tmp_path / "train").glob(f"*{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     settings = tiny_train(use_dynamic_batchsize=False, dataloader={"num_worker": num_worker})
-    tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.from_phones("abcdefgh_"), add_blank=False)
-    shards = list_shards(tmp_path / "train")
-    data = TrainData(shards, shards, tokenizer, Collator(4, 1, 75, for_nar=False), settings)
-    with pytest.raises(UserError, match=r"damaged.*run stage 1 again") as caught:
-        list(data.batches(0))
-    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+    with pytest.raises(UserError, match=r"damaged.*run stage 1 again") as told:
+        epoch_of(build_data(list_shards(tmp_path / "train"), settings))
+    assert "\n" not in str(told.value) and str(told.value).startswith(str(tmp_path))

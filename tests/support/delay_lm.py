@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,7 +42,11 @@ class DelayBatch(Batch):
 @dataclass(frozen=True)
 class DelayCollator:
     num_codes: int
+    num_codebooks: int
     needs_other_codes: bool = False
+
+    def num_positions(self, num_ids: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
+        return num_ids + num_frames + self.num_codebooks
 
     def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> DelayBatch:
         steps = [delayed(torch.from_numpy(example.codes).long(), self.num_codes) for example in examples]
@@ -84,7 +89,7 @@ class DelayLM(CodecLM):
         self.heads = nn.ModuleList(nn.Linear(width, self.num_codes + 1) for _ in range(settings.num_quantizers))
 
     def collate(self, frame_rate_hz: float) -> DelayCollator:
-        return DelayCollator(self.num_codes)
+        return DelayCollator(self.num_codes, len(self.embeddings))
 
     @property
     def loss_names(self) -> dict[str, str]:

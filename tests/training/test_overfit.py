@@ -1,22 +1,22 @@
 """Two real utterances, learned by heart: whatever is wrong between data and speech shows here."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from config.schema import MelRVQSettings
-from models.valle.collate import Collator
+from models.valle.collate import Collator, PrefixMode
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
 from processors.frontends import build_phonemizer
 from processors.manifest import Utterance, list_shards, write_shard
-from processors.symbols import SymbolTable
+from processors.symbols import SymbolTable, join_phones
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import TEST_DATA, requires, tiny_infer, tiny_model, tiny_train
-from tests.tiny_trainer import build_trainer
-from training.data import TrainData
-from training.examples import join
+from tests.tiny_trainer import build_data, build_trainer
 from utils.audio import read_audio
 
 CORPUS = TEST_DATA / "speech" / "Kathleen"
@@ -31,10 +31,15 @@ def short_clips(num: int) -> list[tuple[str, Path]]:
     return sorted(clips, key=lambda clip: clip[1].stat().st_size)[:num]
 
 
+def join(first: Utterance, second: Utterance) -> Utterance:
+    """Two utterances as one, as a prompt and its target are at inference."""
+    phones = tuple(join_phones(first.phones, second.phones))
+    return replace(first, id=second.id, phones=phones, codes=np.concatenate([first.codes, second.codes]))
+
+
 def train(model: VALLE, stage: int, num_steps: int, shards: list[str], tokenizer: TextTokenizer) -> None:
     settings = tiny_train(
         max_tokens=2000,
-        num_buckets=2,
         max_steps=num_steps,
         max_epoch=10**6,
         base_lr=1e-3,
@@ -44,7 +49,8 @@ def train(model: VALLE, stage: int, num_steps: int, shards: list[str], tokenizer
         save_checkpoint_steps=None,
     )
     torch.manual_seed(0)
-    data = TrainData(shards, shards, tokenizer, Collator(8, 1, 75, for_nar=stage == 2), settings)
+    collator = Collator(8, PrefixMode.FIRST_FRAMES, 75, for_nar=stage == 2)
+    data = build_data(shards, settings, collator, tokenizer=tokenizer)
     build_trainer(model, data, Path(shards[0]).parent).train()
 
 

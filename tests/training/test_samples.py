@@ -4,23 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.valle.collate import Collator
+from models.valle.collate import Collator, PrefixMode
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
-from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance, list_shards, write_shard
-from processors.symbols import SymbolTable
-from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
 from tests.conftest import Messages, made_up_utterances, tiny_infer, tiny_model, tiny_train
-from tests.tiny_trainer import build_trainer
+from tests.tiny_trainer import TOKENIZER, build_data, build_trainer
 from training import samples
-from training.data import TrainData
 from training.samples import SampleLogger
 from utils.log import log
-
-TABLE = SymbolTable.from_phones("abcdefgh_")
-TOKENIZER = TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False)
 
 
 class Writer:
@@ -92,8 +85,9 @@ def test_a_sample_that_fails_is_a_warning_and_training_goes_on(
     monkeypatch.setattr(log, "handlers", [messages])
     write_shard(tmp_path / "shards", 0, made_up_utterances(12, num_quantizers=8), frame_rate_hz=25)
     shards = list_shards(tmp_path / "shards")
-    settings = tiny_train(max_steps=3, valid_interval=1, save_checkpoint_steps=None, num_buckets=2)
-    data = TrainData(shards, shards, TOKENIZER, Collator(8, 1, 75, for_nar=True), settings)
+    settings = tiny_train(max_steps=3, valid_interval=1, save_checkpoint_steps=None)
+    collator = Collator(8, PrefixMode.FIRST_FRAMES, 75, for_nar=True)
+    data = build_data(shards, settings, collator, tokenizer=TOKENIZER)
     logger = build(codec, [utterance(5, 20)], Writer(error))
     trainer = build_trainer(logger.synthesizer.model, data, tmp_path / "run")
     trainer.samples = logger

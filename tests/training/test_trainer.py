@@ -4,32 +4,24 @@ import math
 import multiprocessing
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from models.contract import START, Example, LossSums
-from models.valle.collate import Collator
+from models.contract import Example, LossSums
+from models.valle.collate import Collator, PrefixMode
 from models.valle.valle import VALLE
-from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import list_shards, write_shard
-from processors.symbols import SymbolTable
-from processors.text import TextTokenizer
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
-from tests.tiny_trainer import build_trainer
-from training.data import TrainData
+from tests.tiny_trainer import TABLE, build_data, build_trainer, epoch_of
 from training.metrics import MetricSums
-from training.schedule import learning_rate
+from training.schedule import fit_schedule, learning_rate, log_schedule
 from training.trainer import Trainer
-from utils.checkpoint import find_checkpoints, load_weights
+from utils.checkpoint import find_checkpoints, load_meta, load_weights
 from utils.errors import UserError
 from utils.signals import Signals, exit_status
 from utils.workers import WorkerDiedError
-
-TABLE = SymbolTable.from_phones("abcdefgh_")
-COLLATOR = Collator(num_quantizers=4, prefix_mode=1, max_prompt_frames=75, for_nar=True)
 
 
 @pytest.fixture
@@ -40,9 +32,8 @@ def make_trainer(tmp_path):
 
     def make(stage: int = 1, name: str = "run", **changes) -> Trainer:
         torch.manual_seed(0)
-        changes = {"max_steps": 4, "num_buckets": 3, "save_checkpoint_steps": None, "valid_interval": 1000} | changes
-        settings = tiny_train(**changes)
-        data = TrainData(shards, shards, TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False), COLLATOR, settings)
+        changes = {"max_steps": 4, "save_checkpoint_steps": None, "valid_interval": 1000} | changes
+        data = build_data(shards, tiny_train(**changes))
         return build_trainer(VALLE(tiny_model(), train_stage=stage), data, tmp_path / name)
 
     return make
@@ -70,11 +61,41 @@ def test_schedules_have_their_shapes() -> None:
     assert rates("eden", [5000], epoch=4)[0] == pytest.approx(2**-0.5)
 
 
+def test_a_schedule_fits_the_run_unless_it_is_fixed() -> None:
+    fitted = fit_schedule(tiny_train(total_training_steps=None, warmup_steps=16_000), 2000)
+    assert (fitted.total_training_steps, fitted.warmup_steps) == (2000, 100)
+    rates = [learning_rate(fitted, step, 0) / fitted.base_lr for step in (0, 99, 1049, 1999)]
+    assert rates == pytest.approx([0.01, 1.0, 0.5, 0.0], abs=1e-3)
+    assert fit_schedule(tiny_train(total_training_steps=None, warmup_steps=7), 2000).warmup_steps == 7
+    fixed = tiny_train(total_training_steps=800_000, warmup_steps=16_000)
+    assert fit_schedule(fixed, 2000) is fixed
+
+
+@pytest.mark.parametrize(
+    ("changes", "last_step", "warnings"),
+    [
+        ({"total_training_steps": None, "warmup_steps": 16_000}, 2000, []),
+        ({"total_training_steps": 2000, "warmup_steps": 100}, 2000, []),
+        ({"total_training_steps": 1000, "warmup_steps": 100}, 2000, ["the last 1000 steps have rate 0"]),
+        ({"total_training_steps": 800_000, "warmup_steps": 100}, 2000, ["the rate never comes down"]),
+        ({"total_training_steps": 2000, "warmup_steps": 1600}, 2000, ["more than a fifth of the run's 2000 steps"]),
+        ({"scheduler": "noam", "total_training_steps": 9, "warmup_steps": 100}, 2000, []),
+    ],
+)
+def test_the_start_says_what_is_planned_and_warns_where_it_does_not_fit(changes, last_step, warnings, caplog) -> None:
+    settings = tiny_train(**changes)
+    with caplog.at_level("INFO", "vallet"):
+        log_schedule(settings, fit_schedule(settings, last_step), last_step, steps_per_epoch=12.5)
+    [plan, *others] = [record.getMessage() for record in caplog.records]
+    assert plan.startswith(f"12.5 steps an epoch, {last_step} steps in all, ") and "learning rate ends at" in plan
+    assert len(others) == len(warnings) and all(text in other for text, other in zip(warnings, others, strict=True))
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> None:
     """Each target weighs the same, in whichever batch it comes."""
     examples = [Example(tuple(TABLE.encode(u.phones, False)), u.codes) for u in made_up_utterances(6)]
-    collator = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
+    collator = Collator(num_quantizers=4, prefix_mode=PrefixMode.NONE, max_prompt_frames=75, for_nar=True)
     results = []
     for groups in ([examples], [examples[:1], examples[1:3], examples[3:]]):
         trainer = make_trainer(stage)
@@ -87,22 +108,12 @@ def test_accumulated_batches_step_like_one_batch(make_trainer, stage: int) -> No
     assert distance(results[0], weights(make_trainer(stage))) > 1e-2
 
 
-def test_a_filler_counts_nothing(make_trainer) -> None:
-    results = []
-    for num_fillers in (0, 2):
-        trainer, tally = make_trainer(0), make_trainer(0).new_metrics()
-        batch = next(trainer.data.batches(0))
-        trainer.step([batch] + [replace(batch, is_filler=True)] * num_fillers, 1e-3, tally)
-        results.append((weights(trainer), tally.means(trainer.accelerator)))
-    assert distance(results[0][0], results[1][0]) == 0 and results[0][1] == results[1][1]
-
-
 def test_gradients_are_clipped_before_the_step(make_trainer) -> None:
     """With plain gradient descent the step's length is the clipped norm times the rate."""
     trainer = make_trainer(gradient_clip_norm=0.01)
     trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=1.0, fused=True)
     before = [parameter.detach().clone() for parameter in trainer.parameters]
-    batch = next(trainer.data.batches(0))
+    batch = epoch_of(trainer.data)[0]
     norm = trainer.step([batch], 0.5, trainer.new_metrics())
     moved = [(p.detach() - old).square().sum() for p, old in zip(trainer.parameters, before, strict=True)]
     assert norm > 0.1
@@ -112,7 +123,7 @@ def test_gradients_are_clipped_before_the_step(make_trainer) -> None:
 def test_padding_weighs_nothing(make_trainer) -> None:
     model = VALLE(tiny_model(), train_stage=0).eval()
     examples = [Example(tuple(TABLE.encode(u.phones, False)), u.codes) for u in made_up_utterances(5)]
-    collator = Collator(num_quantizers=4, prefix_mode=0, max_prompt_frames=75, for_nar=True)
+    collator = Collator(num_quantizers=4, prefix_mode=PrefixMode.NONE, max_prompt_frames=75, for_nar=True)
     together = model(collator(examples, None))
     alone = [model(collator([example], None)) for example in examples]
     for name, score in together.items():
@@ -153,6 +164,7 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
         "gradient_accumulation_step": 2,
         "base_lr": 1e-2,
         "warmup_steps": 2,
+        "total_training_steps": 20,
     }
     whole = make_trainer(stage, "whole", max_steps=9, **changes)
     whole.train()
@@ -161,7 +173,7 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
     [saved] = find_checkpoints(first.folder / "checkpoint")
     second = make_trainer(stage, "parts", max_steps=9, **changes)
     second.resume(saved)
-    assert (second.progress.step, second.progress.place) == (4, first.progress.place)
+    assert second.progress == first.progress and second.progress.step == 4
     second.train()
     assert second.progress == whole.progress
     assert distance(weights(second), weights(whole)) == 0
@@ -173,16 +185,60 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
 def test_with_other_data_the_epoch_begins_anew(make_trainer) -> None:
     make_trainer(max_steps=4).train()
     [saved] = find_checkpoints(make_trainer().folder / "checkpoint")
-    same, other = make_trainer(), make_trainer(shards_per_block=1)
+    same, other = make_trainer(), make_trainer(max_tokens=150)
     same.resume(saved)
     other.resume(saved)
-    assert same.progress.place > other.progress.place == START and other.progress.step == 4
+    assert (same.progress.batch, other.progress.batch) == (4, 0) and same.progress.step == other.progress.step == 4
 
+    # Older versions counted blocks of shards.
     state = torch.load(saved.path / "training_state.pt")
+    for place, batch in (({"block": 0, "groups_done": 3}, 0), ({"block": 0, "groups_done": 0}, 0)):
+        state["progress"] = {"step": 4, "epoch": 1, "place": place, "loss": 1.0}
+        torch.save(state, saved.path / "training_state.pt")
+        old = make_trainer(max_steps=6)
+        old.resume(saved)
+        assert (old.progress.step, old.progress.epoch, old.progress.batch) == (4, 1, batch)
+        assert old.train() == 0 and old.progress.step == 6
     del state["data"]
     torch.save(state, saved.path / "training_state.pt")
     with pytest.raises(UserError, match=r"of an older version.*finetune"):
         make_trainer().resume(saved)
+
+
+def test_steps_cross_the_ends_of_epochs_and_too_few_batches_stay_unused(make_trainer, caplog) -> None:
+    trainer = make_trainer(max_steps=None, max_epoch=3, gradient_accumulation_step=4, log_interval=1)
+    num_batches = sum(trainer.data.sequence.num_batches(epoch) for epoch in range(3))
+    taken = []
+    step = trainer.step
+
+    def noted(batches, *others):
+        taken.extend(batches)
+        return step(batches, *others)
+
+    trainer.step = noted
+    with caplog.at_level("INFO", "vallet"):
+        assert trainer.train() == 0
+    assert trainer.progress.step == num_batches // 4 and len(taken) == num_batches // 4 * 4
+    in_epochs = [epoch_of(make_trainer(max_epoch=3).data, epoch) for epoch in range(3)]
+    expected = [batch for batches in in_epochs for batch in batches][: len(taken)]
+    assert all(torch.equal(some.codes, other.codes) for some, other in zip(taken, expected, strict=True))
+    said = f"the last {num_batches % 4} batches are fewer than a step takes"
+    assert num_batches % 4 and any(said in record.getMessage() for record in caplog.records)
+    # They are used where training goes on for more epochs.
+    [*_, saved] = find_checkpoints(trainer.folder / "checkpoint")
+    more = make_trainer(max_steps=None, max_epoch=4, gradient_accumulation_step=4)
+    more.resume(saved)
+    assert more.data.sequence.num_left(more.progress.position) == num_batches % 4 + more.data.sequence.num_batches(3)
+
+
+def test_a_deferred_checkpoint_of_an_epoch_s_end_counts_as_one(make_trainer) -> None:
+    trainer = make_trainer(max_steps=None, max_epoch=2)
+    num_batches = trainer.data.sequence.num_batches(0)
+    poison(trainer, num_batches, num_batches)
+    assert trainer.train() == 0
+    first, last = find_checkpoints(trainer.folder / "checkpoint")
+    assert (first.step, first.epoch) == (num_batches + 1, 1) and load_meta(first)["ends_epoch"] is True
+    assert last.epoch == 2 and load_meta(last)["ends_epoch"] is True
 
 
 def test_an_epoch_ends_with_a_checkpoint_and_rotation_keeps_the_newest(make_trainer) -> None:
@@ -209,7 +265,7 @@ def poison(trainer: Trainer, first: int, last: int) -> None:
 def test_a_step_that_is_not_finite_is_skipped_and_counted(make_trainer) -> None:
     trainer = make_trainer(max_steps=None, max_epoch=100)
     poison(trainer, 2, 3)
-    [first, *rest] = list(trainer.data.batches(0))[:4]
+    [first, *rest] = epoch_of(trainer.data)[:4]
     tally = trainer.new_metrics()
     trainer.step([first], 1e-3, tally)
     before, moments = weights(trainer), [state["exp_avg"].clone() for state in trainer.optimizer.state.values()]
@@ -262,7 +318,7 @@ def test_a_rate_that_ruins_the_weights_leaves_no_checkpoint_of_them(make_trainer
     trainer = make_trainer(stage, max_steps=60, max_epoch=1000, base_lr=1e8, log_interval=1, warmup_steps=50)
     trainer.settings = trainer.settings.model_copy(update={"save_checkpoint_steps": interval})
     trainer.accelerator.log = lambda values, step: shown.append(f"{values['train/loss']:.3f}")
-    with pytest.raises(UserError, match=r"^training diverged: .*train\.base_lr, and begin anew"):
+    with pytest.raises(UserError, match=r"^training diverged: .*train\.base_lr, and start again"):
         trainer.train()
     assert "0.000" not in shown and (interval or "nan" in shown)
     assert find_checkpoints(trainer.folder / "checkpoint") == []

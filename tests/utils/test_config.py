@@ -267,3 +267,20 @@ def test_relative_paths_start_at_the_root(tmp_path):
     assert resolve_path("~/data", tmp_path) == Path.home() / "data"
     with pytest.raises(UserError, match="nobody_of_that_name"):
         resolve_path("~nobody_of_that_name/data", tmp_path)
+
+
+def test_a_retired_key_is_accepted_ignored_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = load_settings(ROOT / "egs" / "tts" / "VALLE" / "demo_config.json", Settings, root=ROOT)
+    content = settings.model_dump()
+    content["train"] |= {"shuffle_buffer": 10_000, "num_streams": 8}
+    path = tmp_path / "args.json"
+    path.write_text(json.dumps(content))
+    with caplog.at_level("INFO", "vallet"):
+        for _ in range(2):
+            assert read_settings(path, Settings, ("train.shards_per_block=3",)) == settings
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(" is retired")[0] for line in said] == [
+        f"{path}: train.shuffle_buffer",
+        "--set: train.shards_per_block",
+        f"{path}: train.num_streams",
+    ]

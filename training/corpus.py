@@ -1,0 +1,83 @@
+"""The utterances of all shards, numbered, with what an epoch is planned from, and read one by one."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from processors.index import codes_location, index_location, phones_location, read_codes, read_index, read_phones
+from processors.manifest import corpus_of
+from utils.remote import MachineCache
+
+# Indexes that are read, or downloaded, at a time.
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class IndexedCorpus:
+    """N utterances of S shards, in memory as 28 bytes each: their phones and codes stay on disk.
+
+    Utterance numbers run from 0 through the shards; shard s has those from `first[s]` to `first[s + 1]`. `speaker`
+    (N,) numbers the speakers of all corpora together.
+    """
+
+    shards: Sequence[str]
+    cache: MachineCache
+    first: np.ndarray
+    codes_offset: np.ndarray
+    codes_size: np.ndarray
+    num_frames: np.ndarray
+    num_phones: np.ndarray
+    first_phone: np.ndarray
+    speaker: np.ndarray
+    symbols: Sequence[tuple[str, ...]]
+
+    @classmethod
+    def load(cls, shards: Sequence[str], cache: MachineCache | None = None) -> "IndexedCorpus":
+        """Read the index of each shard, a path or a URL of its `cuts` file. Raises UserError where one is missing."""
+        cache = cache or MachineCache()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            indexes = list(pool.map(lambda shard: read_index(cache.path(index_location(shard))), shards))
+        speaker_ids: dict[str, int] = {}
+        speakers = []
+        for shard, index in zip(shards, indexes, strict=True):
+            # Speakers of different corpora stay apart.
+            names = [f"{corpus_of(shard)}/{name}" for name in index.speaker_names]
+            ids = np.array([speaker_ids.setdefault(name, len(speaker_ids)) for name in names], np.int32)
+            speakers.append(ids[index.speaker])
+
+        def joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+            return np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype, copy=False)
+
+        return cls(
+            shards=list(shards),
+            cache=cache,
+            first=np.cumsum([0, *(len(index.num_frames) for index in indexes)]),
+            codes_offset=joined([index.codes_offset for index in indexes], np.int64),
+            codes_size=joined([index.codes_size for index in indexes], np.int32),
+            num_frames=joined([index.num_frames for index in indexes], np.int32),
+            num_phones=joined([index.num_phones for index in indexes], np.int32),
+            first_phone=joined([np.cumsum(index.num_phones) - index.num_phones for index in indexes], np.int32),
+            speaker=joined(speakers, np.int32),
+            symbols=[tuple(index.symbols.tolist()) for index in indexes],
+        )
+
+    def __len__(self) -> int:
+        return len(self.num_frames)
+
+    def read(self, number: int) -> tuple[list[str], np.ndarray]:
+        """The phones and the codes (T, Q) of an utterance. Raises UserError where its shard is damaged."""
+        shard = int(np.searchsorted(self.first, number, side="right")) - 1
+        cuts, symbols = self.shards[shard], self.symbols[shard]
+        first, num = int(self.first_phone[number]), int(self.num_phones[number])
+        ids = read_phones(self.cache.path(phones_location(cuts)), first, num)
+        offset, size = int(self.codes_offset[number]), int(self.codes_size[number])
+        codes = read_codes(self.cache.path(codes_location(cuts)), offset, size, int(self.num_frames[number]))
+        return [symbols[index] for index in ids], codes
+
+    @cached_property
+    def by_speaker(self) -> np.ndarray:
+        """All utterance numbers (N,), sorted by speaker."""
+        return np.argsort(self.speaker, kind="stable").astype(np.int32)
