@@ -9,6 +9,7 @@ from benchmarks.measure import Row
 from models.contract import CodecLM
 from models.experiment import Experiment, load_model
 from models.valle.valle import VALLE
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import read_shards
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
@@ -27,7 +28,7 @@ def rows(folder: Path) -> list[Row]:
     experiment = Experiment(folder)
     settings = experiment.settings()
     data = read_prepared(settings)
-    tokenizer = TextTokenizer(None, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
+    tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
     utterances = list(read_shards(data.valid_shards))[:NUM_UTTERANCES]
     inputs = [
         (torch.tensor([tokenizer.ids(row.phones)]), torch.from_numpy(row.codes).long().unsqueeze(0))

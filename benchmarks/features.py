@@ -16,8 +16,8 @@ from benchmarks.measure import Row, peak_memory, seconds_of, seconds_once
 from config.schema import PreprocessSettings
 from processors.codecs.encodec import Encodec
 from processors.demo_corpus import sentences, write_demo_corpus
+from processors.frontends import build_phonemizer
 from processors.pipeline import Preparation
-from processors.text import build_phonemizer
 from utils.paths import ROOT
 
 NUM_TEXTS, NUM_PROCESSES, CHUNK = 8000, 2, 16

@@ -20,6 +20,7 @@ from models.contract import Batch, Example
 from models.valle.collate import Collator, PrefixMode, ValleBatch
 from models.valle.valle import VALLE
 from modules.attention import SelfAttention
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
@@ -65,7 +66,7 @@ def made_up_utterances(num: int) -> Iterator[Utterance]:
 
 
 def train_data(settings: ValleExperiment, shards: Sequence[str], num_workers: int) -> TrainData:
-    tokenizer = TextTokenizer(None, SymbolTable(PHONES), add_blank=False)
+    tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable(PHONES), add_blank=False)
     collator = Collator(8, PrefixMode(settings.model.prefix_mode), 3 * FRAME_RATE_HZ, for_nar=False)
     loader = settings.train.dataloader.model_copy(update={"num_worker": num_workers})
     train = settings.train.model_copy(update={"dataloader": loader})

@@ -1,4 +1,4 @@
-"""Measures decoding, training, stage 1 and start-up beside the plain way and what the machine can do at best."""
+"""Benchmarks: decoding, training, stage 1 and start-up, against a baseline and the best the machine can do."""
 
 import json
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from utils.cli import Parser, run
 from utils.paths import ROOT
 
 DESCRIPTION = (
-    "Measure each part: time, rate, memory, the ratio to the plain way and to the machine's best, and the goal."
+    "Benchmark each part: time, rate, memory, the ratios to a baseline and to the machine's best, and the goal."
 )
 PARTS = ("decoding", "training", "streaming", "features", "startup")
 
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION, prog="bench")
-    parser.add_argument("--part", action="append", choices=PARTS, help="this part alone; may be repeated")
+    parser.add_argument("--part", action="append", choices=PARTS, help="run only this part; may be repeated")
     parser.add_argument(
-        "--full", action="store_true", help="every step and layer instead of a sample: an hour on two cores"
+        "--full", action="store_true", help="time all steps and layers instead of a sample: an hour on two cores"
     )
     parser.add_argument(
-        "--expt_dir", metavar="DIR", help="trained experiment to compare precisions on (default the demo's)"
+        "--expt_dir", metavar="DIR", help="trained experiment to compare precisions on (default: the demo's)"
     )
-    parser.add_argument("--output", default="bench.json", metavar="FILE", help="where the figures go, as JSON")
+    parser.add_argument("--output", default="bench.json", metavar="FILE", help="where to write the results, as JSON")
     flags = parser.parse(arguments)
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     from benchmarks import agreement, decoding, features, startup, streaming, training
     from benchmarks.measure import Row, machine, table
     from config.schema import ValleExperiment
@@ -35,13 +35,14 @@ def main(arguments: Sequence[str] | None) -> int:
     from utils.log import log, set_up_logging
 
     set_up_logging()
+    # No benchmark reads a corpus.
     overrides = ['dataset=["custom"]', "dataset_path.custom=none", *flags.set]
     settings = load_settings(ROOT / "config" / "valle.json", ValleExperiment, overrides, root=ROOT)
     device = pick_device()
     experiment = Path(flags.expt_dir) if flags.expt_dir else ROOT / "ckpts" / "tts" / "demo_nar"
     found: dict[str, list[Row]] = {}
     for part in flags.part or PARTS:
-        log.info("measuring: %s", part)
+        log.info("benchmarking: %s", part)
         if part == "decoding":
             found[part] = decoding.rows(settings.model, device, flags.full) + agreement.rows(experiment)
         elif part == "training":

@@ -1,20 +1,20 @@
-"""A released model of the reference recipe, rewritten as an experiment folder of our own. Stage 3 reads either."""
+"""Converts a released model of the reference recipe to an experiment folder of our own. Stage 3 reads both."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.cli import Parser, find_path, run
 
-DESCRIPTION = "Rewrite a released model of the reference recipe as a self-contained experiment folder."
+DESCRIPTION = "Convert a released model of the reference recipe to a self-contained experiment folder."
 
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION, prog="convert.py")
-    parser.add_argument("--input", required=True, metavar="DIR", help="its folder, with args.json and checkpoint/")
+    parser.add_argument("--input", required=True, metavar="DIR", help="released folder, with args.json and checkpoint/")
     parser.add_argument("--output", required=True, metavar="DIR", help="the new experiment folder")
     flags = parser.parse(arguments)
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     from models.experiment import Experiment
     from synthesis.convert import convert
     from utils.checkpoint import resolve_checkpoint

@@ -1,4 +1,4 @@
-"""Stage 4: measure what experiments say of a test list, and write a report."""
+"""Stage 4: evaluates experiments on a test list and writes a report."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,26 +11,27 @@ from utils.paths import ROOT
 if TYPE_CHECKING:
     from evaluation.evaluate import Evaluation
 
-DESCRIPTION = "Stage 4: measure experiments on a test list, beside the recordings and the codec, into a report."
+DESCRIPTION = "Stage 4: evaluate experiments on a test list, beside the recordings and the codec, and write a report."
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags, once they fit each other."""
+    """The flags, checked for combinations that do not fit."""
     parser = Parser(DESCRIPTION)
-    parser.add_argument("--config", "-c", metavar="FILE", help="take the infer section, or the corpus, from here")
-    parser.add_argument("--infer_expt_dir", action="append", default=[], metavar="DIR", help="experiment to measure")
-    parser.add_argument("--audio_dir", action="append", default=[], metavar="DIR", help="audio of stage 3 to measure")
-    parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="the list")
+    parser.add_argument("--config", "-c", metavar="FILE", help="config with the infer section, or the corpus, to use")
+    parser.add_argument("--infer_expt_dir", action="append", default=[], metavar="DIR", help="experiment to evaluate")
+    parser.add_argument("--audio_dir", action="append", default=[], metavar="DIR", help="output of stage 3 to evaluate")
+    parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="the test list")
     parser.add_argument("--eval_output_dir", metavar="DIR", help="default: <infer_expt_dir>/evaluation")
-    parser.add_argument("--continual", action="store_true", help="the list is one of continuations")
-    parser.add_argument("--language", default="en-us", help="of the texts: how words are compared")
+    parser.add_argument("--continual", action="store_true", help="evaluate continuations of the prompts")
+    parser.add_argument("--language", default="en-us", help="language of the texts, by which words are compared")
     parser.add_argument("--asr", choices=("pocketsphinx", "whisper", "hubert", "none"), default="pocketsphinx")
     parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer")
     parser.add_argument("--speaker_model", metavar="DIR", help="folder or hub name of the speaker model")
     parser.add_argument("--dnsmos_dir", metavar="DIR", help="folder with DNSMOS's two networks")
-    parser.add_argument("--num_report_texts", type=int, default=50, metavar="N", help="texts with sound in the report")
-    parser.add_argument("--build_test_lists", choices=("librispeech", "libritts"), help="write test lists, and end")
+    parser.add_argument("--num_report_texts", type=int, default=50, metavar="N", help="texts with audio in the report")
+    parser.add_argument("--build_test_lists", choices=("librispeech", "libritts"), help="write test lists, and exit")
     flags = parser.parse(arguments)
+    # Writing test lists needs no experiment.
     if flags.build_test_lists is not None:
         if flags.eval_output_dir is None:
             parser.error("--eval_output_dir: needed with --build_test_lists")
@@ -39,12 +40,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--test_list_file: needed, or --build_test_lists to write one")
     if not flags.infer_expt_dir and not flags.audio_dir:
         parser.error("--infer_expt_dir: needed, or --audio_dir")
+    # Audio alone has no experiment folder for the report, and no settings to change.
     if not flags.infer_expt_dir:
         if flags.eval_output_dir is None:
             parser.error("--eval_output_dir: needed with --audio_dir alone")
         for flag in ("config", "set", "continual"):
             if getattr(flags, flag):
-                parser.error(f"--{flag}: needs --infer_expt_dir, whose settings it is about")
+                parser.error(f"--{flag}: needs --infer_expt_dir, whose settings it changes")
     if flags.asr_model is not None and flags.asr in ("pocketsphinx", "none"):
         parser.error("--asr_model is for --asr whisper or hubert")
     return flags
@@ -53,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     from utils.device import require_asked_gpus
     from utils.errors import UserError
     from utils.log import log, set_up_logging
@@ -90,7 +92,7 @@ def build_test_lists(flags: argparse.Namespace) -> None:
 
 
 def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
-    """The evaluation, and the folder that it goes to."""
+    """The evaluation, and the output folder."""
     from evaluation.build import build_measures
     from evaluation.evaluate import evaluate, gather
     from synthesis.load import load_experiment
@@ -106,9 +108,9 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     models = (flags.asr, flags.asr_model, flags.speaker_model)
     measures, missing = build_measures(flags.language, *models, dnsmos_dir, pick_device())
     output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
-    # One at a time: each is let go of before the next is loaded.
-    voices = (load_experiment(folder, "--infer_expt_dir", flags.set, config) for folder in folders)
-    systems, prompt_seconds = gather(lines, voices, audio_folders, output, flags.continual)
+    # One at a time: each is released before the next is loaded.
+    loaded = (load_experiment(folder, "--infer_expt_dir", flags.set, config) for folder in folders)
+    systems, prompt_seconds = gather(lines, loaded, audio_folders, output, flags.continual)
     return evaluate(lines, systems, measures, missing, prompt_seconds), output
 
 

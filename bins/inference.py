@@ -1,4 +1,4 @@
-"""Stage 3: speech in the voice of a prompt."""
+"""Stage 3: synthesizes texts in the voices of prompts."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,25 +7,28 @@ from pathlib import Path
 
 from utils.cli import Parser, find_path, run
 
-DESCRIPTION = "Stage 3: speak texts in the voices of prompts, with a trained experiment."
+DESCRIPTION = "Stage 3: synthesize texts in the voices of prompts, with a trained experiment."
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags, once they fit each other."""
+    """The flags, checked for combinations that do not fit."""
     parser = Parser(DESCRIPTION)
-    parser.add_argument("--config", "-c", metavar="FILE", help="take the infer section from here")
+    parser.add_argument("--config", "-c", metavar="FILE", help="config with the infer section to use")
     parser.add_argument("--infer_expt_dir", required=True, metavar="DIR", help="experiment of the NAR model")
     parser.add_argument("--infer_output_dir", metavar="DIR", help="default: <infer_expt_dir>/result")
     parser.add_argument("--infer_mode", choices=("single", "batch"), required=True)
-    parser.add_argument("--infer_text", metavar="TEXT", help="single: what to say")
-    parser.add_argument("--infer_text_prompt", metavar="TEXT", help="single: what the prompt says")
-    parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt")
-    parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the list")
-    parser.add_argument("--continual", action="store_true", help="go on from the prompt's own text")
-    parser.add_argument("--copysyn", action="store_true", help="also write the prompt through the codec and back")
+    parser.add_argument("--infer_text", metavar="TEXT", help="single: the text")
+    parser.add_argument("--infer_text_prompt", metavar="TEXT", help="single: the prompt's text")
+    parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt's audio")
+    parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the test list")
+    parser.add_argument(
+        "--continual", action="store_true", help="keep the prompt's start and read the rest of its text"
+    )
+    parser.add_argument("--copysyn", action="store_true", help="also write the codec's reconstruction of each prompt")
     for name, kind in (("top_k", int), ("top_p", float), ("temperature", float), ("seed", int)):
         parser.add_argument(f"--{name}", type=kind)
     flags = parser.parse(arguments)
+    # Each mode refuses the other's flags, which would otherwise be ignored in silence.
     single = {name: getattr(flags, name) for name in ("infer_text", "infer_text_prompt", "infer_audio_prompt")}
     if flags.infer_mode == "batch":
         for name, value in single.items():
@@ -36,8 +39,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     else:
         if flags.test_list_file is not None:
             parser.error("--test_list_file is for --infer_mode batch")
+        # A continuation has no text of its own, so none is required below.
         if flags.continual and single.pop("infer_text") is not None:
-            parser.error("--infer_text: --continual says the prompt's own text; leave one of them out")
+            parser.error("--infer_text: --continual reads the prompt's own text; leave one of them out")
         for name, value in single.items():
             if value is None:
                 parser.error(f"--{name}: needed with --infer_mode single")
@@ -47,9 +51,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     from synthesis.load import load_experiment
-    from synthesis.results import free_name, run_jobs
+    from synthesis.results import free_name, synthesize_list
     from synthesis.test_lists import ListItem, output_name, read_test_list
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
@@ -65,17 +69,17 @@ def main(arguments: Sequence[str] | None) -> int:
     config = find_path(flags.config, "--config") if flags.config is not None else None
     if flags.infer_mode == "batch":
         test_list = find_path(str(flags.test_list_file), "--test_list_file")
-        jobs = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
+        items = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
     else:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
-        jobs = [ListItem(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
+        items = [ListItem(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
     if flags.infer_mode == "single":
-        # Nothing is overwritten: another text in the same voice goes beside the first.
-        jobs = [replace(job, name=free_name(output_dir, job.name)) for job in jobs]
-    return 1 if run_jobs(synthesizer, jobs, output_dir, flags.continual, flags.copysyn) else 0
+        # Do not overwrite the result of another text with the same prompt.
+        items = [replace(item, name=free_name(output_dir, item.name)) for item in items]
+    return 1 if synthesize_list(synthesizer, items, output_dir, flags.continual, flags.copysyn) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 1: corpora to phones and codes."""
+"""Stage 1: turns corpora into phones and codes."""
 
 import json
 from collections import Counter
@@ -17,10 +17,10 @@ DESCRIPTION = "Stage 1: read the corpora of a config and write their phones and 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION)
     parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="processes beside the codec")
+    parser.add_argument("--num_workers", type=int, metavar="N", help="worker processes that read audio and phonemize")
     flags = parser.parse(arguments)
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     from accelerate import PartialState
 
     from config.schema import Settings
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from utils.config import load_settings, resolve_path
     from utils.device import pick_device
     from utils.errors import UserError
-    from utils.log import log, set_up_logging
+    from utils.log import set_up_logging
     from utils.remote import is_url
 
     overrides = list(flags.set)
@@ -38,49 +38,47 @@ def main(arguments: Sequence[str] | None) -> int:
         overrides.append(f"preprocess.num_workers={flags.num_workers}")
     settings = load_settings(find_path(flags.config, "--config"), Settings, overrides, root=ROOT)
     device = pick_device()
-    # The first to be done waits for the last, which may take long.
+    # Ranks wait for the slowest one, which may take days.
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=7))
     set_up_logging(state.is_main_process)
     if is_url(settings.preprocess.processed_dir):
         raise UserError("preprocess.processed_dir: stage 1 writes to a folder; copy it to the store for stage 2")
     processed_dir: Path = resolve_path(settings.preprocess.processed_dir, ROOT)
-    preparations = [
-        Preparation(
-            name,
-            resolve_path(settings.dataset_path[name], ROOT),
-            processed_dir,
-            ROOT,
-            settings.preprocess,
-            state.process_index,
-            state.num_processes,
-        )
-        for name in settings.dataset
-    ]
+    shared = (processed_dir, ROOT, settings.preprocess, state.process_index, state.num_processes)
+    paths = {name: resolve_path(settings.dataset_path[name], ROOT) for name in settings.dataset}
+    preparations = [Preparation(name, path, *shared) for name, path in paths.items()]
     rows = [row for preparation in preparations for row in preparation.rows]
-    # A folder that cannot be made is told before the codec is fitted.
+    # Fail before the codec is fitted if the folder cannot be made.
     processed_dir.mkdir(parents=True, exist_ok=True)
+    # The first rank fits the codec; the others then open its file.
     with state.main_process_first():
         audio = partial(training_audio, settings.preprocess, rows)
         codec = prepare_codec(settings.preprocess, processed_dir, ROOT, audio, device)
-    empty = []
+    problems = []
     for preparation in preparations:
-        stats = preparation.run(codec, device, state.wait_for_everyone)
-        for split, counts in stats.get("splits", {}).items():
-            log.info("%s/%s: %d utterances, %.2f hours", stats["dataset"], split, counts["utterances"], counts["hours"])
-        if stats.get("dropped"):
-            log.info(
-                "%s: %d left out, see %s", stats["dataset"], stats["dropped"], preparation.folder / "failures.jsonl"
-            )
-        # A corpus may have test utterances alone: stage 2 says where nothing is left to train on.
-        if stats and not any(counts["utterances"] for counts in stats["splits"].values()):
-            empty.append(describe_empty(stats, preparation.folder / "failures.jsonl"))
-    if empty:
-        raise UserError("; ".join(empty))
+        # Only the first rank gets statistics.
+        if stats := preparation.run(codec, device, state.wait_for_everyone):
+            problems += report(stats, preparation.folder / "failures.jsonl")
+    if problems:
+        raise UserError("; ".join(problems))
     return 0
 
 
+def report(stats: dict[str, Any], failures: Path) -> list[str]:
+    """Log the statistics of a corpus; returns an error line if nothing of it could be used."""
+    from utils.log import log
+
+    name, splits = stats["dataset"], stats["splits"]
+    for split, counts in splits.items():
+        log.info("%s/%s: %d utterances, %.2f hours", name, split, counts["utterances"], counts["hours"])
+    if stats["dropped"]:
+        log.info("%s: %d left out, see %s", name, stats["dropped"], failures)
+    # A corpus may have test utterances only; stage 2 reports it if none are left to train on.
+    return [] if any(counts["utterances"] for counts in splits.values()) else [describe_empty(stats, failures)]
+
+
 def describe_empty(stats: dict[str, Any], failures: Path) -> str:
-    """Why nothing of a corpus could be used: the commonest reason, with an example."""
+    """Why nothing of a corpus could be used: the most common reason, with an example."""
     from processors.reports import failure_category
 
     name, reasons = stats["dataset"], Counter(stats["dropped_why"])

@@ -1,4 +1,4 @@
-"""Stage 2: train the AR model, the NAR model, or both."""
+"""Stage 2: trains the AR model, the NAR model, or both."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--model_train_stage", type=int, choices=(0, 1, 2), required=True)
     parser.add_argument("--ar_model_ckpt_dir", metavar="DIR", help="the trained AR model, for stage 2")
     parser.add_argument("--resume", type=true_or_false, default=False, metavar="true|false")
-    parser.add_argument("--resume_from_ckpt_path", metavar="DIR", help="this checkpoint instead of the latest")
+    parser.add_argument("--resume_from_ckpt_path", metavar="DIR", help="resume from here instead of from the latest")
     parser.add_argument("--resume_type", choices=("resume", "finetune"))
     flags = parser.parse(arguments)
     if flags.resume_type and not (flags.resume or flags.resume_from_ckpt_path):
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None) -> int:
     if "/" in flags.name or flags.name in ("", ".", ".."):
         parser.error("--name: takes a folder's name, not a path")
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     import torch
 
     from config.schema import Settings
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None) -> int:
     settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_prepared(settings)
+    # Limits that the config leaves null are measured on the corpus, and saved with the experiment.
     settings = with_measured_limits(settings, data)
     start = resolve_start(
         settings,
@@ -53,8 +54,7 @@ def main(arguments: Sequence[str] | None) -> int:
     )
     settings = with_kept_schedule(settings, start)
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
-    # Phones were made in stage 1: training needs no phonemizer.
-    tokenizer = TextTokenizer(None, start.table, settings.preprocess.add_blank)
+    tokenizer = TextTokenizer.from_settings(settings.preprocess, start.table)
     return TrainingRun(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer).run()
 
 

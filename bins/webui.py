@@ -1,4 +1,4 @@
-"""Stage 5: a web page that speaks."""
+"""Stage 5: a web page that synthesizes speech."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -7,15 +7,17 @@ from utils.cli import Parser, find_path, run
 from utils.errors import UserError
 from utils.paths import ROOT
 
-DESCRIPTION = "Stage 5: a web page that speaks texts in the voices of prompts, with trained experiments."
+DESCRIPTION = "Stage 5: a web page that synthesizes texts in the voices of prompts, with trained experiments."
 
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION)
-    parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE", help="its log_dir")
-    parser.add_argument("--infer_expt_dir", metavar="DIR", help="the experiment that is chosen first")
-    parser.add_argument("--log_dir", metavar="DIR", help="parent of the experiments; default: the config's")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: every one")
+    parser.add_argument(
+        "--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE", help="config with the log_dir"
+    )
+    parser.add_argument("--infer_expt_dir", metavar="DIR", help="the experiment that is selected at first")
+    parser.add_argument("--log_dir", metavar="DIR", help="parent folder of the experiments; default: the config's")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
     parser.add_argument("--port", type=int, default=7860)
     flags = parser.parse(arguments)
     if not 1 <= flags.port <= 65535:
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None) -> int:
     if find_spec("gradio") is None:
         raise UserError("stage 5 needs gradio; install it with pip install -e '.[web]', or all with make install")
 
-    # Heavy libraries are imported once the flags are known to be right.
+    # Import heavy libraries only after the flags are checked.
     from config.schema import Settings
     from synthesis.load import load_experiment
     from utils.config import load_settings, resolve_path
@@ -38,14 +40,14 @@ def main(arguments: Sequence[str] | None) -> int:
     if flags.log_dir is not None:
         log_dir = find_path(flags.log_dir, "--log_dir")
     else:
-        # What speaks needs no corpus: its path may be a placeholder still.
+        # Synthesis needs no corpus, so its path may still be a placeholder.
         no_corpus = ('dataset=["custom"]', "dataset_path.custom=.")
         config = find_path(flags.config, "--config")
         log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
     first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
     queue = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)[0])
     experiments = ExperimentList(log_dir, first)
-    # Whoever opens the page does not wait for it.
+    # Load the first model before anyone opens the page.
     queue.load(experiments.first_checkpoint())
     serve(queue, experiments, lambda experiment: experiment.settings(flags.set).infer, flags.host, flags.port)
     return 0

@@ -1,15 +1,16 @@
 """Every setting of an experiment: its name, type, range and unit.
 
-The values live in `base.json <- tts.json <- valle.json` beside this file and in the experiment's own
-`exp_config.json`; nothing here has a default, so that each default is written in one place only.
+The values are in `base.json <- tts.json <- valle.json` beside this file and in the experiment's `exp_config.json`.
+Nothing here has a default, so that each default is written in one place only.
 """
 
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+from config.class_path import import_class
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -19,7 +20,7 @@ Dataset = Literal["libritts", "ljspeech", "vctk", "hifitts", "librispeech", "cus
 
 
 class Section(BaseModel):
-    """A group of settings; an unknown key or a value of another type is an error."""
+    """A group of settings. An unknown key or a value of the wrong type is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -56,15 +57,15 @@ class PreprocessSettings(Section):
     sample_rate: Count = Field(description="Hz; audio is resampled to it before the codec")
     min_duration: Positive = Field(description="seconds; shorter utterances are left out")
     max_duration: Positive = Field(description="seconds; longer utterances are left out")
-    valid_fraction: Fraction = Field(description="share for validation where a corpus has no split of its own")
-    test_fraction: Fraction = Field(description="share for testing where a corpus has no split of its own")
+    valid_fraction: Fraction = Field(description="share for validation if a corpus has no split of its own")
+    test_fraction: Fraction = Field(description="share for testing if a corpus has no split of its own")
     split_by: Literal["auto", "speaker", "utterance"] = Field(
-        description="what is kept whole in such a split; auto: speaker from 20 speakers on"
+        description="what such a split never divides; auto: speaker from 20 speakers on"
     )
     split_seed: int = Field(description="seed of such a split")
     shard_size: Count = Field(description="utterances per shard")
     codec_batch_seconds: Positive = Field(description="seconds of audio per codec batch, padding included")
-    num_workers: CountOrZero = Field(description="processes that read audio and phonemize beside the codec")
+    num_workers: CountOrZero = Field(description="worker processes that read audio and phonemize while the codec runs")
 
     @model_validator(mode="after")
     def _ordered(self) -> "PreprocessSettings":
@@ -76,7 +77,7 @@ class PreprocessSettings(Section):
 
 
 class ModelSettings(Section):
-    """What each model has; a model of `model_type` adds its own."""
+    """Settings that every model has; each `model_type` adds its own."""
 
     num_quantizers: Annotated[int, Field(ge=2)] = Field(description="codebooks Q")
     text_token_num: Annotated[int, Field(ge=4)] = Field(description="rows of the text embeddings")
@@ -119,20 +120,17 @@ MODEL_SETTINGS: dict[str, type[ModelSettings]] = {"VALLE": ValleSettings}
 
 
 def model_settings(model_type: str) -> type[ModelSettings]:
-    """The type of the `model` section: registered, or that of `package.module:Class`, its `settings_class`.
+    """The type of the `model` section: the registered one, or `settings_class` of `package.module:Class`.
 
-    Raises ValueError where `model_type` names no model.
+    Raises ValueError if `model_type` does not name a model.
     """
     if model_type in MODEL_SETTINGS:
         return MODEL_SETTINGS[model_type]
-    module_name, _, name = model_type.partition(":")
     hint = f"it must be {', '.join(MODEL_SETTINGS)}, or package.module:Class of a model of your own"
-    if not name:
-        raise ValueError(f"{model_type} is no model; {hint}")
     try:
-        found = getattr(getattr(import_module(module_name), name, None), "settings_class", None)
-    except ImportError as error:
-        raise ValueError(f"{model_type} cannot be imported ({error}); {hint}") from error
+        found = getattr(import_class(model_type), "settings_class", None)
+    except ValueError as error:
+        raise ValueError(f"{error}; {hint}") from error
     if not (isinstance(found, type) and issubclass(found, ModelSettings)):
         raise ValueError(f"{model_type} has no settings_class that is a ModelSettings; {hint}")
     return found
@@ -225,23 +223,23 @@ class InferSettings(SamplingSettings):
     """Stage 3."""
 
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8: a CPU's AR alone, the NAR in bf16"
+        description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8 (CPUs): the AR in int8, the NAR in bf16"
     )
     min_seconds_per_phone: Annotated[float, Field(ge=0)] | None = Field(
-        description="speech never ends before this, times the text's phones; null: as the corpus was measured"
+        description="minimum length of the speech for each phone of the text; null: measured on the corpus"
     )
     max_seconds_per_phone: Positive | None = Field(
-        description="speech always ends by this, times the text's phones, and slack_seconds; null: as measured"
+        description="maximum length for each phone of the text, plus slack_seconds; null: measured on the corpus"
     )
-    min_seconds: Annotated[float, Field(ge=0)] = Field(description="no speech is shorter")
-    slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the longest that a text may last")
-    max_tries: Count = Field(description="seeds to try where speech is cut off, ends at once or is silent")
-    continual_prompt_seconds: Positive = Field(description="with --continual, this much of the audio is kept")
+    min_seconds: Annotated[float, Field(ge=0)] = Field(description="minimum length of any speech")
+    slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the maximum length of a text")
+    max_tries: Count = Field(description="seeds to try when speech is cut off, ends at once or is silent")
+    continual_prompt_seconds: Positive = Field(description="with --continual, how much of the prompt's audio is kept")
     max_batch_size: Count = Field(description="texts decoded together")
 
 
 class Settings(Section):
-    """One experiment."""
+    """All settings of one experiment."""
 
     retired: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("train.shuffle_buffer", "train.num_buckets", "train.shards_per_block", "train.num_streams"),
@@ -260,9 +258,9 @@ class Settings(Section):
 
     @classmethod
     def for_content(cls, content: Mapping[str, Any]) -> type["Settings"]:
-        """These settings, with the `model` section typed as the content's `model_type` asks.
+        """These settings, with the type of the `model` section that the content's `model_type` has.
 
-        A `model_type` that names no model changes nothing: its own validator reports it.
+        If `model_type` does not name a model, its own validator reports that.
         """
         try:
             return _with_model_section(cls, model_settings(str(content.get("model_type"))))
@@ -291,6 +289,6 @@ class Settings(Section):
 
 
 class ValleExperiment(Settings):
-    """An experiment whose model is known to be VALL-E, for what measures that model alone."""
+    """Settings of an experiment whose model is VALL-E, for the benchmarks of that model."""
 
     model: ValleSettings

@@ -6,9 +6,9 @@ from typing import Any
 import librosa
 import numpy as np
 
+from evaluation.recognizers import RATE_HZ
 from utils.errors import UserError, first_line
 
-RATE_HZ = 16000
 FILES = ("sig_bak_ovr.onnx", "model_v8.onnx")
 _WINDOW = 144160
 _HOP = RATE_HZ

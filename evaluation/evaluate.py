@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.measures import COLUMNS, Clip, Measures, Target, Value, interval
 from models.experiment import Experiment
-from synthesis.results import COPY_ENDING, RESULTS, read_results, run_jobs
+from synthesis.results import COPY_ENDING, RESULTS, read_results, synthesize_list
 from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import read_audio, write_audio
@@ -88,7 +88,7 @@ def gather(
             systems.append(resynthesize(synthesizer, jobs, output / f"{name}_codec", _unique(RESYNTHESIS, systems)))
             codecs.add(codec)
         # An evaluation is made anew each time, with whatever list.
-        run_jobs(synthesizer, lines, output / name, continual, copysyn=True, may_overwrite=True)
+        synthesize_list(synthesizer, lines, output / name, continual, copysyn=True, may_overwrite=True)
         systems.append(read_system(name, output / name, lines))
     systems += [read_system(_unique(folder.name, systems), folder, lines) for folder in audio_folders]
     return [system for system in systems if system.clips or system.failures], prompt_seconds

@@ -9,14 +9,12 @@ import numpy as np
 
 from evaluation import cepstra, pitch
 from evaluation.dnsmos import Dnsmos
-from evaluation.recognizers import Recognizer
+from evaluation.recognizers import RATE_HZ, Recognizer
 from evaluation.speakers import Embedder
 from utils.audio import read_audio
 
-RATE_HZ = 16000
-"""That of recognizers, speaker models and DNSMOS."""
 WIDE_RATE_HZ = 24000
-"""That of what needs no model."""
+"""Sample rate for metrics without a model."""
 # No model of those that stage 4 names needs more.
 _MIN_SECONDS = 0.5
 

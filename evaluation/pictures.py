@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 
-import librosa
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
@@ -11,28 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.measures import Column
+from utils.spectrogram import spectrogram
 
 # There may be no screen.
 matplotlib.use("agg")
 
-_DECIBELS = 70
-
-
-def log_spectrogram(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """(80, F) mel spectrogram of (N,) audio, in decibels below its loudest, every 10 ms."""
-    mel = librosa.feature.melspectrogram(
-        y=audio, sr=sample_rate_hz, n_fft=1024, hop_length=sample_rate_hz // 100, n_mels=80
-    )
-    return librosa.power_to_db(mel, ref=np.max, top_db=_DECIBELS)
+_NUM_MELS, _COLUMNS_PER_SECOND = 80, 100
 
 
 def draw_spectrogram(axes: Axes, audio: np.ndarray, sample_rate_hz: int) -> None:
     """Time across in seconds, mel bands upwards."""
-    spectrogram = log_spectrogram(audio, sample_rate_hz)
     seconds = len(audio) / sample_rate_hz
-    axes.imshow(
-        spectrogram, origin="lower", aspect="auto", cmap="magma", vmin=-_DECIBELS, vmax=0, extent=(0, seconds, 0, 80)
-    )
+    levels = spectrogram(audio, sample_rate_hz, max(1, round(seconds * _COLUMNS_PER_SECOND)), _NUM_MELS)
+    extent = (0, seconds, 0, _NUM_MELS)
+    axes.imshow(levels, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1, extent=extent)
 
 
 def spectrogram_picture(audio: np.ndarray, sample_rate_hz: int) -> bytes:

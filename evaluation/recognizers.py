@@ -11,6 +11,7 @@ import torch
 from utils.errors import UserError, first_line
 
 RATE_HZ = 16000
+"""Sample rate of what recognizers, speaker models and DNSMOS take."""
 CPU = torch.device("cpu")
 RecognizerName = Literal["pocketsphinx", "whisper", "hubert", "none"]
 

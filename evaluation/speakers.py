@@ -5,10 +5,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from evaluation.recognizers import CPU, quiet_transformers
+from evaluation.recognizers import CPU, RATE_HZ, quiet_transformers
 from utils.errors import UserError, first_line
 
-RATE_HZ = 16000
 MODEL = "microsoft/wavlm-base-plus-sv"
 
 

@@ -1,7 +1,6 @@
 """The registry behind `model_type`, which is a name in `MODELS`, or `package.module:Class` for your own model."""
 
-from importlib import import_module
-
+from config.class_path import import_class
 from models.contract import CodecLM
 
 MODELS = {"VALLE": "models.valle.valle:VALLE"}
@@ -12,11 +11,7 @@ def model_class(model_type: str) -> type[CodecLM]:
 
     Raises ValueError if there is no such class, or it is not a `CodecLM`.
     """
-    module_name, _, name = MODELS.get(model_type, model_type).partition(":")
-    try:
-        found = getattr(import_module(module_name), name, None) if name else None
-    except ImportError as error:
-        raise ValueError(f"{model_type} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, CodecLM)):
-        raise ValueError(f"{model_type} names no model; it must be {', '.join(MODELS)}, or package.module:Class")
+    found = import_class(MODELS.get(model_type, model_type))
+    if not issubclass(found, CodecLM):
+        raise ValueError(f"{model_type} is not a CodecLM (models/contract.py)")
     return found

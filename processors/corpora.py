@@ -1,9 +1,9 @@
-"""Corpora in their official layouts, as rows.
+"""Reads corpora in their official layouts.
 
-No audio is opened here: stage 1 decodes each file once, in its workers, and names the ones that fail. So a transcript
-without audio still gives a row, and audio without a transcript gives a row whose text is None. That is why lhotse's
-recipes for these corpora are not used: they open every file first, end at the first broken one, and leave out in
-silence what has no transcript.
+No audio is opened here: stage 1 decodes each file once, in its workers, and reports those that fail. So a transcript
+without audio gives a row, too, and audio without a transcript gives a row whose text is None. Lhotse's recipes for
+these corpora are not used, as they open every file first, stop at the first broken one, and silently leave out audio
+without a transcript.
 """
 
 import re
@@ -18,7 +18,7 @@ from processors.manifest import SourceUtterance, Split
 from processors.splits import FoundUtterance, assign_splits, hash_splits, make_ids_unique, split_unit
 from utils.errors import UserError
 
-# What must not be in a file name: separators, control characters, line ends, lone surrogates and "..".
+# Not allowed in file names: separators, control characters, line ends, lone surrogates and "..".
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")
 _PART = re.compile(r"(train|dev|test)[-_](clean|other)([-_]\d+)?")
 _HIFITTS_MANIFEST = re.compile(r"(.+)_manifest_(?:clean|other)_(train|dev|test)\.json")
@@ -26,14 +26,13 @@ _PART_SPLITS: dict[str, Split] = {"train": "train", "dev": "valid", "test": "tes
 
 
 def read_corpus(name: Dataset, path: Path, settings: PreprocessSettings) -> list[SourceUtterance]:
-    """Every utterance of the corpus at `path`, sorted by id; the same rows for the same files, in any order on disk.
+    """All utterances of the corpus at `path`, sorted by id, independent of the order of files on disk.
 
-    `path` is the corpus's folder or its parent (for custom a file or folder, see `read_custom`). Ids are unique and
-    safe as file names: what is not safe becomes `_`, and the later ones of equal ids get `__2`, `__3`. Where the
-    corpus has no split of its own, `processors.splits.hash_splits` makes one.
+    `path` is the corpus's folder or its parent; for custom it is a file or folder, see `read_custom`. Ids are unique
+    and safe as file names: unsafe characters become `_`, and repeated ids get `__2`, `__3`. If the corpus has no split
+    of its own, `processors.splits.hash_splits` makes one.
 
-    Raises:
-        UserError: nothing is at `path`, nothing of the corpus's layout, or a folder or manifest that cannot be read.
+    Raises UserError if `path` does not exist, has another layout, or has a folder or manifest that cannot be read.
     """
     reader = _READERS[name]
     if not path.exists():
@@ -48,9 +47,9 @@ def read_corpus(name: Dataset, path: Path, settings: PreprocessSettings) -> list
 
 
 def describe_split(name: Dataset, rows: list[SourceUtterance], settings: PreprocessSettings) -> str:
-    """One line that says which rule split `rows`, all that `read_corpus` gave for `name`.
+    """One line that describes how `rows`, the result of `read_corpus`, were split.
 
-    Of a custom corpus the hash is named where its rows lie as the hash puts them.
+    A custom corpus may have its own split: its rows are compared with the split by hash.
     """
     if _READERS[name].has_own_split:
         return "the corpus's own parts"
@@ -74,12 +73,12 @@ def _cleaned(row: FoundUtterance) -> FoundUtterance:
 
 
 def _encodable(text: str) -> str:
-    # JSON can hold lone surrogates, which no later file could be written with.
+    # JSON can contain lone surrogates, which cannot be encoded.
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _corpus_folder(path: Path, names: tuple[str, ...], holds_corpus: Callable[[Path], bool]) -> Path:
-    """`path`, or the folder of one of these names in it: the first that holds the corpus, `path` where none does."""
+    """The first of `path` and its subfolders `names` that holds the corpus; `path` if none does."""
     candidates = (path, *(path / name for name in names))
     return next((folder for folder in candidates if folder.is_dir() and holds_corpus(folder)), path)
 
@@ -89,7 +88,7 @@ def _has_parts(folder: Path) -> bool:
 
 
 def _visible(folder: Path, suffix: str) -> set[str]:
-    """Names in `folder` that end with `suffix`, without it; macOS's `._*` companions and hidden files left out."""
+    """Names in `folder` that end with `suffix`, without it. Hidden files, such as macOS's `._*`, are left out."""
     if not folder.is_dir():
         return set()
     names = (entry.name for entry in folder.iterdir())
@@ -97,7 +96,7 @@ def _visible(folder: Path, suffix: str) -> set[str]:
 
 
 def _chapters(root: Path) -> Iterator[tuple[Split, Path]]:
-    """The folders `<part>/<speaker>/<chapter>` of LibriTTS and LibriSpeech."""
+    """The folders `<part>/<speaker>/<chapter>` of LibriTTS and LibriSpeech, with their splits."""
     for part in sorted(root.glob("*")):
         match = _PART.fullmatch(part.name)
         if match:
@@ -124,7 +123,7 @@ def _read_librispeech(path: Path) -> Iterator[FoundUtterance]:
         speaker = chapter.parent.name
         lines = (read_text(chapter / f"{speaker}-{chapter.name}.trans.txt") or "").split("\n")
         pairs = (line.split(maxsplit=1) for line in lines)
-        # Lower case, because espeak spells some words in capitals: IT as "eye tee", US as "you ess".
+        # The text is in upper case, in which espeak spells some words: IT as "eye tee", US as "you ess".
         texts = {pair[0]: pair[1].lower() for pair in pairs if len(pair) == 2}
         for id_ in sorted({*_visible(chapter, ".flac"), *texts}):
             yield FoundUtterance(id_, str(chapter / f"{id_}.flac"), texts.get(id_), speaker, split)
@@ -150,7 +149,7 @@ def _read_vctk(path: Path) -> Iterator[FoundUtterance]:
         return
     folders = (folder for parent in (audio_root, text_root) for folder in parent.glob("[!.]*") if folder.is_dir())
     for speaker in sorted({folder.name for folder in folders}):
-        # Microphone 2 sounds the same throughout; p280 and p315 have microphone 1 only.
+        # Microphone 2 sounds more consistent; p280 and p315 have microphone 1 only.
         mic2, mic1 = (_visible(audio_root / speaker, f"_mic{number}.flac") for number in (2, 1))
         for id_ in sorted(mic2 | mic1 | _visible(text_root / speaker, ".txt")):
             microphone = "mic1" if id_ in mic1 - mic2 else "mic2"
@@ -178,14 +177,14 @@ def _read_hifitts(path: Path) -> Iterator[FoundUtterance]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """How a corpus is read: its layout in words, the function, and whether the corpus has a split of its own."""
+    """How to read a corpus: its layout in words, the function, and whether the corpus has its own split."""
 
     layout: str
     read: Callable[[Path], Iterator[FoundUtterance]]
     has_own_split: bool = False
 
 
-# A corpus of your own layout is a function above, a line here and its name in the schema.
+# A new corpus is a function above, a line here and its name in the schema.
 _READERS: dict[Dataset, _Reader] = {
     "libritts": _Reader("LibriTTS or LibriTTS_R with train-clean-100/<speaker>/<chapter>/*.wav", _read_libritts, True),
     "librispeech": _Reader(

@@ -1,7 +1,7 @@
 """A corpus that needs no download: ten synthetic voices in LibriTTS's layout.
 
-libespeak-ng, which espeakng-loader ships, is driven through its C interface. Every voice is American English, so
-the `en-us` phones of stage 1 are the phones that were spoken. Everything is deterministic.
+The voices are rendered by the libespeak-ng of espeakng-loader, through its C interface. All are American English, so
+the `en-us` phones of stage 1 are the phones in the audio. Everything is deterministic.
 """
 
 import _ctypes
@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import random
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,14 +21,15 @@ import espeakng_loader
 import numpy as np
 import soundfile
 
-from processors.espeak import espeak_data_path, with_library
+from processors.demo_sentences import SHORT_TEMPLATES, SLOTS, TEMPLATES, fill, sentences
+from processors.frontends.espeak_library import espeak_data_path, with_library
 from utils.errors import UserError
 from utils.log import progress_bar
 
 SAMPLE_RATE_HZ = 24000
 _ESPEAK_RATE_HZ = 22050
 _HEAD_SECONDS, _TAIL_SECONDS = 0.05, 0.1
-# Of 100: nearly flat, as melody is more than a small model learns in a short time.
+# Out of 100: nearly flat, as a small model cannot learn melody in a short time.
 _PITCH_RANGE = 10
 
 
@@ -44,7 +44,7 @@ class Voice:
     words_per_minute: int
 
 
-# Variants without klatt synthesis (it draws from the C library's random state) and without echo.
+# Only variants without echo and without klatt synthesis, which uses the C library's random state.
 VOICES = (
     Voice("101", "M", "m3", 30, 168),
     Voice("102", "F", "f1", 52, 172),
@@ -58,80 +58,21 @@ VOICES = (
     Voice("110", "F", "grandma", 88, 168),
 )
 
-_SLOTS = {
-    "person": "farmer teacher doctor sailor painter",
-    "name": "Mary Peter Alice David Laura",
-    "nature": "young old happy quiet tired",
-    "det": "the my her",
-    "verb": "carried found painted watched washed",
-    "thing": "basket table bottle letter picture",
-    "adj": "red blue green yellow white",
-    "plural": "apples boxes horses birds chairs",
-    "number": "two three four five six",
-    "prep": "near behind under beside above",
-    "place": "river house market school forest",
-    "time": "yesterday|this morning|last night|before dinner|after the storm",
-    "clause": "I think|we know|they said|she believed|he thought",
-    "state": "is too heavy|was very good|will be ready|has gone|looks fine",
-    "greeting": "hi|hello|good morning|good night|thank you",
-    "answer": "yes|no|maybe|never|of course|not yet",
-    "stop": "|.|!|?",
-}
-_TEMPLATES = (
-    "{det} {nature} {person} {verb} {det} {adj} {thing} {prep} the {place}.",
-    "{time}, {name} {verb} {det} {adj} {thing}.",
-    "{name} and {name} {verb} {number} {plural} {prep} the {place}.",
-    "{clause} that {det} {adj} {thing} {prep} the {place} {state}.",
-    "Please put the {adj} {thing} {prep} {det} {thing}.",
-    "There were {number} {adj} {plural} {prep} the {place} {time}.",
-)
-# A model that never saw a text of one word ends it before it has begun.
-_SHORT_TEMPLATES = (
-    "{greeting}{stop}",
-    "{answer}{stop}",
-    "{greeting}, {name}{stop}",
-    "{name}{stop}",
-    "{number}{stop}",
-    "{number} {plural}{stop}",
-    "the {adj} {thing}{stop}",
-)
-# Of the utterances to train on.
+# Share of short texts in the training split.
 _SHORT_SHARE = 0.12
 _SHORTEST_SECONDS = 0.5
-
-
-def sentences(seed: int) -> Iterator[str]:
-    """An endless stream of different English sentences, the same for the same seed."""
-    choice = random.Random(seed)
-    told: set[str] = set()
-    while True:
-        text = _filled(choice.choice(_TEMPLATES), choice)
-        if text not in told:
-            told.add(text)
-            yield text
-
-
-def _filled(template: str, choice: random.Random) -> str:
-    """A template with words in its slots, no word twice but for articles."""
-    text = template
-    while slot := re.search(r"{(\w+)}", text):
-        words = _SLOTS[slot[1]]
-        word = choice.choice(words.split("|" if "|" in words else None))
-        if slot[1] in ("det", "stop") or word not in text:
-            text = text[: slot.start()] + word + text[slot.end() :]
-    return text[0].upper() + text[1:]
 
 
 _SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
 class _Espeak:
-    """libespeak-ng on its own copy of the library; see `_espeak`."""
+    """One private copy of libespeak-ng; see `_espeak`."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._pieces: list[bytes] = []
-        # The library keeps the bare address, so the object must live as long as the library does.
+        # The library keeps the bare address, so the object must live as long as the library.
         self._callback = _SYNTH_CALLBACK(self._collect)
         synchronous, do_not_exit = 2, 0x8000
         path = str(espeak_data_path())
@@ -146,7 +87,7 @@ class _Espeak:
         return 0
 
     def speak(self, text: str, voice: Voice) -> np.ndarray:
-        """(samples,) float32 in [-1, 1] at 24 kHz, with a little silence at both ends."""
+        """(N,) float32 in [-1, 1] at 24 kHz, with a little silence at both ends."""
         self._pieces.clear()
         name = f"en-us+{voice.variant}"
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
@@ -158,13 +99,13 @@ class _Espeak:
         data, utf8 = text.encode() + b"\0", 1
         if self._library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, utf8, 0, utf8, None, None) != 0:
             raise RuntimeError(f"espeak-ng cannot speak {text!r}")
-        spoken = np.frombuffer(b"".join(self._pieces), np.int16).astype(np.float32) / 32768
+        audio = np.frombuffer(b"".join(self._pieces), np.int16).astype(np.float32) / 32768
         head, tail = (round(seconds * _ESPEAK_RATE_HZ) for seconds in (_HEAD_SECONDS, _TAIL_SECONDS))
-        return _resample(np.pad(spoken, (head, tail)))
+        return _resample(np.pad(audio, (head, tail)))
 
 
 def _resample(audio: np.ndarray) -> np.ndarray:
-    """From espeak's rate to 24 kHz, through the spectrum: it begins and ends in silence, so its ends may meet."""
+    """Resample from espeak's rate to 24 kHz in the spectrum, which treats the silent ends of (N,) audio as joined."""
     common = math.gcd(_ESPEAK_RATE_HZ, SAMPLE_RATE_HZ)
     periods = -(-len(audio) * common // _ESPEAK_RATE_HZ)
     num_from, num_to = (periods * rate_hz // common for rate_hz in (_ESPEAK_RATE_HZ, SAMPLE_RATE_HZ))
@@ -175,10 +116,10 @@ def _resample(audio: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _espeak() -> Iterator[_Espeak]:
-    """libespeak-ng in its first state.
+    """libespeak-ng in its initial state.
 
     It keeps phases and random numbers in global variables that no call resets, and phonemizer may use it in the same
-    process: a private copy of the library starts the same each time and disturbs nobody.
+    process. A private copy of the library always starts in the same state, and disturbs no other user.
     """
     library, folder = with_library(_copy_of_library)
     try:
@@ -190,7 +131,7 @@ def _espeak() -> Iterator[_Espeak]:
 
 
 def _copy_of_library() -> tuple[ctypes.CDLL, str]:
-    """A copy of the library that is loaded, and the temporary folder that it lies in."""
+    """A loaded copy of the library, and the temporary folder that contains it."""
     folder = tempfile.mkdtemp()
     try:
         return ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder)), folder
@@ -200,35 +141,37 @@ def _copy_of_library() -> tuple[ctypes.CDLL, str]:
 
 
 def render(text: str, voice: Voice) -> np.ndarray:
-    """(samples,) float32 in [-1, 1] at 24 kHz: what this voice makes of the text; the same text gives the same samples.
+    """The text in this voice, (N,) float32 in [-1, 1] at 24 kHz; the same text gives the same samples.
 
-    The flutter of a voice depends on what it said before, so a rendering is close to the corpus's own, not equal.
+    The flutter of a voice depends on the texts before, so a rendering is close to the corpus's own, not equal.
     """
     with _espeak() as espeak:
         return espeak.speak(text, voice)
 
 
 def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
-    """Write about this many minutes of speech, at least eight utterances per voice, as LibriTTS lies on disk.
+    """Write about this many minutes of speech in LibriTTS's layout, at least eight utterances per voice.
 
     `train-clean-100`, `dev-clean` and `test-clean` share no sentence, and every split has all ten voices: ten voices
-    are too few to learn to imitate an eleventh, so what the demo holds out is what is said, not who says it.
-    Utterances last 2 to 10 s, but for an eighth of those to train on, which are a few words and may be said by several
-    voices; those of the test split are single sentences of 2.5 to 4 s, fit to be prompts.
+    are too few to generalize to an eleventh, so the demo holds out sentences, not speakers. Utterances last 2 to 10 s,
+    but an eighth of the training split are short texts of a few words, which several voices may share. The test split
+    has single sentences of 2.5 to 4 s, which are suitable as prompts.
 
-    The folder appears under its name when it is whole; one that is there already, made with the same arguments, is left
-    as it is. Raises UserError where the folder holds something else.
+    The folder gets its name when it is complete. A folder that was made with the same arguments is left unchanged.
+    Raises UserError if the folder has other content.
     """
-    content = repr([VOICES, _PITCH_RANGE, _SLOTS, _TEMPLATES, _SHORT_TEMPLATES, _SHORT_SHARE])
+    content = repr([VOICES, _PITCH_RANGE, SLOTS, TEMPLATES, SHORT_TEMPLATES, _SHORT_SHARE])
     stamp = {"minutes": minutes, "seed": seed, "content": hashlib.sha256(content.encode()).hexdigest()}
     if folder.exists():
         made = folder / "demo_corpus.json"
         if not made.is_file() or json.loads(made.read_text()) != stamp:
             raise UserError(f"{folder} exists and is not the demo corpus of {minutes} minutes, seed {seed}: remove it")
         return
+    # A run that is interrupted leaves a folder of another name, which the next one removes.
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    # The last of `planned` comes first: test, then validation, then training until there are enough minutes.
     num_test, num_dev = min(6, max(4, math.ceil(minutes / 13.5))), min(4, math.ceil(minutes / 20))
     num_rounds = {"train-clean-100": 3, "dev-clean": num_dev, "test-clean": num_test}
     planned = [split for split, num in num_rounds.items() for _ in range(num)]
@@ -240,7 +183,7 @@ def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
         writer = _Writer(partial, espeak, seed)
         while planned or writer.total_seconds < total_seconds:
             seconds = writer.add_round(planned.pop() if planned else "train-clean-100")
-            # Past its total, tqdm would call the total unknown.
+            # Past its total, tqdm would show the total as unknown.
             bar.update(min(seconds, total_seconds - bar.n))
     writer.finish()
     (partial / "demo_corpus.json").write_text(json.dumps(stamp))
@@ -248,7 +191,7 @@ def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
 
 
 class _Writer:
-    """The files of a corpus, one round of all voices at a time."""
+    """Writes the files of a corpus, one utterance of every voice at a time."""
 
     def __init__(self, folder: Path, espeak: _Espeak, seed: int) -> None:
         self._folder, self._espeak = folder, espeak
@@ -258,7 +201,7 @@ class _Writer:
         self.total_seconds = 0.0
 
     def add_round(self, split: str) -> float:
-        """Write one utterance of every voice; returns their seconds."""
+        """Write one utterance of every voice to a split; returns their total duration in seconds."""
         before = self.total_seconds
         for voice in VOICES:
             text, audio = self._draw(split, voice)
@@ -275,7 +218,7 @@ class _Writer:
         return self.total_seconds - before
 
     def finish(self) -> None:
-        """Write the lists of every chapter and of the speakers."""
+        """Write the tables of all chapters and of the speakers."""
         for (split, voice), texts in self._texts.items():
             chapter = self._chapter(split, voice)
             rows = [(self._id(split, voice, index), text) for index, text in enumerate(texts)]
@@ -296,7 +239,7 @@ class _Writer:
             shortest_seconds = _SHORTEST_SECONDS
         while True:
             if is_short:
-                text = _filled(self._choice.choice(_SHORT_TEMPLATES), self._choice)
+                text = fill(self._choice.choice(SHORT_TEMPLATES), self._choice)
             else:
                 text = next(self._sentences)
                 if self._choice.random() < double_share:

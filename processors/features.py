@@ -1,7 +1,8 @@
-"""What happens to each utterance in stage 1: reading, checking, phones, codes."""
+"""What stage 1 does with each utterance: read, check, phonemize and encode it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,19 @@ from torch.utils.data import Dataset
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
+from processors.frontends import build_phonemizer
+from processors.frontends.base import Phonemizer
 from processors.manifest import SourceUtterance, Utterance
 from processors.symbols import SymbolTable
-from processors.text import Phonemizer, build_phonemizer, unreadable_message
 from utils.audio import read_audio, read_duration_seconds
 from utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An utterance read: its audio (N,) and phones, or why it is left out.
+    """An utterance's audio (N,) and phones, or the reason why it is left out.
 
-    Audio is an array, not a tensor: tensors that come from a loader's process each hold a file descriptor open.
+    Audio is an array, as each tensor that a DataLoader worker sends keeps a file descriptor open.
     """
 
     row: SourceUtterance
@@ -32,7 +34,7 @@ class Loaded:
 
 
 class Chunks(Dataset):
-    """Reads chunks of utterances, in the loader's processes, while the codec works on earlier ones."""
+    """Reads chunks of utterances in DataLoader workers, while the codec encodes earlier ones."""
 
     def __init__(
         self, chunks: Sequence[Sequence[SourceUtterance]], settings: PreprocessSettings, table: SymbolTable | None
@@ -40,7 +42,11 @@ class Chunks(Dataset):
         self.chunks = chunks
         self.settings = settings
         self.table = table
-        self._phonemizer: Phonemizer | None = None
+
+    @cached_property
+    def _phonemizer(self) -> Phonemizer:
+        # Built in the worker that uses it: espeak-ng keeps its state in the process.
+        return build_phonemizer(self.settings.phone_extractor, self.settings.language)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -49,13 +55,11 @@ class Chunks(Dataset):
         return self.load(self.chunks[index])
 
     def load(self, rows: Sequence[SourceUtterance]) -> list[Loaded]:
-        """Audio and phones of each row, or why it is left out."""
-        if self._phonemizer is None:
-            # Built where it is used: espeak-ng keeps its state in the process.
-            self._phonemizer = build_phonemizer(self.settings.phone_extractor, self.settings.language)
+        """Audio and phones of each row, or the reason why it is left out."""
+        phonemizer = self._phonemizer
         try:
-            phones = self._phonemizer.phonemize([row.text or "" for row in rows])
-        except Exception as error:  # Whatever a phonemizer trips over, it shall cost that utterance alone.
+            phones = phonemizer.phonemize([row.text or "" for row in rows])
+        except Exception as error:  # Whatever fails, only the utterance that causes it is left out.
             if len(rows) == 1:
                 return [Loaded(rows[0], failure=f"the transcript cannot be phonemized: {error}")]
             return [loaded for row in rows for loaded in self.load([row])]
@@ -68,7 +72,7 @@ class Chunks(Dataset):
         except UserError as error:
             return Loaded(row, failure=str(error))
         except (OSError, ValueError, RuntimeError) as error:
-            # Such as a path that no file system accepts: named like any other reason, and the run goes on.
+            # For example, a path that no file system accepts.
             return Loaded(row, failure=f"{row.audio_path}: {error}")
         return Loaded(row, audio.numpy(), phones)
 
@@ -77,8 +81,8 @@ class Chunks(Dataset):
             raise UserError(row.problem)
         if row.text is None:
             raise UserError("no transcript")
-        if self._phonemizer is not None and (letters := self._phonemizer.unreadable(row.text)):
-            raise UserError(unreadable_message("the transcript", letters))
+        if refusal := self._phonemizer.refusal("the transcript", row.text):
+            raise UserError(refusal)
         if not any(phone.isalnum() for phone in phones):
             raise UserError(f"the transcript {row.text!r} has nothing that can be spoken")
         unknown = [phone for phone in phones if self.table is not None and phone not in self.table]
@@ -99,11 +103,11 @@ class Chunks(Dataset):
 
 
 def encode(loaded: Sequence[Loaded], codec: Codec, batch_seconds: float, device: torch.device) -> list[Utterance]:
-    """Codes for utterances that were read, in batches of similar length, returned in the given order."""
+    """Encode utterances in batches of similar length; returns them in the given order."""
     order = sorted(range(len(loaded)), key=lambda index: -len(loaded[index].audio))
     codes: dict[int, np.ndarray] = {}
     while order:
-        # The longest comes first and sets the batch's size, padding included.
+        # The first is the longest, so it determines the size of the batch, padding included.
         longest = len(loaded[order[0]].audio)
         size = max(1, int(batch_seconds * codec.sample_rate_hz / longest))
         batch, order = order[:size], order[size:]

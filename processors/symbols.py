@@ -1,4 +1,4 @@
-"""The table of symbols that the models read: a phone's id is its row in the text embedding."""
+"""The symbol table: a phone's id is its row in the text embedding."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,24 +14,11 @@ WORD_BOUNDARY = "_"
 PAD, BOS, EOS = SPECIALS = ("<pad>", "<bos>", "<eos>")
 
 
-class UnknownPhoneError(KeyError):
-    """Phones that the table does not have; `phones` holds each once, in order of appearance."""
-
-    def __init__(self, phones: Iterable[str]) -> None:
-        self.phones = tuple(dict.fromkeys(phones))
-        super().__init__(self.phones)
-
-    def __str__(self) -> str:
-        return "phones not in the symbol table: " + " ".join(self.phones)
-
-
 class SymbolTable:
-    """`<pad>` is 0, `<bos>` 1, `<eos>` 2, and `phones` follow in their order from 3 on.
+    """`<pad>` has id 0, `<bos>` 1, `<eos>` 2, and `phones` follow in order from 3 on.
 
-    Immutable, because a trained model relies on the ids. `len` counts the special symbols as well; `in` asks for
-    phones alone.
-
-    Raises ValueError where a phone is empty, holds white space, is given twice or is one of the special symbols.
+    Immutable, because a trained model relies on the ids. `len` includes the special symbols; `in` does not. Raises
+    ValueError if a phone is empty, contains white space, is given twice or is a special symbol.
     """
 
     pad_id = 0
@@ -44,22 +31,21 @@ class SymbolTable:
         if len(self._ids) != len(self._phones):
             raise ValueError("a phone is given twice")
         for phone in self._phones:
-            if phone in SPECIALS or not _is_symbol(phone):
+            if phone in SPECIALS or phone.split() != [phone]:
                 raise ValueError(f"{phone!r} cannot be a phone")
 
     @classmethod
     def from_phones(cls, phones: Iterable[str]) -> "SymbolTable":
-        """The table of the distinct phones, sorted."""
+        """A table of the distinct phones, sorted."""
         return cls(sorted(set(phones)))
 
     @classmethod
     def load(cls, path: Path) -> "SymbolTable":
-        """Reads a `symbols.dict`: one `symbol id` a line.
+        """Read a `symbols.dict` with one `symbol id` a line.
 
-        Where the file has `<pad>`, its ids count. A file without comes from the reference recipe, which never used
-        the ids it wrote: its symbols, sorted, follow the three special ones.
-
-        Raises UserError where the file cannot be read or a line is malformed.
+        The ids count if the file has `<pad>`. A file without it comes from the reference recipe, which never used the
+        ids in it: its symbols, sorted, follow the three special ones. Raises UserError if the file cannot be read or a
+        line is malformed.
         """
         rows = _read_rows(path)
         if any(row.symbol == PAD for row in rows):
@@ -70,19 +56,19 @@ class SymbolTable:
         return cls(sorted(row.symbol for row in rows))
 
     def save(self, path: Path) -> None:
-        """Writes every symbol with its id, `<pad> 0` first; `path` never holds half a table."""
+        """Write every symbol with its id, `<pad> 0` first, atomically."""
         lines = "".join(f"{symbol} {index}\n" for index, symbol in enumerate((*SPECIALS, *self._phones)))
         with written_aside(path) as aside:
             aside.write_bytes(lines.encode())
 
     def encode(self, phones: Sequence[str], add_blank: bool) -> list[int]:
-        """Ids of `<bos>`, the phones and `<eos>`; with `add_blank`, id 0 stands around and between the phones.
+        """Ids of `<bos>`, the phones and `<eos>`; with `add_blank`, id 0 is inserted around and between the phones.
 
-        Raises UnknownPhoneError for phones that the table does not have.
+        Raises ValueError for phones that the table does not have.
         """
-        unknown = [phone for phone in phones if phone not in self._ids]
+        unknown = [phone for phone in dict.fromkeys(phones) if phone not in self._ids]
         if unknown:
-            raise UnknownPhoneError(unknown)
+            raise ValueError(f"phones not in the symbol table: {' '.join(unknown)}")
         ids = [self._ids[phone] for phone in phones]
         if add_blank:
             blanked = [self.pad_id] * (2 * len(ids) + 1)
@@ -96,12 +82,12 @@ class SymbolTable:
         return 2 * num_phones + 3 if add_blank else num_phones + 2
 
     def extended(self, phones: Iterable[str]) -> "SymbolTable":
-        """A table with the phones that were missing appended, sorted; the ids there were stay as they are."""
+        """A table with the missing phones appended, sorted; existing ids do not change."""
         return SymbolTable([*self._phones, *sorted(set(phones).difference(self._phones))])
 
     @property
     def phones(self) -> tuple[str, ...]:
-        """Every phone, in the order of the ids."""
+        """All phones, in the order of their ids."""
         return self._phones
 
     def __contains__(self, phone: object) -> bool:
@@ -118,18 +104,24 @@ class SymbolTable:
 
 
 def join_phones(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Two stretches of speech as one: a word boundary between them, as between any two words."""
-    return [*before, WORD_BOUNDARY, *after] if before and after else [*before, *after]
+    """The phones of two texts as one, with a word boundary between them."""
+    return join_words([before, after])
+
+
+def join_words(words: Iterable[Sequence[str]]) -> list[str]:
+    """The phones of words, with a word boundary between each two; empty words are left out."""
+    phones: list[str] = []
+    for word in words:
+        if phones and word:
+            phones.append(WORD_BOUNDARY)
+        phones += word
+    return phones
 
 
 class _Row(NamedTuple):
     line: int
     symbol: str
     id: int
-
-
-def _is_symbol(text: str) -> bool:
-    return text.split() == [text]
 
 
 def _read_rows(path: Path) -> list[_Row]:
@@ -140,7 +132,7 @@ def _read_rows(path: Path) -> list[_Row]:
         raise UserError(f"{path}: the symbol table cannot be read: {reason}") from None
     rows: list[_Row] = []
     seen: dict[str, int] = {}
-    # Only "\n" ends a line: other characters that Python takes for line ends may be part of a damaged line.
+    # Split at "\n" only: other characters that Python takes for line ends may be part of a damaged line.
     for line, content in enumerate(text.split("\n"), start=1):
         fields = content.split()
         if not fields:
@@ -158,14 +150,14 @@ def _read_rows(path: Path) -> list[_Row]:
 
 
 def _phones_by_id(rows: list[_Row], path: Path) -> list[str]:
-    """The phones in the order of ids that count as they are written."""
+    """The phones of a file whose ids count, in the order of ids."""
     rows = sorted(rows, key=lambda row: (row.id, row.line))
     for expected, row in enumerate(rows):
         special = SPECIALS[expected] if expected < len(SPECIALS) else None
         if row.id != expected:
             raise UserError(
-                f"{path}, line {row.line}: {row.symbol} has id {row.id}, where {expected} is due; "
-                "ids run from 0 without holes or doubles"
+                f"{path}, line {row.line}: {row.symbol} has id {row.id} instead of {expected}; "
+                "ids must run from 0 without gaps or duplicates"
             )
         if row.symbol != special and (special or row.symbol in SPECIALS):
             raise UserError(f"{path}, line {row.line}: {row.symbol} has id {row.id}; 0, 1, 2 are {', '.join(SPECIALS)}")

@@ -1,4 +1,4 @@
-"""Audio of a corpus's training utterances, to fit a codec on."""
+"""Audio of training utterances, to fit a codec on."""
 
 import random
 from collections import Counter
@@ -14,9 +14,10 @@ from utils.errors import UserError
 
 
 def training_audio(settings: PreprocessSettings, rows: Sequence[SourceUtterance]) -> Iterator[Tensor]:
-    """Audio of randomly chosen training utterances, until there are enough frames; unreadable ones are skipped.
+    """Waveforms (N,) of randomly chosen training utterances, until there are `fit_frames` frames.
 
-    A corpus without a training split is one to try things on: then all of it counts.
+    Unreadable utterances are skipped. If a corpus has no training split, all of it is used. Raises UserError if no
+    utterance can be read.
     """
     candidates = [row for row in rows if row.split == "train"] or list(rows)
     random.Random(settings.split_seed).shuffle(candidates)
@@ -29,7 +30,7 @@ def training_audio(settings: PreprocessSettings, rows: Sequence[SourceUtterance]
                 raise UserError(row.problem)
             audio = read_audio(Path(row.audio_path), settings.sample_rate, row.start_seconds, row.duration_seconds)
         except (UserError, OSError, ValueError) as error:
-            # Stage 1 names it in failures.jsonl when it comes to this utterance.
+            # Stage 1 will list this utterance in failures.jsonl.
             reasons[str(error)] += 1
             continue
         has_audio = True
@@ -40,5 +41,5 @@ def training_audio(settings: PreprocessSettings, rows: Sequence[SourceUtterance]
     if not has_audio and reasons:
         [(reason, _)] = reasons.most_common(1)
         raise UserError(
-            f"none of {len(candidates)} training utterances has audio that can be read; for example {reason}"
+            f"none of {len(candidates)} training utterances has audio that can be read; for example, {reason}"
         )

@@ -1,4 +1,4 @@
-"""A model of the reference recipe as an experiment folder of our own."""
+"""Converts a model of the reference recipe to our own format."""
 
 import shutil
 from pathlib import Path
@@ -14,19 +14,20 @@ from utils.paths import ROOT
 
 
 def convert(source: Checkpoint, settings: Settings, folder: Path) -> Path:
-    """Write `source` and what inference needs beside it into a new folder; returns the new checkpoint's path.
+    """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
-    Weights become safetensors, settings complete, and the symbol table one whose ids count. EnCodec's weights are
-    copied where `preprocess.codec_checkpoint` names them. Raises UserError when there is nothing to convert, or the
-    folder is in use.
+    Weights become safetensors, settings are completed, and the ids of the symbol table are written out. If
+    `preprocess.codec_checkpoint` names the codec's weights, they are copied. Raises UserError if there is nothing to
+    convert, or the folder is in use.
     """
     if not source.is_reference:
         raise UserError(f"--input: {source.path} needs no conversion: it is in our own format")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output: {folder} is there already and not an empty folder; choose another")
+        raise UserError(f"--output: {folder} exists and is not an empty folder; choose another")
     experiment = Experiment(folder)
     table = SymbolTable.load(Experiment.of(source).symbols)
     weights = load_model(source, settings).named_weights()
+    # Check everything before the folder is made.
     codec = settings.preprocess.codec_checkpoint
     codec_file = None if codec is None else resolve_path(codec, ROOT)
     if codec_file is not None and not codec_file.is_file():
@@ -43,6 +44,7 @@ def convert(source: Checkpoint, settings: Settings, folder: Path) -> Path:
         checkpoint_name(source.epoch, source.step, source.loss),
         weights=weights,
         state=None,
+        # The reference recipe records neither the stage nor the codec's fingerprint.
         meta={"train_stage": None, "codec": None, "epoch": source.epoch, "step": source.step, "ends_epoch": True},
         rank_states=(),
     )

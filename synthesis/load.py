@@ -1,4 +1,4 @@
-"""From an experiment's folder to a synthesizer."""
+"""Loads a synthesizer from an experiment's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from models.experiment import MEASURED_LIMITS, Experiment, check_codec, load_mod
 from processors.codecs import build_codec, codec_class
 from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
-from processors.text import TextTokenizer, build_phonemizer
+from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.config import load_settings
@@ -23,15 +23,15 @@ def load_experiment(
 ) -> tuple[Synthesizer, Experiment]:
     """The newest model of an experiment, or one checkpoint, with its own settings, codec and symbols.
 
-    The infer section comes from `config` where it is given, and `overrides` change it. Raises UserError naming the
-    flag where there is no whole model.
+    The infer section comes from `config` if it is given, and `overrides` change it. Raises UserError naming the flag if
+    there is no complete model.
     """
     source = resolve_checkpoint(folder, flag)
     experiment = Experiment.of(source)
     settings = experiment.settings(overrides)
     if config is not None:
         given = load_settings(config, Settings, overrides, root=ROOT)
-        # What another config leaves open is as the experiment's corpus was measured.
+        # Limits that the config leaves null are those measured on the experiment's corpus.
         measured = {
             name: getattr(settings.infer, name) for name in MEASURED_LIMITS if getattr(given.infer, name) is None
         }
@@ -41,18 +41,16 @@ def load_experiment(
     codec = build_codec(
         preprocess, experiment.codec(codec_class(preprocess.acoustic_token_extractor).file_name), ROOT, device
     )
-    tokenizer = TextTokenizer(
-        build_phonemizer(preprocess.phone_extractor, preprocess.language),
-        SymbolTable.load(experiment.symbols),
-        preprocess.add_blank,
-    )
+    tokenizer = TextTokenizer.from_settings(preprocess, SymbolTable.load(experiment.symbols))
+    # Load the frontend now: a language that it does not have is an error at once, not at the first text.
+    _ = tokenizer.phonemizer
     return load_synthesizer(source, settings, codec, tokenizer, device), experiment
 
 
 def load_synthesizer(
     source: Checkpoint, settings: Settings, codec: Codec, tokenizer: TextTokenizer, device: torch.device
 ) -> Synthesizer:
-    """A checkpoint's model, ready to speak. Raises UserError when it is not whole, or the codec is another one."""
+    """A synthesizer for a checkpoint. Raises UserError if the model is incomplete or was trained with another codec."""
     check_codec(source, codec.fingerprint())
     model = load_model(source, settings)
     model.prepare_inference(pick_inference_precision(settings.infer.precision, device), device)

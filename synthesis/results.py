@@ -1,4 +1,4 @@
-"""Stage 3's work: jobs to speech and rows of results."""
+"""Stage 3: synthesizes a list of texts into audio files and `results.jsonl`."""
 
 import json
 import time
@@ -19,54 +19,58 @@ RESULTS = "results.jsonl"
 COPY_ENDING = "_copysyn"
 
 
-def run_jobs(
+def synthesize_list(
     synthesizer: Synthesizer,
-    jobs: Sequence[ListItem | InvalidLine],
+    items: Sequence[ListItem | InvalidLine],
     output_dir: Path,
     continual: bool,
     copysyn: bool,
     may_overwrite: bool = False,
 ) -> int:
-    """Speak all jobs into `output_dir`, with a row for each in `results.jsonl`; returns how many failed.
+    """Synthesize all items into `output_dir`, with a row for each in `results.jsonl`; returns how many failed.
 
-    Texts are decoded `max_batch_size` together. With `copysyn` a prompt's way through the codec and back is written
-    beside each output as `<name>_copysyn.wav`. Without `may_overwrite` it raises UserError where the folder holds the
-    speech of other texts under the same names.
+    Texts are decoded in batches of `max_batch_size`. With `copysyn`, the codec's reconstruction of a prompt is written
+    beside each output as `<name>_copysyn.wav`. Without `may_overwrite`, raises UserError if the folder has the speech
+    of other texts under the same names.
     """
-    # A folder that cannot be made is an error before anything is spoken.
+    # Fail before any work if the folder cannot be made.
     output_dir.mkdir(parents=True, exist_ok=True)
     if not may_overwrite:
-        _check_overwrites(output_dir, jobs, continual)
+        _check_overwrites(output_dir, items, continual)
     rows: list[dict[str, Any]] = []
     size = synthesizer.settings.max_batch_size
-    # Texts of similar length are decoded together: the longest decides how long all take.
-    ordered = sorted(jobs, key=lambda job: len(job.text) if isinstance(job, ListItem) else 0)
-    places = {job.name: place for place, job in enumerate(jobs)}
+    # Texts of similar length share a batch, as the longest determines its time.
+    ordered = sorted(items, key=lambda item: len(item.text) if isinstance(item, ListItem) else 0)
+    positions = {item.name: position for position, item in enumerate(items)}
     started = time.perf_counter()
-    with progress_bar(total=len(jobs), desc="speaking", unit="text") as bar:
-        for first in range(0, len(jobs), size):
-            group = ordered[first : first + size]
-            rows += _run_group(synthesizer, group, output_dir, continual, copysyn)
-            rows.sort(key=lambda row: places[row["name"]])
+    with progress_bar(total=len(items), desc="synthesis", unit="text") as bar:
+        for first in range(0, len(items), size):
+            batch = ordered[first : first + size]
+            rows += _synthesize_batch(synthesizer, batch, output_dir, continual, copysyn)
+            # Written after each batch, so that an interrupted run leaves the rows of what it wrote.
+            rows.sort(key=lambda row: positions[row["name"]])
             _write_results(output_dir / RESULTS, rows)
-            bar.update(len(group))
-    spoken = [row for row in rows if "error" not in row]
+            bar.update(len(batch))
+    _log_results(rows, output_dir, time.perf_counter() - started)
+    return sum("error" in row for row in rows)
+
+
+def _log_results(rows: Sequence[dict[str, Any]], output_dir: Path, elapsed_seconds: float) -> None:
     for row in rows:
         for warning in row.get("prompt", {}).get("warnings", ()):
             log.warning("%s: %s", row["name"], warning)
         if "error" in row:
             log.warning("%s: %s", row["name"], row["error"])
-    seconds = sum(row["seconds"] for row in spoken)
-    elapsed = time.perf_counter() - started
-    log.info("%d of %d texts spoken: %.1f s of audio in %.1f s", len(spoken), len(rows), seconds, elapsed)
+    good = [row for row in rows if "error" not in row]
+    seconds = sum(row["seconds"] for row in good)
+    log.info("%d of %d texts spoken: %.1f s of audio in %.1f s", len(good), len(rows), seconds, elapsed_seconds)
     if len(rows) == 1 and "audio" in rows[0]:
         log.info("%s", output_dir / rows[0]["audio"])
     log.info("speech and %s are in %s", RESULTS, output_dir)
-    return len(rows) - len(spoken)
 
 
 def free_name(output_dir: Path, name: str) -> str:
-    """`name`, or the first of `<name>_2`, `<name>_3` and so on, of which `output_dir` has no output yet."""
+    """The first of `name`, `<name>_2`, `<name>_3` and so on that has no output in `output_dir`."""
     taken = {row.get("name") for row in read_results(output_dir / RESULTS)}
 
     def is_free(one: str) -> bool:
@@ -75,69 +79,69 @@ def free_name(output_dir: Path, name: str) -> str:
     return next(one for one in chain([name], (f"{name}_{number}" for number in count(2))) if is_free(one))
 
 
-def _check_overwrites(output_dir: Path, jobs: Sequence[ListItem | InvalidLine], continual: bool) -> None:
-    """A list may be spoken again into its folder; another list must not replace its speech."""
+def _check_overwrites(output_dir: Path, items: Sequence[ListItem | InvalidLine], continual: bool) -> None:
+    """Raises UserError if a row of the folder has another text or prompt; the same list may run again."""
     rows = {row.get("name"): row for row in read_results(output_dir / RESULTS)}
-    for job in jobs:
-        row = rows.get(job.name, {})
-        if isinstance(job, InvalidLine) or "audio" not in row:
+    for item in items:
+        row = rows.get(item.name, {})
+        if isinstance(item, InvalidLine) or "audio" not in row:
             continue
-        text = job.prompt_text if continual else job.text
-        now = {"text": text, "prompt_text": job.prompt_text, "prompt_audio": str(job.prompt_audio)}
+        text = item.prompt_text if continual else item.text
+        now = {"text": text, "prompt_text": item.prompt_text, "prompt_audio": str(item.prompt_audio)}
         if any(row.get(key) != value for key, value in now.items()):
             raise UserError(
-                f"{output_dir}: {job.name} is there with another text or prompt ({row.get('text')!r}); "
+                f"{output_dir}: {item.name} is there with another text or prompt ({row.get('text')!r}); "
                 "choose another output folder, or remove this one"
             )
 
 
-def _run_group(
-    synthesizer: Synthesizer, group: Sequence[ListItem | InvalidLine], output_dir: Path, continual: bool, copysyn: bool
+def _synthesize_batch(
+    synthesizer: Synthesizer, batch: Sequence[ListItem | InvalidLine], output_dir: Path, continual: bool, copysyn: bool
 ) -> list[dict[str, Any]]:
-    """Speak a few jobs together; returns a row for each, with an `error` where it failed."""
+    """Synthesize a few items together and write their audio; returns a row for each, with an `error` if it failed."""
     rate_hz = synthesizer.codec.sample_rate_hz
     ready: list[tuple[ListItem, Prompt]] = []
     rows: list[dict[str, Any]] = []
-    for job in group:
+    for item in batch:
         try:
-            if isinstance(job, InvalidLine):
-                raise UserError(job.reason)
-            # A continuation needs the prompt's whole text, and of its audio the first seconds alone.
-            ready.append((job, prepare_prompt(job.prompt_audio, job.prompt_text, rate_hz, may_be_long=continual)))
+            if isinstance(item, InvalidLine):
+                raise UserError(item.reason)
+            # A continuation needs the whole text of the prompt, but only the first seconds of its audio.
+            ready.append((item, prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz, may_be_long=continual)))
         except UserError as error:
-            rows.append({"name": job.name, "error": str(error)})
-    requests = [Request(prompt.text if continual else job.text, prompt.text, prompt.audio) for job, prompt in ready]
-    speeches = synthesizer.speak(requests, continual)
-    for (job, prompt), request, speech in zip(ready, requests, speeches, strict=True):
+            rows.append({"name": item.name, "error": str(error)})
+    requests = [Request(prompt.text if continual else item.text, prompt.text, prompt.audio) for item, prompt in ready]
+    speeches = synthesizer.synthesize(requests, continual)
+    for (item, prompt), request, speech in zip(ready, requests, speeches, strict=True):
         if isinstance(speech, UserError):
-            rows.append({"name": job.name, "error": str(speech)})
+            rows.append({"name": item.name, "error": str(speech)})
             continue
-        # Speech that failed is written, too, to be listened to.
-        write_audio(output_dir / f"{job.name}.wav", speech.audio, rate_hz)
+        # Failed speech is written, too, so that one can listen to it.
+        write_audio(output_dir / f"{item.name}.wav", speech.audio, rate_hz)
         if copysyn:
-            write_audio(output_dir / f"{job.name}{COPY_ENDING}.wav", synthesizer.copy(prompt.audio), rate_hz)
-        rows.append(_row(job, request, prompt, speech))
+            write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(prompt.audio), rate_hz)
+        rows.append(_row(item, request, prompt, speech))
     return rows
 
 
-def _row(job: ListItem, request: Request, prompt: Prompt, speech: Speech) -> dict[str, Any]:
+def _row(item: ListItem, request: Request, prompt: Prompt, speech: Speech) -> dict[str, Any]:
     row = {
-        "name": job.name,
-        "audio": f"{job.name}.wav",
+        "name": item.name,
+        "audio": f"{item.name}.wav",
         "text": request.text,
-        "prompt_text": job.prompt_text,
-        "prompt_audio": str(job.prompt_audio),
+        "prompt_text": item.prompt_text,
+        "prompt_audio": str(item.prompt_audio),
         "prompt": prompt.to_row(),
         "seconds": round(speech.seconds, 3),
         "real_time_factor": round(speech.real_time_factor, 4),
-        "ended": speech.ended,
+        "ended": speech.stop_reason,
         "tries": speech.num_tries,
     }
     return row if speech.failure is None else {**row, "error": speech.failure}
 
 
 def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows of this run replace those of the same name; what earlier runs wrote of other names stays."""
+    """Add rows to a `results.jsonl`; they replace rows of the same name that earlier runs wrote."""
     names = {row["name"] for row in rows}
     kept = [row for row in read_results(path) if row.get("name") not in names]
     with written_aside(path) as aside:
@@ -146,7 +150,7 @@ def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `results.jsonl`, none where it is not there. Raises UserError where it is damaged."""
+    """The rows of a `results.jsonl`; none if it does not exist. Raises UserError if it is damaged."""
     if not path.is_file():
         return []
     try:

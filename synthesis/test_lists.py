@@ -1,4 +1,4 @@
-"""Test lists of stages 3 and 4: what to say, in whose voice, and what the output is called."""
+"""Reads the test lists of stages 3 and 4: texts, prompts, and the names of the outputs."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,18 +15,18 @@ FORMS = (
     "text_prompt|audio_prompt|text",
     "id|text_prompt|audio_prompt|text",
 )
-# What must not be in a file name.
+# Not allowed in file names.
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")
 _AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".m4a", ".webm", ".aac"}
-# File systems take 255; a line's number and what is put behind come to it.
+# File systems allow 255 bytes, and a line number and a suffix are added.
 _MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
 class ListItem:
-    """One text to say; `name` is the output's path below the output folder, without suffix.
+    """One text to synthesize; `name` is the output's path below the output folder, without suffix.
 
-    `reference_audio` is how the text should sound, where that is known; evaluation compares with it.
+    `reference_audio` is a recording of the text, for evaluation.
     """
 
     name: str
@@ -38,44 +38,44 @@ class ListItem:
 
 @dataclass(frozen=True)
 class InvalidLine:
-    """A line of a list that cannot be spoken, and why."""
+    """A line of a list that cannot be used, and the reason."""
 
     name: str
     reason: str
 
 
 def read_test_list(path: Path, find: Callable[[str], Path]) -> list[ListItem | InvalidLine]:
-    """Jobs of a list, one a line in one of `FORMS`; `find` turns a written path into an existing one.
+    """The items of a list with one of `FORMS` in each line; `find` resolves a path to an existing one.
 
-    Which form a line has is known by which of its fields are existing audio files. A last field may name the text's
-    reference audio. Outputs are called `batch/<line number>_<prompt>`, or `batch/<id>` where the list has ids. Blank
-    lines and lines that begin with # are skipped. Raises UserError when nothing is left.
+    The fields that are existing audio files determine the form of a line. A last field may name a reference audio. The
+    outputs are called `batch/<line number>_<prompt>`, or `batch/<id>` if the list has ids. Blank lines and lines that
+    start with # are skipped. Raises UserError if there are no other lines.
     """
-    jobs: list[ListItem | InvalidLine] = []
+    items: list[ListItem | InvalidLine] = []
     names: set[str] = set()
     for number, line in enumerate(read_text_file(path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            job: ListItem | InvalidLine = _parse_line(line, number, find)
+            item: ListItem | InvalidLine = _parse_line(line, number, find)
         except UserError as error:
-            job = InvalidLine(f"batch/{number}", f"line {number}: {error}")
-        if job.name in names:
-            job = replace(job, name=f"{job.name}__{number}")
-        names.add(job.name)
-        jobs.append(job)
-    if not jobs:
+            item = InvalidLine(f"batch/{number}", f"line {number}: {error}")
+        if item.name in names:
+            item = replace(item, name=f"{item.name}__{number}")
+        names.add(item.name)
+        items.append(item)
+    if not items:
         raise UserError(f"{path}: no lines; each is {' or '.join(FORMS)}")
-    return jobs
+    return items
 
 
 def output_name(prompt_audio: Path) -> str:
-    """The prompt's name, which outputs are called after, cut to what a file system takes."""
+    """The name of the prompt's file, as part of an output's name, cut to a valid length."""
     return _cut_name(prompt_audio.stem)
 
 
 def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem:
-    """The job of a line. Raises UserError that names the field that is wrong."""
+    """The item of a line. Raises UserError naming the field that is wrong."""
     fields = [field.strip() for field in line.split("|")]
     while len(fields) > 3 and not fields[-1]:
         fields.pop()  # An empty reference.
@@ -83,7 +83,7 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem
         raise UserError(f"it has {len(fields)} fields, and needs three or more: {' or '.join(FORMS)}")
     audio = _audio_fields(fields, find)
     if not audio:
-        # The field that looks most like one, so that the error names what was meant as audio.
+        # Report the field that looks most like audio as missing.
         meant = next((i for i, field in enumerate(fields) if i and _looks_like_audio(field)), 2)
         if find(fields[meant]).is_dir():
             raise UserError(f"field {meant + 1}: {fields[meant]}: a folder, not a file")
@@ -94,9 +94,9 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem
     after = fields[prompt + 1 : reference if reference is not None else last + 1]
     is_path = bool(after) and "/" in after[0] and " " not in after[0]
     if reference is None and len(after) == 1 and len(before) == 2 and (is_path or _looks_like_audio(after[0])):
-        find(after[0])  # A reference that does not exist is no text: this raises the error that names it.
+        find(after[0])  # Not a text but a reference that does not exist: raises the error that names it.
     if after and len(before) in (1, 2):
-        # The text is the last of its line: a | in it divides nothing else.
+        # The text is the last field, so a | in it is unambiguous.
         id_, prompt_text, text = before[0] if len(before) == 2 else "", before[-1], "|".join(after)
     elif not after and len(before) == 2:
         id_, (text, prompt_text) = "", before
@@ -112,7 +112,7 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem
 
 
 def _audio_fields(fields: Sequence[str], find: Callable[[str], Path]) -> list[int]:
-    """Which fields are existing files: those named as audio, or, where none is, any."""
+    """The fields that are existing files: those with an audio suffix, or any if there are none."""
     existing = [index for index, field in enumerate(fields) if index and _is_file(field, find)]
     return [index for index in existing if _looks_like_audio(fields[index])] or existing
 

@@ -1,4 +1,4 @@
-"""Configs and lists of all sorts: whatever they hold, what comes back is settings, rows, or one clear line."""
+"""Random configs and lists: any content gives settings, rows, or one clear error line."""
 
 import json
 import tempfile
@@ -26,7 +26,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 @st.composite
 def configs(draw: st.DrawFn) -> bytes:
-    """Text that is no JSON5, JSON of anything, and good configs with some keys changed, removed or made up."""
+    """Text that is not JSON5, arbitrary JSON, and valid configs with keys changed, removed or made up."""
     if draw(st.integers(0, 3)) == 0:
         return draw(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
     content: Any = {"base_config": "config/valle.json", "dataset": ["custom"], "dataset_path": {"custom": "somewhere"}}
@@ -45,7 +45,7 @@ def configs(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def lists(draw: st.DrawFn) -> bytes:
-    """Lines of any number of fields, some of which are an audio file that is there; comments, blank lines, any ends."""
+    """Lines of any number of fields, some of them existing audio files; comments, blank lines, any line ends."""
     fields = st.sampled_from(["hello there", "", "missing.wav", "AUDIO", "../../etc/passwd", "~nobody/x"]) | st.text(
         max_size=12
     )
@@ -58,7 +58,7 @@ def lists(draw: st.DrawFn) -> bytes:
 
 
 def fuzz_configs(num: int) -> Tally:
-    """Each gives settings, or one line that names the file."""
+    """Each config gives settings, or one line that names the file."""
     tally = Tally("fuzzed configs")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exp_config.json"
@@ -72,7 +72,7 @@ def fuzz_configs(num: int) -> Tally:
 
 
 def fuzz_lists(num: int) -> Tally:
-    """Each gives a row for every line that is not blank and no comment, or one line that names the file."""
+    """Each list gives a row for every line that is neither blank nor a comment, or one line that names the file."""
     tally = Tally("fuzzed test lists")
     with tempfile.TemporaryDirectory() as folder:
         path, audio = Path(folder) / "list.txt", Path(folder) / "voice.wav"

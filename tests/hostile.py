@@ -1,4 +1,4 @@
-"""Input that no one promised to be clean: a corpus of bad files and texts, and each one's fate."""
+"""A corpus of bad files and texts, with the expected result of each."""
 
 import json
 import math
@@ -61,7 +61,7 @@ GOOD = saved(tone())
 
 
 def audio_cases() -> Iterator[Case]:
-    """Formats and rates that are read, and files that are not."""
+    """Formats and rates that can be read, and files that cannot."""
     for rate_hz in (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000):
         yield Case(f"rate {rate_hz}", saved(tone(rate_hz=rate_hz), rate_hz), "hello")
     for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"):
@@ -102,7 +102,7 @@ def audio_cases() -> Iterator[Case]:
 
 
 def text_cases() -> Iterator[Case]:
-    """Texts that are spoken, and those that cannot be."""
+    """Texts that can be synthesized, and texts that cannot."""
     spoken = {
         "digits": "1234567890",
         "a newline": "hello\nthere",
@@ -159,7 +159,7 @@ def name_cases() -> Iterator[Case]:
 
 
 def hostile_corpus(folder: Path) -> Tally:
-    """Stage 1 on all of them at once: each must have its fate, the counts must add up, and nothing else be written."""
+    """Stage 1 on all cases at once: each gives its result, the counts add up, and nothing else is written."""
     cases = [*audio_cases(), *text_cases(), *name_cases()]
     corpus = folder / "corpus"
     corpus.mkdir(parents=True)

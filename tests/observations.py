@@ -19,10 +19,12 @@ from config.schema import Settings
 from models.experiment import Experiment, load_model
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
+from processors.frontends import build_phonemizer
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import SPLITS, list_shards, read_shards
 from processors.pipeline import Preparation
 from processors.symbols import SymbolTable
-from processors.text import TextTokenizer, build_phonemizer
+from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
@@ -191,16 +193,16 @@ def spoken_together(world: World, changes: Changes) -> Any:
     """The batches of prompts that stage 3 gives to the codec."""
     experiment, settings = Experiment(world.pair), world.settings(changes)
     codec = Noting.load(experiment.codec(MelRVQ.file_name))
-    tokenizer = TextTokenizer(build_phonemizer("graphemes", "en-us"), SymbolTable.load(experiment.symbols), False)
+    tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.load(experiment.symbols), False)
     model = load_model(resolve_checkpoint(world.pair, ""), settings)
-    Synthesizer(model, codec, tokenizer, settings.infer, CPU).speak([Request("a", "a", torch.ones(9600))] * 3)
+    Synthesizer(model, codec, tokenizer, settings.infer, CPU).synthesize([Request("a", "a", torch.ones(9600))] * 3)
     return codec.__dict__["shapes"]
 
 
 def speaking_layers(world: World, changes: Changes) -> set[tuple[str, str]]:
     """The kinds of linear layers that the AR and the NAR speak with in stage 3."""
     codec = MelRVQ.load(Experiment(world.pair).codec(MelRVQ.file_name))
-    source, tokenizer = resolve_checkpoint(world.pair, ""), TextTokenizer(None, SymbolTable(), False)
+    source, tokenizer = resolve_checkpoint(world.pair, ""), TextTokenizer(GraphemePhonemizer, SymbolTable(), False)
     model = load_synthesizer(source, world.settings(changes), codec, tokenizer, CPU).model
     kinds = ((name.split(".")[0], type(module).__name__) for name, module in model.named_modules())
     return {kind for kind in kinds if kind[1].endswith("Linear")}

@@ -22,8 +22,7 @@ MAX_SECONDS = 30
 def make_standin(audio_paths: Sequence[Path], out_path: Path, seed: int = 0) -> None:
     """Write the state dict of a calibrated 24 kHz model, for `preprocess.codec_checkpoint`.
 
-    Args:
-        audio_paths: speech; a few seconds in all are enough, more than 30 are not used.
+    The speech at `audio_paths` may have a few seconds in all; more than 30 are not used.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         torch.manual_seed(seed)
@@ -35,7 +34,7 @@ def make_standin(audio_paths: Sequence[Path], out_path: Path, seed: int = 0) -> 
 
 
 def _read(audio_paths: Sequence[Path], model: EncodecModel) -> torch.Tensor:
-    """(N,) all audio in a row, N a multiple of the hop."""
+    """All audio, concatenated to (N,), N a multiple of the hop."""
     parts = []
     for path in audio_paths:
         audio, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
@@ -61,7 +60,7 @@ def _calibrate_encoder(model: EncodecModel, audio: torch.Tensor) -> torch.Tensor
 
 
 def _fill_codebooks(model: EncodecModel, latents: torch.Tensor) -> None:
-    """Fill each stage with residual latents, mixed in pairs: a frame that found itself would leave no residual."""
+    """Fill each stage with residual latents, mixed in pairs: an unmixed latent would leave no residual of itself."""
     for layer in model.quantizer.vq.layers:
         book = layer._codebook
         pairs = latents[torch.randint(len(latents), (2, book.codebook_size))]

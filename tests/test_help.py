@@ -1,4 +1,4 @@
-"""`run.sh --help` tells every flag, and no other."""
+"""`run.sh --help` lists every flag, and no other."""
 
 import os
 import re
@@ -24,7 +24,7 @@ PROGRAMS: dict[int, Program] = {1: bins.preprocess, 2: bins.train, 3: bins.infer
 
 @pytest.fixture(scope="module")
 def sections() -> dict[int, str]:
-    """The help's text for all stages (0), then that of each."""
+    """The help text by stage; 0 is that for all stages."""
     text = subprocess.run(["sh", str(RUN_SH), "--help"], capture_output=True, text=True, check=True).stdout
     common, *parts = re.split(r"^Stage (\d),", text, flags=re.MULTILINE)
     return {0: common} | {int(stage): part for stage, part in zip(parts[::2], parts[1::2], strict=True)}
@@ -39,9 +39,9 @@ def test_the_help_has_the_flags_of_each_program(
     assert ended.value.code == 0
     known = set(FLAG.findall(capsys.readouterr().out))
     assert sections.keys() == {0, *PROGRAMS}
-    told = {flag for section in (sections[0], sections[stage]) for flag in FLAG.findall(section)}
-    assert told - OWN_FLAGS == known
-    assert told >= OWN_FLAGS
+    listed = {flag for section in (sections[0], sections[stage]) for flag in FLAG.findall(section)}
+    assert listed - OWN_FLAGS == known
+    assert listed >= OWN_FLAGS
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])

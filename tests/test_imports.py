@@ -1,4 +1,4 @@
-"""Which folder may import which, and that a wrong flag is told before anything heavy is imported."""
+"""Which folder may import which, and that a wrong flag is reported before heavy libraries are imported."""
 
 import ast
 import subprocess
@@ -35,16 +35,16 @@ ALLOWED: dict[str, set[str]] = {
     },
     "egs": {"evaluation", "processors", "utils"},
 }
-"""For each room, what it may import of the others."""
+"""For each folder, the other folders that it may import."""
 EXCEPTIONS: dict[str, set[str]] = {
     "models.experiment": {"utils"},
     "training.samples": {"synthesis.synthesizer"},
     "training.run": {"synthesis.synthesizer"},
 }
-"""For a module, what it may import beyond that."""
+"""Further imports that single modules may have."""
 ROOMS = {*ALLOWED, "tests"}
 NEEDS = {"config": {"pydantic"}, "modules": {"torch"}}
-"""For a room, all that it may import beside the standard library."""
+"""For a folder, all that it may import beside the standard library."""
 BINS = ("preprocess", "train", "inference", "convert", "bench", "evaluate", "webui")
 HEAVY = ("torch", "torchaudio", "lhotse", "pydantic", "numpy", "accelerate", "phonemizer", "soundfile", "gradio")
 
@@ -54,7 +54,7 @@ def files(room: str) -> list[Path]:
 
 
 def imported(source: str, package: str) -> Iterator[str]:
-    """The dotted name of everything that a module of `package` imports, at its top or inside a function."""
+    """The dotted name of everything that a module of `package` imports, also inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -65,7 +65,7 @@ def imported(source: str, package: str) -> Iterator[str]:
 
 
 def forbidden(source: str, package: str, module: str = "") -> list[str]:
-    """What a module of `package` imports and must not."""
+    """The imports of a module of `package` that are not allowed."""
     room = package.split(".")[0]
     allowed_of_room = ALLOWED[room] | EXCEPTIONS.get(f"{package}.{module}", set())
     wrong = []
@@ -83,7 +83,7 @@ def forbidden(source: str, package: str, module: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("room", ALLOWED)
-def test_rooms_look_one_way(room: str) -> None:
+def test_folders_import_one_way(room: str) -> None:
     assert files(room)
     wrong = {
         str(path.relative_to(ROOT)): names
@@ -97,7 +97,7 @@ def test_rooms_look_one_way(room: str) -> None:
     assert wrong == {}
 
 
-def test_every_package_is_a_room() -> None:
+def test_every_package_is_listed() -> None:
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"egs"} == ROOMS
 
 

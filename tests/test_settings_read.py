@@ -17,9 +17,9 @@ PROGRAMS = [ROOT / room for room in ("bins", "models", "modules", "processors", 
 
 
 def record_settings(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """Notes (class, field) of every read from here on by code that names the field.
+    """Records (class, field) for every read by code that names the field.
 
-    Neither a loop over all fields nor the checks of the schema itself make a setting matter.
+    Loops over all fields and the checks of the schema do not count as reads.
     """
     reads: Reads = set()
 
@@ -35,7 +35,7 @@ def record_settings(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 
 def record_flags(monkeypatch: pytest.MonkeyPatch) -> tuple[Reads, Reads]:
-    """Notes (program's description, flag) of every flag that a parser has, and of those that are read after it."""
+    """Records (program's description, flag) for every flag of a parser, and for every flag that is read."""
     known: Reads = set()
     reads: Reads = set()
     parse = Parser.parse
@@ -56,7 +56,7 @@ def record_flags(monkeypatch: pytest.MonkeyPatch) -> tuple[Reads, Reads]:
 
 
 def run_all_stages(folder: Path) -> None:
-    """Each stage in the ways that differ in what they read: fixed and dynamic batches, with samples, continual."""
+    """Each stage in the modes that read different settings: fixed and dynamic batches, samples, continual."""
     corpus = write_custom(folder / "corpus", 14)
     config = write_config(folder / "exp_config.json", corpus, folder)
     prepare(config, {})
@@ -76,7 +76,7 @@ def test_every_setting_and_every_flag_is_read(tmp_path: Path, monkeypatch: pytes
         reads = record_settings(patched)
         flags, flag_reads = record_flags(patched)
         run_all_stages(tmp_path)
-    # Of any model the settings are of a class that is called `Settings`.
+    # The settings class is called `Settings` for any model.
     names = {ValleExperiment: Settings.__name__}
     wanted = {
         key: (names.get(section, section.__name__), key.split(".")[-1])
@@ -98,7 +98,7 @@ def test_the_record_passes_over_loops_and_the_schema(monkeypatch: pytest.MonkeyP
         settings.model_dump()
         TrainSettings(**settings.model_dump())
         assert reads == set()
-        # Compiled under the path of a program, a line is a program's.
+        # Code that is compiled under a program's path counts as the program's.
         source = compile("settings.base_lr", str(ROOT / "config" / "schema.py"), "exec")
         exec(source, {"settings": settings})
         assert reads == set()

@@ -10,6 +10,7 @@ from config.schema import TrainSettings
 from models.contract import Batch, Collate
 from models.valle.collate import Collator, PrefixMode
 from models.valle.valle import VALLE
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from training.corpus import IndexedCorpus
@@ -20,7 +21,7 @@ from training.trainer import Trainer
 
 # The phones of `made_up_utterances`, and the boundary of joined ones.
 TABLE = SymbolTable.from_phones("abcdefgh_")
-TOKENIZER = TextTokenizer(None, TABLE, add_blank=False)
+TOKENIZER = TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False)
 COLLATOR = Collator(num_quantizers=4, prefix_mode=PrefixMode.FIRST_FRAMES, max_prompt_frames=75, for_nar=True)
 
 

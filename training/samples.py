@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchaudio.transforms import MelSpectrogram
 
 from models.contract import TokenizedRequest
 from processors.manifest import Utterance
 from synthesis.synthesizer import Synthesizer
 from utils.errors import first_line
 from utils.log import log
+from utils.spectrogram import spectrogram
 
-_PICTURE_MELS, _PICTURE_DECIBELS = 80, 70
+_PICTURE_MELS, _PICTURE_COLUMNS_PER_SECOND = 80, 100
 # Some 17 s at 75 frames a second: with 16 heads in fp32 a layer's attention weights then take 144 MB.
 PICTURE_POSITIONS = 1500
 
@@ -59,7 +59,7 @@ class SampleLogger:
 
     def _prompted(self) -> TokenizedRequest:
         prompt, target = self.prompt, self.target
-        return self.synthesizer.tokenized(prompt.phones, target.phones, torch.from_numpy(prompt.codes).long())
+        return self.synthesizer.tokenize_phones(prompt.phones, target.phones, torch.from_numpy(prompt.codes).long())
 
     @torch.inference_mode()
     def _attention_picture(self, request: TokenizedRequest, codes: Tensor) -> Tensor | None:
@@ -86,11 +86,11 @@ class SampleLogger:
 
 def _spectrogram_picture(waveforms: Sequence[Tensor], rate_hz: int) -> Tensor:
     """Mel spectrograms of (N,) waveforms, one above the other, time across: (1, height, width) in [0, 1]."""
-    mel = MelSpectrogram(rate_hz, n_fft=1024, hop_length=rate_hz // 100, n_mels=_PICTURE_MELS)
     longest = max(len(waveform) for waveform in waveforms)
+    num_columns = max(1, longest * _PICTURE_COLUMNS_PER_SECOND // rate_hz)
     panels = []
     for waveform in waveforms:
-        decibels = 10 * mel(F.pad(waveform, (0, longest - len(waveform)))).clamp(min=1e-10).log10()
-        scaled = ((decibels - decibels.max()) / _PICTURE_DECIBELS + 1).clamp(min=0)
-        panels.append(F.pad(scaled.flip(0), (1, 1, 1, 1), value=1.0))
+        samples = F.pad(waveform, (0, longest - len(waveform))).numpy()
+        levels = torch.from_numpy(spectrogram(samples, rate_hz, num_columns, _PICTURE_MELS)).float()
+        panels.append(F.pad(levels.flip(0), (1, 1, 1, 1), value=1.0))
     return F.interpolate(torch.cat(panels)[None, None], scale_factor=2)[0]

@@ -1,4 +1,4 @@
-"""Reading and writing of waveforms: mono float32 between -1 and 1."""
+"""Reads and writes audio files as mono float32 waveforms in [-1, 1]."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -11,17 +11,17 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.files import written_aside
 
-# Opus comes in Ogg files, which libsndfile reads under these names, too.
+# libsndfile lists formats, not suffixes: these are further suffixes of formats that it reads.
 AUDIO_SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {
     *(".opus", ".oga", ".aif", ".aifc", ".mpga")
 }
-"""Of the files that can be read."""
+"""Suffixes of audio files that can be read."""
 FOREIGN_SUFFIXES = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".ac3", ".mka", ".3gp", ".mov", ".mkv"})
-"""Of audio that needs to be converted first."""
+"""Suffixes of audio files that must be converted first."""
 
 
 def read_duration_seconds(path: Path) -> float:
-    """What the header says. Raises UserError when the file cannot be read as audio."""
+    """The duration that the header states. Raises UserError if the file cannot be read as audio."""
     _check_file(path)
     try:
         return soundfile.info(str(path)).duration
@@ -34,7 +34,7 @@ def read_audio(
 ) -> Tensor:
     """A file, or a part of it, as (N,) samples at `sample_rate_hz`; channels are averaged.
 
-    Raises UserError when the file is missing, not audio, empty, or holds numbers that are not finite.
+    Raises UserError if the file is missing, not audio, empty, or has samples that are not finite.
     """
     _check_file(path)
     try:
@@ -48,13 +48,13 @@ def read_audio(
     if not len(samples):
         raise UserError(f"{path}: the audio is empty")
     if not np.isfinite(samples).all():
-        raise UserError(f"{path}: the audio holds numbers that are not finite")
+        raise UserError(f"{path}: the audio has samples that are not finite")
     waveform = torch.from_numpy(samples.mean(axis=1))
     return waveform if rate == sample_rate_hz else _resampler(rate, sample_rate_hz)(waveform)
 
 
 def write_audio(path: Path, waveform: Tensor, sample_rate_hz: int) -> None:
-    """Write (N,) samples as 16-bit WAV, clipped to [-1, 1], under a temporary name first."""
+    """Write (N,) samples as 16-bit WAV, clipped to [-1, 1], atomically."""
     samples = waveform.detach().float().clamp(-1, 1).cpu().numpy()
     with written_aside(path) as aside:
         soundfile.write(str(aside), samples, sample_rate_hz, subtype="PCM_16", format="WAV")
@@ -62,22 +62,22 @@ def write_audio(path: Path, waveform: Tensor, sample_rate_hz: int) -> None:
 
 @lru_cache(maxsize=16)
 def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
-    # The filter is costly to build, and a corpus has few sample rates.
+    # Building the filter is expensive, and a corpus has few sample rates.
     from torchaudio.transforms import Resample
 
     return Resample(from_hz, to_hz)
 
 
 def _check_file(path: Path) -> None:
-    """A pipe or a device would never come to its end."""
+    """Raise UserError unless `path` is a regular file: reading a pipe or a device might never end."""
     try:
         if path.is_file():
             return
         reason = "not a file" if path.exists() else "no such audio file"
         if "\\" in str(path):
-            reason += "; its path has backslashes, which are no folders here: write it with /"
+            reason += "; its path has backslashes, which do not separate folders here; use /"
     except (OSError, RuntimeError, ValueError) as error:
-        reason = f"no audio file can be called that ({error})"
+        reason = f"not a valid file name ({error})"
     raise UserError(f"{path}: {reason}")
 
 

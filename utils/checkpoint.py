@@ -1,8 +1,8 @@
 """The one place that knows how checkpoints are named, written, found and rotated.
 
-`checkpoint/epoch-%04d_step-%07d_loss-%.6f/` holds `model.safetensors`, the training state and `meta.json`. Those of
-the reference recipe are read as well: `[final_]epoch-...` with `model.safetensors` or `pytorch_model.bin`, and no
-`meta.json`.
+`checkpoint/epoch-%04d_step-%07d_loss-%.6f/` holds `model.safetensors`, the training state and `meta.json`. Checkpoints
+of the reference recipe are read as well: `[final_]epoch-...` with `model.safetensors` or `pytorch_model.bin`, and
+without `meta.json`.
 """
 
 import json
@@ -32,7 +32,7 @@ _REFERENCE_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk; `is_reference` where the reference recipe wrote it."""
+    """A complete checkpoint on disk; `is_reference` if the reference recipe wrote it."""
 
     path: Path
     epoch: int
@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is more than weights, which are enough to speak and to fine-tune."""
+        """Whether the training state is there. Weights alone are enough for synthesis and fine-tuning."""
         return (self.path / STATE).is_file()
 
 
@@ -56,9 +56,9 @@ def checkpoint_name(epoch: int, step: int, loss: float) -> str:
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The whole checkpoints in a `checkpoint` folder, oldest first; anything else there is passed over.
+    """The complete checkpoints in a `checkpoint` folder, oldest first; other files and folders are ignored.
 
-    Where none is ours, those of the reference recipe.
+    Checkpoints of the reference recipe are returned only if there are none of our own.
     """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -71,7 +71,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def _find_reference_checkpoints(folder: Path) -> list[Checkpoint]:
-    """By epoch, the final one of an epoch last. What has a file of ours is one of ours that is not whole."""
+    """Sorted by epoch, the final one of an epoch last. A folder with our files is our own incomplete checkpoint."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _REFERENCE_NAME.fullmatch(path.name)
@@ -84,9 +84,9 @@ def _find_reference_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def resolve_checkpoint(path: Path, flag: str) -> Checkpoint:
-    """The checkpoint that a user means by an experiment folder, its `checkpoint` folder, or one checkpoint.
+    """The checkpoint that `path` stands for: the newest of an experiment or `checkpoint` folder, or that very one.
 
-    Raises UserError naming the flag when there is none.
+    Raises UserError naming the flag if there is none.
     """
     if not path.is_dir():
         raise UserError(f"{flag}: no folder {path}")
@@ -101,7 +101,7 @@ def resolve_checkpoint(path: Path, flag: str) -> Checkpoint:
 
 
 def experiment_of(checkpoint: Checkpoint) -> Path:
-    """The experiment folder, which holds `args.json`, that a checkpoint lies in."""
+    """The experiment folder of a checkpoint; it holds `args.json`."""
     return checkpoint.path.parent.parent
 
 
@@ -113,12 +113,10 @@ def save_checkpoint(
     meta: dict[str, Any],
     rank_states: Sequence[dict[str, Any]],
 ) -> Path:
-    """Write a checkpoint aside, flush it to the disk, then rename it; returns its path.
+    """Write a checkpoint to a temporary folder, sync it to disk, then rename it; returns its path.
 
-    Raises UserError where it cannot be written; those before it are as they were.
-
-    `rank_states` holds what each process keeps for itself, such as its random state. Without a `state` nothing can
-    resume from it.
+    `rank_states` holds each rank's own state, such as its random state. Without a `state`, training cannot resume from
+    the checkpoint. Raises UserError if it cannot be written; earlier checkpoints are not touched.
     """
     target, aside = folder / name, folder / f".{name}.part"
     try:
@@ -128,6 +126,7 @@ def save_checkpoint(
         if state is not None:
             torch.save({**state, "ranks": list(rank_states)}, aside / STATE)
         (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        # Sync before the rename: after a crash, a complete name must not have incomplete content.
         for path in [*aside.iterdir(), aside]:
             flush(path)
         if target.exists():
@@ -135,50 +134,48 @@ def save_checkpoint(
         aside.rename(target)
         flush(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # Torch and safetensors hide what the system said: a full disk, a limit or a folder that is read-only.
+        # torch and safetensors wrap the operating system's error: a full disk, a quota, a read-only folder.
         shutil.rmtree(aside, ignore_errors=True)
         reason = first_line(error)
         raise UserError(
-            f"{target}: the checkpoint could not be written ({reason}); make room or give another log_dir, and go on "
-            "with --resume true from the checkpoint before"
+            f"{target}: the checkpoint could not be written ({reason}); free some space or set another log_dir, and "
+            "continue from the previous checkpoint with --resume true"
         ) from error
     return target
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The weights, mapped from the file: what is not read costs no memory.
+    """The weights by name, memory-mapped: tensors that are not read cost no memory.
 
-    Raises UserError when the file is damaged, or is a pickle of more than tensors, which might run code.
+    Raises UserError if the file is damaged, or is a pickle of anything but tensors, which might run code.
     """
     path = checkpoint.weights
     try:
-        weights = load_file(path) if path.suffix == ".safetensors" else _load_pickled_tensors(path)
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            # Files written by torch before 1.6 are not zip archives, and cannot be memory-mapped.
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused: it is damaged, or holds more than tensors, and such a file can run code; "
-            "ask for the weights as safetensors"
+            f"{path}: refused: the file is damaged, or holds more than tensors, and loading it could run code; "
+            "get the weights as safetensors"
         ) from error
-    except Exception as error:  # Of many types, on a damaged file.
+    except Exception as error:  # A damaged file raises many types.
         reason = first_line(error)
         raise UserError(f"{path}: damaged ({reason}); use another checkpoint") from error
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{path}: holds no table of named weights; use another checkpoint")
+    is_dict = isinstance(weights, dict) and len(weights) > 0
+    if not is_dict or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path}: not a dict of named weights; use another checkpoint")
     return weights
 
 
-def _load_pickled_tensors(path: Path) -> dict[str, Tensor]:
-    # A file of torch before 1.6 is no archive, and cannot be mapped.
-    can_map = zipfile.is_zipfile(path)
-    weights = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
-    return weights if isinstance(weights, dict) else {}
-
-
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What resuming needs beside the weights. Raises UserError when it is missing or damaged."""
+    """The training state that resuming needs beside the weights. Raises UserError if it is missing or damaged."""
     path = checkpoint.path / STATE
     if not checkpoint.can_resume:
         raise UserError(
-            f"{path}: missing, so training cannot resume from here; --resume_type finetune needs no such file"
+            f"{path}: missing, so training cannot resume from here; --resume_type finetune does not need it"
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -187,17 +184,17 @@ def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def load_meta(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What `save_checkpoint` was told; the reference recipe's tell neither their stage nor their codec."""
+    """The `meta` of `save_checkpoint`. Checkpoints of the reference recipe record neither stage nor codec."""
     if checkpoint.is_reference:
         return {"train_stage": None, "codec": None}
     return _read_meta(checkpoint.path)
 
 
 def rotate(folder: Path, strides: Sequence[int], keep_last: Sequence[int], keep_last_steps: int) -> None:
-    """Remove what no rule keeps: the newest stays always.
+    """Remove checkpoints that no rule keeps; the newest always stays.
 
-    Of the checkpoints at an epoch's end, each stride keeps its last `keep_last` (-1: all) at multiples of it; of
-    those between, the last `keep_last_steps` stay.
+    Of the checkpoints at an epoch's end, each stride keeps the last `keep_last` (-1: all) whose epoch is a multiple of
+    it. Of all others the last `keep_last_steps` stay.
     """
     found = find_checkpoints(folder)
     at_epoch_end = [checkpoint for checkpoint in found if load_meta(checkpoint)["ends_epoch"]]
@@ -212,14 +209,14 @@ def rotate(folder: Path, strides: Sequence[int], keep_last: Sequence[int], keep_
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed training left half written or half removed; nobody else may be writing there."""
+    """Remove what a killed training left half written or half removed; no other process may be writing there."""
     for suffix in (".part", ".old"):
         for path in folder.glob(f".epoch-*{suffix}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside(checkpoints: Sequence[Checkpoint]) -> Path | None:
-    """Move checkpoints out of the way into `checkpoint/superseded`, where they are kept but never found."""
+    """Move checkpoints to `checkpoint/superseded`, where `find_checkpoints` does not look; returns that folder."""
     for checkpoint in checkpoints:
         folder = checkpoint.path.parent / "superseded"
         folder.mkdir(exist_ok=True)
@@ -233,7 +230,7 @@ def set_aside(checkpoints: Sequence[Checkpoint]) -> Path | None:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    """Nothing where the file is missing or damaged."""
+    """The content of `meta.json`; empty if it is missing or damaged."""
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -242,7 +239,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One name for each tensor: the format has no shared ones, and loading needs one of a tied pair."""
+    """One name for each tensor: safetensors cannot store shared tensors, and loading needs one of a tied pair."""
     unique: dict[int, str] = {}
     for name, value in weights.items():
         unique.setdefault(value.data_ptr(), name)
@@ -250,7 +247,7 @@ def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first, so that one whose removal is cut short is not taken for a whole one.
+    # Renamed first: an interrupted removal must not leave what looks like a complete checkpoint.
     aside = path.with_name(f".{path.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)

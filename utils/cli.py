@@ -1,4 +1,4 @@
-"""How the programs in `bins/` read flags and end."""
+"""How the programs in `bins/` parse flags and exit."""
 
 import argparse
 import difflib
@@ -12,7 +12,7 @@ from utils.paths import ROOT
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags by their full names; a mistake is one line."""
+    """An argument parser that takes full flag names only and reports an error in one line."""
 
     def __init__(self, description: str, prog: str = "run.sh") -> None:
         super().__init__(description=description, allow_abbrev=False, prog=prog)
@@ -33,16 +33,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def true_or_false(value: str) -> bool:
-    """The type of a flag that takes true or false."""
+    """The `type` of a flag that takes true or false."""
     if value.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"takes true or false, not {value!r}")
     return value.lower() == "true"
 
 
 def find_path(path: str, flag: str, beside: Path | None = None) -> Path:
-    """A path of the command line: from the caller's folder, then from `beside`, then from the repository root.
+    """Find a path of the command line: in the working directory, in `beside`, then in the repository root.
 
-    `beside` is the folder of the list that holds the path. Raises UserError naming the flag when it is in none.
+    `beside` is the folder of the list that contains the path. Raises UserError naming the flag if it is in none.
     """
     folders = [ROOT] if beside is None else [beside, ROOT]
     try:
@@ -50,19 +50,19 @@ def find_path(path: str, flag: str, beside: Path | None = None) -> Path:
             if candidate.exists():
                 return candidate.absolute()
     except (OSError, RuntimeError, ValueError):
-        pass  # No file can have such a name, or there is no such home folder.
+        pass  # Not a valid file name, or an unknown home folder.
     raise UserError(f"{flag}: no such file or folder: {path}")
 
 
 def run(program: Callable[[Sequence[str] | None], int]) -> NoReturn:
-    """Run a program's main function; a mistake or a file that fails is one line and status 1, an interrupt 130."""
+    """Run a program's main function and exit: a UserError or OSError is one line and status 1, an interrupt 130."""
     try:
         status = program(None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
     except OSError as error:
-        # Such as a folder that cannot be written to; without a file's name it says nothing to a user.
+        # For example a read-only folder. Without a file name the message alone would not help: show the traceback.
         if error.filename is None:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Which device runs what, and in which precision."""
+"""The device to run on, the precision that it is fast in, and its memory."""
 
 import gc
 import os
@@ -11,12 +11,12 @@ import torch
 
 from utils.errors import UserError, first_line
 
-# The environment variable in which run.sh hands on the value of --gpu.
+# The environment variable in which run.sh passes on the value of --gpu.
 ASKED_GPUS = "VALLET_GPU"
 
 
 def pick_device() -> torch.device:
-    """The first visible GPU, else the CPU. Raises UserError where --gpu names GPUs that cannot be used."""
+    """The first visible GPU, else the CPU. Raises UserError if --gpu names GPUs that cannot be used."""
     require_asked_gpus()
     # Torch prefers cuDNN's attention on H100 and later, but at some lengths its gradients are NaN (pytorch#196678), it
     # rounds the probability of dropout to sixteenths (#174245), and it plans for each new shape, up to a second long.
@@ -25,34 +25,34 @@ def pick_device() -> torch.device:
 
 
 def require_asked_gpus() -> None:
-    """Raises UserError, saying why, where --gpu names GPUs that cannot be used; run.sh hands its value on.
+    """Raises UserError with the reason if --gpu names GPUs that cannot be used.
 
-    CUDA_VISIBLE_DEVICES alone asks for nothing: a cluster sets it as well.
+    CUDA_VISIBLE_DEVICES alone requests no GPU: clusters set it as well.
     """
     asked = os.environ.get(ASKED_GPUS, "")
     num_asked = sum(name.strip() not in ("", "-1") for name in asked.split(","))
     if not num_asked:
         return
     with warnings.catch_warnings():
-        # Torch warns of a driver that is too old, and the error below says it.
+        # Torch warns about a driver that is too old; the error below has the same reason.
         warnings.simplefilter("ignore")
         num_usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if num_usable >= num_asked:
         return
     try:
         torch.cuda.init()
-        reason = "there are no more of them"
+        reason = "there are no more"
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
     raise UserError(
         f"--gpu {asked}: {num_asked} GPUs were asked for, and {num_usable} can be used ({reason}; "
-        f"torch {torch.__version__} is built for {built}); leave --gpu out to run on what there is"
+        f"torch {torch.__version__} is built for {built}); leave --gpu out to use what is available"
     )
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 there."""
+    """Whether matrix products on the device are faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Without AVX-512 or AMX instructions for it, bfloat16 products on a CPU are several times slower.
@@ -60,17 +60,17 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def pick_inference_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16", "int8"]:
-    """What `infer.precision` means on a device. Raises UserError for what the device cannot do."""
+    """The precision that `infer.precision` stands for on a device. Raises UserError if the device does not have it."""
     if asked == "int8" and device.type == "cuda":
         raise UserError("infer.precision: int8 is for CPUs; use bf16 on a GPU")
     if asked == "auto":
-        # On a CPU numbers that do not depend on what is decoded beside come before speed.
+        # On a CPU, codes that do not depend on the rest of the batch matter more than speed.
         return "bf16" if device.type == "cuda" and has_fast_bf16(device) else "fp32"
     return "int8" if asked == "int8" else "bf16" if asked == "bf16" else "fp32"
 
 
 def release_memory() -> None:
-    """Give memory that nothing refers to any more back to the GPU."""
+    """Free unreferenced objects, and return their memory to the GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -78,13 +78,13 @@ def release_memory() -> None:
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Tell a user what to lower where the block runs out of memory, on a GPU or not. Raises UserError then."""
+    """Raises UserError with the advice if the block runs out of memory, on a GPU or on the CPU."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(f"out of memory: {advice}") from error
     except RuntimeError as error:
-        # A CPU's allocator has no error of its own.
+        # The CPU allocator raises a plain RuntimeError.
         if "allocate memory" not in str(error):
             raise
         raise UserError(f"out of memory: {advice}") from error

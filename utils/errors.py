@@ -1,13 +1,13 @@
-"""The one exception that a user is meant to see."""
+"""The one exception that users are meant to see."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: one line that names the file, the key or the flag and what to do.
+    """A mistake in the user's input: one line that names the file, key or flag, and what to do.
 
     The programs in `bins/` print it without a traceback and exit with status 1.
     """
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, in one line; its type where it says nothing."""
+    """The first line of an error's message, or its type if it has no message."""
     return next(iter(str(error).splitlines()), type(error).__name__)

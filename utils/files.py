@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes and file locks."""
 
 import fcntl
 import os
@@ -11,9 +11,9 @@ from uuid import uuid4
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary path whose file takes the place of `path` when the block ends without an error."""
+    """Atomic write: gives a temporary path, whose file replaces `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process id: machines that share a folder may have the same one.
+    # Not the process id: two machines that share the folder may use the same one.
     aside = path.with_name(f".{uuid4().hex}.part{path.suffix}")
     try:
         yield aside
@@ -25,9 +25,9 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[str | None]:
-    """Hold a lock file for the block; gives None, or who holds it where another process does.
+    """Hold a lock on a file for the block. Gives None, or a description of the process that holds it already.
 
-    The system lets go of it when the process ends, in whatever way. The file stays.
+    The system releases the lock when the process ends, even if it is killed. The file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -44,7 +44,7 @@ def locked(path: Path) -> Iterator[str | None]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Sync a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

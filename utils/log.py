@@ -1,4 +1,4 @@
-"""Plain log lines, and progress bars that they do not break."""
+"""Log lines and progress bars that do not break each other."""
 
 import logging
 import sys
@@ -7,14 +7,14 @@ import threading
 from tqdm import tqdm
 
 log = logging.getLogger("vallet")
-# A bar is one process's own. Tqdm's lock is shared with those that are forked, and stays locked where one is killed.
+# Tqdm's default lock is shared with forked processes, and stays locked if one of them is killed.
 tqdm.set_lock(threading.RLock())
 
 
 def progress_bar(
     *, total: float | None, desc: str, unit: str, initial: float = 0, disable: bool = False, unit_scale: bool = False
 ) -> tqdm:
-    """A bar with a rate and an ETA; where no one watches, in a log file, it says something every ten seconds only."""
+    """A bar with a rate and an ETA; printed every ten seconds only if stderr is not a terminal."""
     return tqdm(
         total=total,
         desc=desc,
@@ -33,7 +33,7 @@ class _AboveBars(logging.Handler):
 
 
 def set_up_logging(is_main_process: bool = True) -> None:
-    """Lines go to the terminal above any progress bar; other processes than the main one only warn."""
+    """Print log lines above any progress bar; ranks other than the main one print warnings only."""
     handler = _AboveBars()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]

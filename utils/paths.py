@@ -1,6 +1,6 @@
-"""Where the project lies."""
+"""The location of the repository."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The repository: relative paths of a config start here."""
+"""The repository's root; relative paths of a config start here."""

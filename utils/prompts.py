@@ -1,6 +1,6 @@
-"""Prompts: from a recording as people have it to a few seconds of clean speech with its text.
+"""Prepares prompts: from any recording to a few seconds of clean speech and its text.
 
-Stages 3, 4 and 5 prepare prompts here and nowhere else, so that one file is the same voice in each of them.
+Stages 3, 4 and 5 all prepare prompts here, so that a file is the same prompt in each of them.
 """
 
 import re
@@ -16,27 +16,27 @@ from utils.audio import read_audio, read_duration_seconds
 from utils.errors import UserError
 
 MIN_SECONDS, MAX_SECONDS = 0.5, 15.0
-# A longer recording is not searched for a pause.
+# Longer recordings are refused rather than searched for a pause.
 MAX_READ_SECONDS = 120.0
-# Behind the last sound more is kept than in front: utterances end in some silence, and a prompt without any tells the
-# model that it goes on.
+# More is kept after the last sound than before the first: utterances end in silence, and a prompt without any looks
+# unfinished to the model.
 _FRONT_SECONDS, _BACK_SECONDS = 0.05, 0.1
 _FRAME_SECONDS, _HOP_SECONDS = 0.02, 0.01
 # -60 dB of full scale: a muted microphone stays below.
 _SILENT_BELOW = 1e-3
 _CLIPPED_FROM, _CLIPPED_SHARE = 0.99, 1e-3
 _PAUSE_SECONDS = 0.2
-# A cut keeps at least this much, and the text's share may differ from the audio's by this much of the whole.
+# A cut keeps at least this much, and its shares of the audio and of the text differ by at most this much.
 _MIN_CUT_SECONDS, _MAX_SHARE_ERROR = 2.0, 0.06
 _SENTENCE_END = re.compile(r"(?<=[.!?;:,])[\"'”’)]*\s+")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt that is ready: audio (N,) at the codec's rate and its text.
+    """A prepared prompt: audio (N,) at the codec's rate and its text.
 
-    `seconds` is what is left, `trimmed_seconds` what was removed as silence in front and behind, `cut_seconds` what was
-    removed after a pause, and `warnings` say what may sound bad.
+    `seconds` is the length of the audio, `trimmed_seconds` the silence removed at the start and the end, `cut_seconds`
+    what was removed after a pause. `warnings` say what may sound bad.
     """
 
     audio: Tensor
@@ -47,7 +47,7 @@ class Prompt:
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
     def to_row(self) -> dict[str, Any]:
-        """What was done, for `results.jsonl`."""
+        """The entry for `results.jsonl`."""
         return {
             "seconds": round(self.seconds, 3),
             "trimmed_seconds": [round(seconds, 3) for seconds in self.trimmed_seconds],
@@ -58,7 +58,7 @@ class Prompt:
 
 
 def check_prompt_length(path: Path) -> None:
-    """Raises UserError where the header alone tells that a prompt is too short, too long to search, or no audio."""
+    """Raises UserError if, by its header alone, a prompt is too short, too long, or not audio."""
     seconds = read_duration_seconds(path)
     if seconds < MIN_SECONDS:
         raise _too_short(seconds)
@@ -69,20 +69,21 @@ def check_prompt_length(path: Path) -> None:
 def prepare_prompt(path: Path, text: str, sample_rate_hz: int, may_be_long: bool = False) -> Prompt:
     """Read a prompt as mono at `sample_rate_hz`, trim silence at both ends, and check level and length.
 
-    Silence is trimmed to 50 ms in front and 100 ms behind: in front more of it makes the model silent, and costs words.
-    Of more than 15 s the beginning is taken, up to a pause that falls on the end of a clause of the text; with
-    `may_be_long` (continuations, which keep the first seconds and need the whole text) nothing is cut.
+    Silence is trimmed to 50 ms at the start, as more of it makes the model silent and costs words, and to 100 ms at the
+    end. A prompt of more than 15 s is cut at a pause that falls on the end of a clause of its text. `may_be_long`
+    disables that for continuations, which keep the first seconds and need the whole text.
 
-    Raises UserError where the file cannot be read, is silent, has less than 0.5 s of sound, or is too long and has no
-    such pause.
+    Raises UserError if the file cannot be read, is silent, has less than 0.5 s of sound, or is too long and has no such
+    pause.
     """
-    # A header may state less than there is: the length is checked again on what was read.
+    # A header may state less than there is, so the length is checked again on what was read.
     audio = read_audio(path, sample_rate_hz, duration_seconds=MAX_READ_SECONDS + 1)
     if len(audio) > MAX_READ_SECONDS * sample_rate_hz and not may_be_long:
         raise _too_long(len(audio) / sample_rate_hz)
     is_sound = find_sound(audio.numpy(), sample_rate_hz)
     if not is_sound.any():
         raise UserError("the prompt is silent; check the microphone, or choose another recording")
+    # Trim silence: times of the first and the last frame with sound.
     first, last = np.flatnonzero(is_sound)[[0, -1]] * _HOP_SECONDS
     if last - first + _FRAME_SECONDS < MIN_SECONDS:
         raise _too_short(last - first + _FRAME_SECONDS)
@@ -101,14 +102,14 @@ def prepare_prompt(path: Path, text: str, sample_rate_hz: int, may_be_long: bool
 
 
 def find_sound(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Whether there is sound in each 20 ms frame, every 10 ms, of (N,) samples: (frames,).
+    """Whether each frame of (N,) samples has sound, as (F,) booleans: frames of 20 ms, one every 10 ms.
 
-    The threshold lies 6 dB above the noise, between 40 and 25 dB below the loudest frame, and never below -60 dB of
-    full scale. A single frame is a click, not sound.
+    The threshold is 6 dB above the noise, but between 40 and 25 dB below the loudest frame, and at least -60 dB of
+    full scale. A single loud frame is a click, not sound.
     """
     frame, hop = round(_FRAME_SECONDS * sample_rate_hz), round(_HOP_SECONDS * sample_rate_hz)
     padded = np.pad(samples, (0, frame))
-    # Sums of squares by differences of a running sum: no copy of each frame.
+    # Frame energies as differences of a cumulative sum, without a copy of each frame.
     squares = np.concatenate([[0.0], np.cumsum(padded.astype(np.float64) ** 2)])
     starts = np.arange(0, len(samples), hop)
     levels = np.sqrt(np.maximum(squares[starts + frame] - squares[starts], 0) / frame)
@@ -120,15 +121,15 @@ def find_sound(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 
 def is_silent(audio: Tensor, sample_rate_hz: int) -> bool:
-    """Whether (N,) audio has no frame of sound."""
+    """Whether (N,) audio has no frame with sound."""
     return not find_sound(audio.detach().float().cpu().numpy(), sample_rate_hz).any()
 
 
 def _cut_at_pause(is_sound: np.ndarray, text: str, start: float, end: float) -> tuple[float, str]:
-    """Where to end a prompt that is too long, in seconds, and the text up to there.
+    """Where to end a prompt that is too long, in seconds, and its text up to there.
 
-    A pause and the end of a clause belong together where they lie at the same share of the audio and of the text's
-    letters. Of the pairs that leave 2 to 15 s the one that agrees best is taken.
+    A pause and the end of a clause match if the share of the audio before the one is close to the share of the text's
+    letters before the other. Of all pairs that leave 2 to 15 s, the best match is taken.
     """
     sounds = np.flatnonzero(is_sound) * _HOP_SECONDS
     pauses = [(a + _FRAME_SECONDS, b) for a, b in pairwise(sounds) if b - a - _FRAME_SECONDS >= _PAUSE_SECONDS]

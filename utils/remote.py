@@ -1,4 +1,4 @@
-"""Files that a URL may name: in an object store or behind a web server, through smart_open."""
+"""Files given by a path or by a URL of an object store or web server, through smart_open."""
 
 import fcntl
 import shutil
@@ -18,9 +18,9 @@ def is_url(location: str) -> bool:
 
 
 def fetch(location: str) -> Path:
-    """The path itself, or a copy of what a URL names, which lasts as long as this process.
+    """A path unchanged, or a local copy of a URL's file that is removed when the process ends.
 
-    Raises UserError where the URL cannot be read.
+    Raises UserError if the URL cannot be read.
     """
     if not is_url(location):
         return Path(location)
@@ -31,17 +31,17 @@ def fetch(location: str) -> Path:
 
 @dataclass(frozen=True)
 class MachineCache:
-    """Copies of what URLs name, in a folder that all processes of a machine share; each is downloaded once.
+    """Local copies of URLs' files, in a folder that all processes of a machine share; each is downloaded once.
 
-    Without a folder a process has copies of its own, which last as long as the process.
+    Without a folder, a process has its own copies, which are removed when it ends.
     """
 
     folder: Path | None = None
 
     def path(self, location: str) -> Path:
-        """The path itself, or the copy of what a URL names.
+        """A path unchanged, or the local copy of a URL's file.
 
-        The first process that asks downloads it, and the others wait. Raises UserError where that fails.
+        The first process that needs it downloads it, and the others wait. Raises UserError if that fails.
         """
         if not is_url(location):
             return Path(location)
@@ -49,7 +49,7 @@ class MachineCache:
         if not copy.is_file():
             copy.parent.mkdir(parents=True, exist_ok=True)
             with copy.with_name(f"{copy.name}.lock").open("w") as lock:
-                # Not flock: a worker that is forked meanwhile would hold on to it.
+                # Not flock: a worker that is forked meanwhile would inherit the lock.
                 fcntl.lockf(lock, fcntl.LOCK_EX)
                 if not copy.is_file():
                     _download(location, copy, waits_seconds=(1, 5, 25))
@@ -64,7 +64,7 @@ class MachineCache:
 
 
 def _download(location: str, copy: Path, waits_seconds: Sequence[float]) -> None:
-    """Copy a URL's content, with another try after each wait: networks fail for moments."""
+    """Download a URL's file, with another try after each wait, as networks fail for moments."""
     from smart_open import open as open_url
 
     waits = iter(waits_seconds)
@@ -77,7 +77,7 @@ def _download(location: str, copy: Path, waits_seconds: Sequence[float]) -> None
             ):
                 shutil.copyfileobj(source, target)
             return
-        except Exception as error:  # Each kind of store has its own.
+        except Exception as error:  # Each kind of store raises its own types.
             seconds = next(waits, None)
             if seconds is None:
                 raise UserError(f"{location}: cannot be read ({first_line(error)})") from error

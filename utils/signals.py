@@ -1,13 +1,13 @@
-"""Signals that a batch scheduler or a user sends to a training."""
+"""Signals that a user or a batch scheduler sends to a training."""
 
 import signal
 from types import FrameType, TracebackType
 
 
 class Signals:
-    """Within its block SIGTERM and SIGINT ask to stop, and SIGUSR1 to save and go on; nothing is torn from its work.
+    """Records signals inside its block instead of interrupting it.
 
-    A second SIGINT interrupts at once, as without it.
+    SIGTERM and SIGINT set `stop_signal`; SIGUSR1 sets `save_is_asked`. A second SIGINT raises KeyboardInterrupt.
     """
 
     _ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -36,5 +36,5 @@ class Signals:
 
 
 def exit_status(number: int) -> int:
-    """The status that shells give to a process that the signal ended; 0 where none came."""
+    """The exit status that shells report for a process ended by this signal; 0 for no signal."""
     return 128 + number if number else 0

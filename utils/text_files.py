@@ -1,4 +1,4 @@
-"""Text of files whose encoding nobody wrote down."""
+"""Reads text files of unknown encoding."""
 
 import codecs
 from functools import lru_cache
@@ -11,20 +11,20 @@ from utils.log import log
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    # Before UTF-16, whose mark it begins with.
+    # Before UTF-16, as its mark starts with that of UTF-16.
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# What a library guesses from fewer letters beyond ASCII is chance: Western Europe is likelier then.
+# With fewer letters beyond ASCII a guess is unreliable, and Western European is likelier.
 _MIN_LETTERS = 20
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a file: UTF-8, what its byte order mark says, or the encoding that its bytes look like.
+    """The text of a file, decoded by its byte order mark, as UTF-8, or by the encoding that its bytes look like.
 
-    An encoding that is guessed is logged once a file. Raises UserError when the file cannot be read, or is no text.
+    A guessed encoding is logged, once for each file. Raises UserError if the file cannot be read or is not text.
     """
     try:
         content = path.read_bytes()
@@ -35,9 +35,9 @@ def read_text_file(path: Path) -> str:
 
 
 def decode_text(content: bytes, path: Path) -> str:
-    """`content` of the file `path` as text: see `read_text_file`."""
+    """The text of `content`, read from the file `path`; see `read_text_file`."""
     mark = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
-    # UTF-16 without a mark has a zero byte in nearly every ASCII letter. Other text has a stray one at most.
+    # In UTF-16 without a mark, nearly every ASCII letter has a zero byte. Other text has a stray one at most.
     zeros = content[:4096].count(0)
     if mark is None and zeros > len(content[:4096]) // 5:
         num_even = content[:4096:2].count(0)
@@ -51,10 +51,7 @@ def decode_text(content: bytes, path: Path) -> str:
 
 
 def foreign_encoding(content: bytes, path: Path) -> str:
-    """The encoding that bytes of the file `path`, which are not UTF-8, look like.
-
-    Raises UserError where they are no text.
-    """
+    """Guess and log the encoding of bytes that are not UTF-8. Raises UserError if they are not text."""
     encoding = _guess(content)
     if encoding is None:
         raise UserError(f"{path}: not text in any known encoding; save it as UTF-8")
@@ -63,9 +60,9 @@ def foreign_encoding(content: bytes, path: Path) -> str:
 
 
 def _guess(content: bytes) -> str | None:
-    """The encoding of bytes that are not UTF-8; None where they are no text."""
+    """The encoding of bytes that are not UTF-8; None if they are not text."""
     num_letters = sum(byte >= 0x80 for byte in content)
-    # Control characters other than blanks and line ends are in no text.
+    # Text has no control characters other than white space.
     if any(0 < byte < 9 or 13 < byte < 32 for byte in content):
         return None
     if num_letters < _MIN_LETTERS and _decodes(content, "cp1252"):

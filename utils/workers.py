@@ -1,4 +1,4 @@
-"""DataLoader workers: their signals, and how it is reported that one died."""
+"""DataLoader workers: their signal handlers, and a clear error when one dies."""
 
 import signal
 import threading
@@ -10,22 +10,22 @@ from torch.utils.data import DataLoader
 from utils.errors import UserError
 
 Item = TypeVar("Item")
-# What a worker has left after SIGTERM.
+# How long a worker lives on after SIGTERM.
 _GRACE_SECONDS = 20
-# Until a worker that was killed has ended for the system, too.
+# How long to wait for the exit status of a worker that was killed.
 _PATIENCE_SECONDS = 5
 
 
 class WorkerDiedError(UserError):
-    """A DataLoader worker ended before its work did."""
+    """A DataLoader worker ended before its work was done."""
 
 
 def iterate(loader: DataLoader[Any], advice: str) -> Iterator[Any]:
-    """The items of a loader. Raises WorkerDiedError, with the advice, where a worker died.
+    """The items of a loader. Raises WorkerDiedError with the advice if a worker dies.
 
-    The loss of a worker surfaces as whatever failed first: torch's RuntimeError, or that of the pipe or of the socket
-    that a tensor was to come through, such as ConnectionResetError, EOFError or FileNotFoundError. So the workers
-    themselves are asked.
+    A dead worker surfaces as whatever fails first: torch's RuntimeError, or an error of the pipe or socket that a
+    tensor comes through, such as ConnectionResetError, EOFError or FileNotFoundError. So after any error the exit
+    status of the workers is checked.
     """
     if not loader.num_workers:
         yield from loader
@@ -33,7 +33,7 @@ def iterate(loader: DataLoader[Any], advice: str) -> Iterator[Any]:
     try:
         items = iter(loader)
     except (ConnectionError, EOFError) as error:
-        # The server that starts workers is gone.
+        # The forkserver, which starts the workers, is gone.
         raise WorkerDiedError(f"a DataLoader worker died; {advice}") from error
     _ignore_sigchld()
     while True:
@@ -42,29 +42,30 @@ def iterate(loader: DataLoader[Any], advice: str) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:
-            # What a worker raised itself comes with a line that says so.
+            # Torch marks an exception that was raised inside a worker.
             if str(error).startswith("Caught ") or not ("exited unexpectedly" in str(error) or _has_died(items)):
                 raise
-            raise WorkerDiedError(f"a DataLoader worker died, perhaps for want of memory; {advice}") from error
+            raise WorkerDiedError(f"a DataLoader worker died, perhaps out of memory; {advice}") from error
         yield item
 
 
 def _has_died(items: Any) -> bool:
-    """Whether a worker ended otherwise than by coming to the end of its items."""
+    """Whether a worker exited with an error or was killed."""
     workers = items._workers
     for worker in workers:
         if not worker.is_alive() and worker.exitcode:
             return True
-    # The pipe breaks a moment before the process counts as ended.
+    # The pipe breaks a moment before the exit status is available.
     for worker in workers:
         worker.join(_PATIENCE_SECONDS / len(workers))
     return any(worker.exitcode for worker in workers)
 
 
 def worker_init(_: int) -> None:
-    """For workers: terminals and schedulers send signals to all processes, and the training process answers them.
+    """`worker_init_fn` of a DataLoader: ignore signals, which terminals and schedulers send to all processes.
 
-    SIGTERM still ends them, as it is how a process is got rid of that hangs, but only once a step had time to end.
+    The training process handles them. SIGTERM still ends a worker, so that a hanging one can be ended, but only after
+    the training process had time to finish its step.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -6,14 +6,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from utils.spectrogram import spectrogram
+
 _WIDTH, _WAVE_HEIGHT, _SPECTROGRAM_HEIGHT = 880, 130, 260
 _LEFT, _RIGHT, _TOP, _GAP, _BOTTOM = 64, 20, 36, 18, 54
 _FONT_SIZE, _TICK = 20, 6
 _PAPER, _INK, _WAVE = (255, 255, 255), (70, 70, 78), (79, 70, 229)
 # From silence to the loudest: dark to light, so that the colours read in grey as well.
 _COLOURS = np.array([(8, 6, 30), (62, 18, 98), (142, 40, 110), (218, 74, 78), (250, 150, 60), (252, 250, 200)])
-_DYNAMIC_RANGE_DB = 80.0
-_WINDOW_SECONDS = 0.04
 
 
 def draw_speech(audio: Tensor, sample_rate_hz: int) -> Image.Image:
@@ -40,17 +40,6 @@ def envelope(samples: np.ndarray, num_columns: int) -> np.ndarray:
     parts = [samples[first : max(last, first + 1)] for first, last in pairwise(edges)]
     extremes = np.array([(part.min(), part.max()) for part in parts])
     return extremes / max(1.0, np.abs(extremes).max())
-
-
-def spectrogram(samples: np.ndarray, sample_rate_hz: int, num_columns: int) -> np.ndarray:
-    """Levels (frequencies, num_columns) from 0 to 1: decibels below the loudest, down to 80."""
-    window = np.hanning(round(_WINDOW_SECONDS * sample_rate_hz))
-    padded = np.pad(samples, len(window) // 2)
-    starts = np.linspace(0, max(0, len(padded) - len(window)), num_columns).astype(int)
-    frames = padded[np.minimum(starts[:, None] + np.arange(len(window)), len(padded) - 1)]
-    power = np.abs(np.fft.rfft(frames * window, axis=1)).T ** 2
-    decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-10), 1e-10))
-    return np.maximum(1 + decibels / _DYNAMIC_RANGE_DB, 0)
 
 
 def ticks(most: float, num: int) -> list[float]:

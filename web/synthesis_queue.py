@@ -138,7 +138,7 @@ class SynthesisQueue:
                 request.num_seconds = num_frames / voice.codec.frame_rate_hz
 
         sampled = voice.with_settings(**group[0].sampling.model_dump())
-        speeches = sampled.speak([request for _, request in ready], on_frames=hear)
+        speeches = sampled.synthesize([request for _, request in ready], on_frames=hear)
         for (request, _), speech in zip(ready, speeches, strict=True):
             if isinstance(speech, UserError):
                 request.done.set_exception(speech)

@@ -1,11 +1,12 @@
-"""Waveform <-> codec codes. A codec of your own is one file here, a line in `CODECS` and its name in the schema."""
+"""Neural and embedded audio codecs. A new one is a file here, a line in `CODECS` and its name in the schema."""
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from config.class_path import import_class
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
 from utils.errors import UserError
@@ -17,17 +18,14 @@ CODECS = {
 
 
 def codec_class(name: str) -> type[Codec]:
-    """The class of `preprocess.acoustic_token_extractor`; its module, and what that needs, is imported now."""
-    module_name, _, class_name = CODECS[name].partition(":")
-    found: type[Codec] = getattr(import_module(module_name), class_name)
-    return found
+    """The class of `preprocess.acoustic_token_extractor`; its module, and the libraries it needs, is imported now."""
+    return import_class(CODECS[name])
 
 
 def build_codec(settings: PreprocessSettings, own_file: Path | None, root: Path, device: torch.device) -> Codec:
-    """The codec that `preprocess.acoustic_token_extractor` names, ready on `device`; see `Codec.open`.
+    """The codec that `preprocess.acoustic_token_extractor` names, on `device`; see `Codec.open`.
 
-    Raises:
-        UserError: as `Codec.open`, or where the codec has another sample rate than the settings.
+    Raises UserError as `Codec.open` does, or if the settings have another sample rate than the codec.
     """
     name = settings.acoustic_token_extractor
     codec = codec_class(name).open(settings, own_file, root)
@@ -41,13 +39,12 @@ def prepare_codec(
     settings: PreprocessSettings,
     processed_dir: Path,
     root: Path,
-    audio: Callable[[], Iterable[torch.Tensor]],
+    audio: Callable[[], Iterable[Tensor]],
     device: torch.device,
 ) -> Codec:
-    """The codec for stage 1, fitted first where it is one that is fitted: then its file is kept in `processed_dir`.
+    """The codec for stage 1. If it must be fitted, it is fitted on the waveforms (N,) that `audio` gives.
 
-    Args:
-        audio: gives training waveforms (N,), to fit on.
+    The fitted codec's file is kept in `processed_dir`.
     """
     kind = codec_class(settings.acoustic_token_extractor)
     if not kind.is_fitted:

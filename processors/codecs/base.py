@@ -1,4 +1,4 @@
-"""What every codec offers: waveforms to codes and back, in batches with lengths."""
+"""The interface of codecs: waveforms to codes and back, in batches with lengths."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -7,124 +7,86 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from config.schema import PreprocessSettings
 
 
-def num_whole_frames(num_samples: torch.Tensor, hop_samples: int) -> torch.Tensor:
-    """Frames of waveforms with these numbers of samples; a last partial hop is a frame too."""
-    return (num_samples + hop_samples - 1) // hop_samples
+def pad_to_hops(audio: Tensor, audio_lens: Tensor, hop_samples: int) -> tuple[Tensor, Tensor]:
+    """Zero (B, N) audio after each row's `audio_lens` (B,) samples, and pad it to a whole number of hops.
 
-
-def fill_whole_hops(
-    audio: torch.Tensor, audio_lens: torch.Tensor, hop_samples: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zero everything after each row's own samples and make the batch a whole number of hops long.
-
-    What a row is encoded from then does not depend on the batch that it is in.
-
-    Args:
-        audio: (B, N) float32.
-        audio_lens: (B,) samples of each row.
-
-    Returns:
-        (B, T * hop_samples) audio and (B,) frames of each row.
-
-    Raises:
-        ValueError: a length is negative or exceeds N.
+    What a row is encoded from then does not depend on its batch. Returns (B, T * hop_samples) audio and (B,) frames; a
+    last partial hop counts as a frame. Raises ValueError if a length is negative or exceeds N.
     """
     if audio_lens.numel() and (int(audio_lens.max()) > audio.shape[1] or int(audio_lens.min()) < 0):
         raise ValueError(f"audio_lens must lie between 0 and {audio.shape[1]}")
-    codes_lens = num_whole_frames(audio_lens, hop_samples)
+    codes_lens = (audio_lens + hop_samples - 1) // hop_samples
     num_samples = int(codes_lens.max()) * hop_samples if len(codes_lens) else 0
     audio = F.pad(audio, (0, max(0, num_samples - audio.shape[1])))[:, :num_samples]
     return audio.masked_fill(_is_pad(audio_lens, num_samples), 0.0), codes_lens
 
 
-def _is_pad(lens: torch.Tensor, size: int) -> torch.Tensor:
+def _is_pad(lens: Tensor, size: int) -> Tensor:
     """(B, size) mask that is True from each row's length on."""
     return torch.arange(size, device=lens.device) >= lens[:, None]
 
 
 class Codec(ABC):
-    """Waveforms (B, N) to codes (B, T, Q) and back, on `device`; neither direction keeps gradients.
-
-    Attributes:
-        sample_rate_hz: rate of the audio on both sides.
-        hop_samples: samples per frame.
-        num_codebooks: Q.
-        codebook_size: codes lie in [0, codebook_size).
-        device: where it computes and where its results are.
-    """
+    """Encodes waveforms (B, N) to codes (B, T, Q) and decodes them, on `device` and without gradients."""
 
     file_name: ClassVar[str]
-    """Of the codec's own file in an experiment's folder: local weights, or fitted codebooks."""
+    """Name of the codec's own file in an experiment's folder: local weights, or fitted codebooks."""
     is_fitted: ClassVar[bool] = False
-    """Whether stage 1 fits the codec on the corpus, into that file in `processed_dir`."""
+    """Whether stage 1 fits the codec on the corpus, and writes that file to `processed_dir`."""
+    sample_rate_hz: int
+    hop_samples: int
+    """Samples per frame."""
+    num_codebooks: int
+    """Q."""
+    codebook_size: int
+    """Codes lie in [0, codebook_size)."""
+    device: torch.device
 
     @classmethod
     @abstractmethod
     def open(cls, settings: PreprocessSettings, own_file: Path | None, root: Path) -> "Codec":
-        """The codec as the settings ask for it, on the CPU.
+        """The codec that the settings describe, on the CPU.
 
-        Args:
-            own_file: the codec's own file; where it is there it goes before `preprocess.codec_checkpoint`.
-            root: where a relative `preprocess.codec_checkpoint` starts.
-
-        Raises:
-            UserError: weights or codebooks are missing or damaged, or were made for other settings.
+        If `own_file`, the codec's own file, exists, it takes precedence over `preprocess.codec_checkpoint`, which may
+        be relative to `root`. Raises UserError if weights or codebooks are missing, damaged or made for other settings.
         """
 
     @classmethod
     def fit_to(
-        cls, path: Path, settings: PreprocessSettings, root: Path, audio: Callable[[], Iterable[torch.Tensor]]
+        cls, path: Path, settings: PreprocessSettings, root: Path, audio: Callable[[], Iterable[Tensor]]
     ) -> None:
-        """Where `is_fitted`, fit the codec on (N,) waveforms into `path`, unless the file there fits the settings."""
-        raise NotImplementedError
+        """Fit the codec on (N,) waveforms and write it to `path`, unless the file there has the same settings.
 
-    sample_rate_hz: int
-    hop_samples: int
-    num_codebooks: int
-    codebook_size: int
-    device: torch.device
+        Called only if `is_fitted`.
+        """
+        raise NotImplementedError
 
     @property
     def frame_rate_hz(self) -> float:
-        """Frames per second."""
         return self.sample_rate_hz / self.hop_samples
 
     @torch.no_grad()
-    def encode(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes of a batch of waveforms.
+    def encode(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode (B, N) float32 audio in [-1, 1] with `audio_lens` (B,) samples.
 
-        Args:
-            audio: (B, N) float32 in [-1, 1].
-            audio_lens: (B,) samples of each row.
-
-        Returns:
-            codes (B, T, Q) int64, 0 after each row's end, and codes_lens (B,) frames: samples / hop, rounded up.
-
-        Raises:
-            ValueError: a length is negative or exceeds N.
+        Returns codes (B, T, Q) int64, 0 after each row's end, and their lengths (B,) in frames: samples / hop, rounded
+        up. Raises ValueError if a length is negative or exceeds N.
         """
-        audio, codes_lens = fill_whole_hops(audio.to(self.device), audio_lens.to(self.device), self.hop_samples)
+        audio, codes_lens = pad_to_hops(audio.to(self.device), audio_lens.to(self.device), self.hop_samples)
         codes = self._encode(audio, codes_lens)
         return codes.masked_fill(_is_pad(codes_lens, codes.shape[1])[:, :, None], 0), codes_lens
 
     @torch.no_grad()
-    def decode(self, codes: torch.Tensor, codes_lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Waveforms of a batch of codes.
+    def decode(self, codes: Tensor, codes_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode codes (B, T, q) with `codes_lens` (B,) frames; codes after a row's end are ignored.
 
-        Args:
-            codes: (B, T, q), the first q codebooks; fewer than Q give a coarser sound. What stands after a row's
-                end is not looked at.
-            codes_lens: (B,) frames of each row.
-
-        Returns:
-            audio (B, N) float32, 0 after each row's end, and audio_lens (B,) samples: frames times hop.
-
-        Raises:
-            ValueError: q is 0 or more than Q, or a length is negative or exceeds T.
+        With fewer than Q codebooks the sound is coarser. Returns audio (B, N) float32, 0 after each row's end, and its
+        lengths (B,) in samples. Raises ValueError if q is 0 or exceeds Q, or a length is negative or exceeds T.
         """
         codes, codes_lens = codes.to(self.device), codes_lens.to(self.device)
         if not 1 <= codes.shape[2] <= self.num_codebooks:
@@ -138,12 +100,12 @@ class Codec(ABC):
         return audio.masked_fill(_is_pad(audio_lens, audio.shape[1]), 0.0), audio_lens
 
     @abstractmethod
-    def _encode(self, audio: torch.Tensor, codes_lens: torch.Tensor) -> torch.Tensor:
-        """(B, T * hop) audio, zero after each row's end, to (B, T, Q) int64; what it gives after the end is dropped."""
+    def _encode(self, audio: Tensor, codes_lens: Tensor) -> Tensor:
+        """(B, T * hop) audio, zero after each row's end, to (B, T, Q) int64; frames after the end may be anything."""
 
     @abstractmethod
-    def _decode(self, codes: torch.Tensor, codes_lens: torch.Tensor) -> torch.Tensor:
-        """(B, T, q) int64, 0 after each row's end, to (B, T * hop); what it gives after the end is dropped."""
+    def _decode(self, codes: Tensor, codes_lens: Tensor) -> Tensor:
+        """(B, T, q) int64, 0 after each row's end, to (B, T * hop) audio; samples after the end may be anything."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "Codec":
@@ -151,4 +113,4 @@ class Codec(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digest of what determines the codes: equal exactly where the same audio gets the same codes."""
+        """A hex digest of everything that determines the codes: equal only if the same audio gets the same codes."""

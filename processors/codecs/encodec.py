@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from encodec import EncodecModel
+from torch import Tensor
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
@@ -14,12 +15,12 @@ from utils.config import resolve_path
 from utils.errors import UserError
 
 BANDWIDTH_KBPS = 6.0
-# The widest convolutions over frames reflect-fill six of them: from seven frames on no padding is reflected.
+# The widest convolutions over frames use six frames of reflection padding, which needs seven frames of input.
 MIN_BATCH_FRAMES = 7
 
 
 class Encodec(Codec):
-    """The 24 kHz model with as many codebooks as 6 kbps hold (8 of 1024)."""
+    """The 24 kHz model at 6 kbps: 8 codebooks of 1024 codes."""
 
     file_name = "encodec.th"
 
@@ -38,13 +39,12 @@ class Encodec(Codec):
 
     @classmethod
     def load(cls, checkpoint: Path | None) -> "Encodec":
-        """The pretrained model, from a local file, or downloaded once (torch hub keeps it) where that is None.
+        """The pretrained model from a local file; None downloads it once, into torch hub's cache.
 
-        Raises:
-            UserError: the file or the download cannot be used.
+        Raises UserError if the file or the download cannot be used.
         """
         with warnings.catch_warnings():
-            # The package builds its layers with a form of weight norm that torch calls deprecated.
+            # The package uses a deprecated form of torch's weight norm.
             warnings.simplefilter("ignore", FutureWarning)
             return cls(_download() if checkpoint is None else _load_file(checkpoint))
 
@@ -62,7 +62,7 @@ class Encodec(Codec):
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def _encode(self, audio: torch.Tensor, codes_lens: torch.Tensor) -> torch.Tensor:
+    def _encode(self, audio: Tensor, codes_lens: Tensor) -> Tensor:
         codes = torch.zeros(len(audio), audio.shape[1] // self.hop_samples, self.num_codebooks, device=self.device)
         codes = codes.long()
         for rows, num_frames in _row_groups(codes_lens):
@@ -71,7 +71,7 @@ class Encodec(Codec):
             codes[rows, :num_frames] = quantized.permute(1, 2, 0)
         return codes
 
-    def _decode(self, codes: torch.Tensor, codes_lens: torch.Tensor) -> torch.Tensor:
+    def _decode(self, codes: Tensor, codes_lens: Tensor) -> Tensor:
         audio = torch.zeros(len(codes), codes.shape[1] * self.hop_samples, device=self.device)
         for rows, num_frames in _row_groups(codes_lens):
             latents = self.model.quantizer.decode(codes[rows, :num_frames].permute(2, 0, 1))
@@ -80,8 +80,11 @@ class Encodec(Codec):
         return audio
 
 
-def _row_groups(codes_lens: torch.Tensor) -> Iterator[tuple[list[int], int]]:
-    """Rows that may share a batch, with the frames of the longest; rows without frames are left out."""
+def _row_groups(codes_lens: Tensor) -> Iterator[tuple[list[int], int]]:
+    """Rows that may share a batch, with the frames of the longest; rows without frames are left out.
+
+    Rows shorter than `MIN_BATCH_FRAMES` are encoded alone: padding would change their reflection.
+    """
     lens = codes_lens.tolist()
     for row, num_frames in enumerate(lens):
         if 0 < num_frames < MIN_BATCH_FRAMES:
@@ -105,10 +108,9 @@ def _load_file(path: Path) -> EncodecModel:
     if not path.is_file():
         raise UserError(f"preprocess.codec_checkpoint: {path} is not a file; null downloads EnCodec's weights")
     model = EncodecModel.encodec_model_24khz(pretrained=False)
-    # A damaged file fails in as many ways as unpickling can.
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:
+    except Exception as error:  # A damaged file raises many types.
         raise UserError(
             f"preprocess.codec_checkpoint: {path} does not hold the weights of EnCodec's 24 kHz model "
             f"({type(error).__name__}); give encodec_24khz-d7cc33bc.th, or null to download it"

@@ -1,4 +1,4 @@
-"""A user's own corpus, in any of the usual layouts. No audio is opened here."""
+"""Reads a user's own corpus in any of the usual layouts. No audio is opened here."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,14 +27,14 @@ from processors.splits import FoundUtterance
 
 
 class Layout(NamedTuple):
-    """A way in which a corpus lies in a folder: what it looks like, and what reads it."""
+    """A layout of a folder: `fits` is true for a folder that has it, `read` gives its utterances."""
 
     fits: Callable[[Path], object]
     read: Callable[[Path], Iterator[FoundUtterance]]
 
 
 def _split_folders(folder: Path) -> list[Path]:
-    """Subfolders train, dev, ... that have a table each, as Hugging Face's audiofolder has them."""
+    """Subfolders train, dev, ... with a table each, as in Hugging Face's audiofolder."""
     return [part for part in sorted(folder.iterdir()) if part.name in SPLIT_NAMES and part.is_dir() and tables_of(part)]
 
 
@@ -43,7 +43,7 @@ def _read_split_folders(folder: Path) -> Iterator[FoundUtterance]:
         yield from read_tables(part, SPLIT_NAMES[part.name])
 
 
-# The first that fits a folder reads it.
+# The first layout that fits a folder is used.
 LAYOUTS = (
     Layout(tables_of, read_tables),
     Layout(is_kaldi, read_kaldi),
@@ -58,9 +58,9 @@ LAYOUTS = (
 
 
 def read_custom(path: Path) -> Iterator[FoundUtterance]:
-    """The utterances of a file of JSON lines, or of a folder in one of `LAYOUTS`, in the order of its files.
+    """The utterances of a JSON-lines file, or of a folder in one of `LAYOUTS`, in the order of its files.
 
-    Raises UserError where a manifest is broken, or its columns or splits cannot be what they are taken for.
+    Raises UserError if a manifest is broken, or its columns or splits are not plausible.
     """
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
         yield from read_json_rows(path)

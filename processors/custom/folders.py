@@ -1,4 +1,4 @@
-"""Custom corpora in folders of their tools' layouts: audio beside text, Kaldi, AISHELL-3, MLS."""
+"""Custom corpora in known folder layouts: audio beside text files, Kaldi, AISHELL-3, MLS."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def has_pairs(folder: Path) -> bool:
 def read_pairs(folder: Path) -> Iterator[FoundUtterance]:
     """Audio with a .txt or .lab file of the same name beside it.
 
-    The speaker is the first folder below the corpus, or the corpus where there is none.
+    The speaker is the first folder below the corpus, or the corpus folder itself.
     """
     for audio in _all_audio(folder):
         parts = audio.relative_to(folder).parts
@@ -50,30 +50,31 @@ def is_kaldi(folder: Path) -> bool:
 
 
 def read_kaldi(folder: Path) -> Iterator[FoundUtterance]:
-    """Kaldi's `wav.scp`, `text`, `utt2spk` and, where it is there, `segments`. A command in wav.scp is never run."""
+    """Kaldi's `wav.scp`, `text`, `utt2spk` and, optionally, `segments`. A command in wav.scp is never run."""
     recordings, texts, speakers = (_pairs_of_lines(folder / name) for name in ("wav.scp", "text", "utt2spk"))
     segments = {id_: value.split() for id_, value in _pairs_of_lines(folder / "segments").items()}
     default_speaker = folder.resolve().name
+    # Without segments, each recording is one utterance.
     utterances = segments or {id_: [id_] for id_ in recordings}
     for id_ in sorted({*utterances, *texts}):
         recording, *times = utterances.get(id_, [id_])
         source = recordings.get(recording, "")
         problem = None
         if source.endswith("|"):
-            problem = "wav.scp has a command here, which is not run; write its audio to a file"
+            problem = "wav.scp has a command here, which is not run; write its output to a file"
         elif not source:
             problem = f"wav.scp has no {recording}"
         start, end = 0.0, None
         if times:
             try:
-                # A channel may follow. A negative end is that of the recording.
+                # A channel may follow. A negative end means the end of the recording.
                 start, end = float(times[0]), float(times[1])
                 end = None if end < 0 else end
             except (IndexError, ValueError):
                 problem = f"segments gives no start and end in seconds: {' '.join(times)}"
         yield FoundUtterance(
             id=id_,
-            # Paths start in the folder in which Kaldi was run; beside the list is likelier where there is such a file.
+            # Kaldi resolves paths from its working folder; a file beside the list is likelier if there is one.
             audio_path=str(folder / source if is_file(folder / source) else Path(source)),
             text=texts.get(id_) or None,
             speaker=speakers.get(id_, default_speaker),
@@ -84,7 +85,7 @@ def read_kaldi(folder: Path) -> Iterator[FoundUtterance]:
 
 
 def _pairs_of_lines(path: Path) -> dict[str, str]:
-    """The first word of each line, and the rest; nothing where there is no such file."""
+    """The rest of each line by its first word; empty if there is no such file."""
     lines = text_lines(path) if is_file(path) else []
     return {
         fields[0]: fields[1].strip() if len(fields) > 1 else "" for line in lines if (fields := line.split(maxsplit=1))
@@ -96,12 +97,12 @@ def is_aishell3(folder: Path) -> bool:
 
 
 def read_aishell3(folder: Path) -> Iterator[FoundUtterance]:
-    """`<part>/content.txt` of `file.wav<tab>character pinyin character pinyin ...`: the text is the characters."""
+    """`<part>/content.txt` with lines `file.wav<tab>character pinyin character ...`; the text is the characters."""
     for part in ("train", "test"):
         for line in text_lines(folder / part / "content.txt"):
             name, _, content = line.partition("\t")
             if name.strip():
-                # Files are named after their speaker: SSB0005 of SSB00050001.wav.
+                # A file's name starts with its speaker: SSB0005 in SSB00050001.wav.
                 speaker = name[:7]
                 audio = folder / part / "wav" / speaker / name
                 text = "".join(_CHINESE.findall(content))
@@ -113,7 +114,7 @@ def is_mls(folder: Path) -> bool:
 
 
 def read_mls(folder: Path) -> Iterator[FoundUtterance]:
-    """`<part>/transcripts.txt` of `speaker_book_number<tab>text`, and `<part>/audio/<speaker>/<book>/<id>.flac`."""
+    """`<part>/transcripts.txt` with lines `speaker_book_number<tab>text`; `<part>/audio/<speaker>/<book>/<id>.flac`."""
     for part in ("train", "dev", "test"):
         for line in text_lines(folder / part / "transcripts.txt"):
             id_, _, text = line.partition("\t")

@@ -1,4 +1,4 @@
-"""Custom corpora as JSON lines, or as lhotse's CutSets."""
+"""Custom corpora as JSON lines or lhotse CutSets."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def read_cut_manifests(folder: Path) -> Iterator[FoundUtterance]:
 
 
 def json_manifests(folder: Path) -> list[Path]:
-    """`metadata.jsonl`, or the one list of JSON lines in a folder; none where several could be meant."""
+    """`metadata.jsonl`, or the only .jsonl file of a folder; none if there are several others."""
     lists = [path for path in sorted(folder.glob("[!.]*.jsonl")) if is_file(path)]
     named = folder / "metadata.jsonl"
     return [named] if named in lists else lists if len(lists) == 1 else []
@@ -45,9 +45,9 @@ def read_json_manifests(folder: Path) -> Iterator[FoundUtterance]:
 
 
 def read_json_rows(path: Path) -> Iterator[FoundUtterance]:
-    """JSON lines with the field names of Emilia, NeMo, Hugging Face or our own, or cuts of lhotse.
+    """JSON lines with the field names of Emilia, NeMo, Hugging Face or our own, or lhotse cuts.
 
-    A cut's split is the word train, dev, valid or test in the file's name.
+    The split of cuts is given by the word train, dev, valid or test in the file's name.
     """
     speaker = path.resolve().parent.name
     words = re.split(r"[^a-z]+", path.name.lower())
@@ -65,7 +65,7 @@ def _json_row(path: Path, number: int, row: dict[str, Any], default_speaker: str
     split = named_split(_field(row, SPLIT_FIELDS), f"{path}, line {number}")
     audio, text, speaker, id_ = (_field(row, names) for names in (AUDIO_NAMES, TEXT_NAMES, SPEAKER_NAMES, ID_NAMES))
     if isinstance(audio, dict):
-        # Hugging Face's audio feature; bytes inside the line are not read.
+        # Hugging Face's audio feature. Audio bytes inside the line are not supported.
         audio = audio.get("path")
     if not isinstance(audio, str) or not audio:
         problem = f"{path}, line {number}: no audio: none of the fields {', '.join(AUDIO_NAMES)} names a file"
@@ -75,7 +75,7 @@ def _json_row(path: Path, number: int, row: dict[str, Any], default_speaker: str
         missing = f"no transcript: none of the fields {', '.join(TEXT_NAMES)} is in {path}, line {number}"
     offset = row.get("offset")
     duration = row.get("duration")
-    # NeMo's offset, 0 included, and duration name a part of a recording; a duration alone is that of the file.
+    # NeMo's offset, which may be 0, and duration select a part of a recording; a duration alone is that of the file.
     is_part = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (offset, duration))
     return FoundUtterance(
         id=without_suffix(audio.lstrip("/")) if id_ is None else str(id_),
@@ -90,12 +90,12 @@ def _json_row(path: Path, number: int, row: dict[str, Any], default_speaker: str
 
 
 def _field(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The first field of these names that is not empty."""
+    """The first non-empty field of these names."""
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
 def _cut(path: Path, number: int, row: dict[str, Any], default_speaker: str, split: Split | None) -> FoundUtterance:
-    # Imported here, as it takes seconds and only cuts need it.
+    # Imported here, as it takes seconds and is needed for cuts only.
     from lhotse.serialization import deserialize_item
 
     try:
@@ -112,16 +112,15 @@ def _cut(path: Path, number: int, row: dict[str, Any], default_speaker: str, spl
             start_seconds=0.0 if obstacle else float(cut.start),
             duration_seconds=None if whole else float(cut.duration),
         )
-    # Whatever lhotse makes of a broken cut, the other cuts are still good.
-    except Exception:
+    except Exception:  # Lhotse raises many types for a broken cut.
         return unreadable_line(path, number, default_speaker)
 
 
 def _obstacle(cut: Any) -> str | None:
-    """Why the audio of a cut is more than a stretch of one file; None where it is just that."""
+    """Why the audio of a cut is not a part of one file; None if it is."""
     recording = getattr(cut, "recording", None)
     if recording is None:
-        return f"a {type(cut).__name__} that is no part of one recording"
+        return f"a {type(cut).__name__} that is not a part of one recording"
     if len(recording.sources) != 1 or recording.sources[0].type != "file":
         return "a recording that is not one file"
     channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
@@ -134,7 +133,7 @@ def _obstacle(cut: Any) -> str | None:
 
 
 def _source_path(path: Path, recording: Any) -> str:
-    """A recording's file: beside the manifest where it lies there, else from the working folder, as lhotse does."""
+    """A recording's file: beside the manifest if it exists there, else in the working folder, as in lhotse."""
     source = Path(recording.sources[0].source)
     beside_manifest = path.parent / source
     return str(beside_manifest if is_file(beside_manifest) else source)

@@ -1,4 +1,4 @@
-"""Custom corpora as tables: metadata.csv and metadata.tsv, with a heading or without, and Common Voice."""
+"""Custom corpora as tables: metadata.csv or metadata.tsv, with or without a heading, and Common Voice."""
 
 import csv
 import io
@@ -28,13 +28,13 @@ from utils.errors import UserError
 
 _SEPARATORS = ("|", "\t", ",")
 _KNOWN = {*AUDIO_NAMES, *TEXT_NAMES, *SPEAKER_NAMES, *ID_NAMES, *SPLIT_FIELDS}
-# With fewer rows than this, one text for all or one speaker per row is plausible.
+# With fewer rows, the same text or a different speaker in each row is plausible.
 _MIN_ROWS = 10
-_HEADING_ADVICE = "put a heading with the columns' names in front, such as id|speaker|text or audio_file|text|speaker"
+_HEADING_ADVICE = "put a heading with the columns' names first, such as id|speaker|text or audio_file|text|speaker"
 
 
 def tables_of(folder: Path) -> list[Path]:
-    """`metadata.csv`, or else `metadata.tsv`, where the folder has one."""
+    """`metadata.csv` or else `metadata.tsv`, as a list of at most one."""
     return [path for name in ("metadata.csv", "metadata.tsv") if is_file(path := folder / name)][:1]
 
 
@@ -44,10 +44,10 @@ def read_tables(folder: Path, split: Split | None = None) -> Iterator[FoundUtter
 
 
 def _read_table(path: Path, split: Split | None) -> Iterator[FoundUtterance]:
-    """Rows of a table: by its heading, or as `id|text`, `id|speaker|text` or `id|raw text|normalized text`.
+    """Rows of a table with a heading, or of `id|text`, `id|speaker|text` or `id|raw text|normalized text`.
 
-    Audio that no row names follows as rows without a transcript. Raises UserError where the columns cannot be what
-    they would be taken for.
+    Audio files that no row names follow as rows without a transcript. Raises UserError if the columns of a table
+    without a heading are not plausible.
     """
     heading = _heading(path)
     rows = list(_plain_rows(path, split) if heading is None else _headed_rows(path, *heading, split))
@@ -61,7 +61,7 @@ def _read_table(path: Path, split: Split | None) -> Iterator[FoundUtterance]:
 
 
 def _heading(path: Path) -> tuple[str, list[str]] | None:
-    """The separator and the lower-cased column names of a table whose first line is a heading; None for others."""
+    """The separator and the lower-cased column names of the heading; None if the table has no heading."""
     first = next((line for line in text_lines(path) if line.strip()), "")
     separator = max(_SEPARATORS, key=lambda one: sum(name in _KNOWN for name in _names(first, one)))
     names = _names(first, separator)
@@ -79,7 +79,7 @@ def _names(line: str, separator: str) -> list[str]:
 
 def _headed_rows(path: Path, separator: str, names: Sequence[str], split: Split | None) -> Iterator[FoundUtterance]:
     default_speaker = path.parent.resolve().name
-    # Commas are common in texts, and quoted then. With other separators a quote is part of the text.
+    # Texts with commas are quoted. With other separators, a quotation mark is part of the text.
     csv.field_size_limit(2**31 - 1)
     content = io.StringIO(read_text(path) or "", newline="")
     if separator == ",":
@@ -94,14 +94,14 @@ def _headed_rows(path: Path, separator: str, names: Sequence[str], split: Split 
             has_heading = True
             continue
         if separator == "|" and names[-1] in TEXT_NAMES:
-            # Further bars in a line are part of a text that is its last field.
+            # If the text is the last field, further bars are part of it.
             fields[len(names) - 1 :] = ["|".join(fields[len(names) - 1 :])] if len(fields) >= len(names) else []
         if len(fields) != len(names):
             problem = f"{len(fields)} fields, where the heading has {len(names)}"
             yield unreadable_line(path, reader.line_num, default_speaker, problem)
             continue
         if any("\n" in field for field in fields):
-            # Else the rows that a missing quote swallowed would vanish.
+            # Otherwise the rows that a missing quotation mark swallowed would be silently dropped.
             problem = "a field goes over several lines; is a quotation mark missing?"
             yield unreadable_line(path, reader.line_num, default_speaker, problem)
             continue
@@ -127,12 +127,12 @@ def _csv_rows(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
 
 
 def _first(row: dict[str, str], names: Sequence[str]) -> str:
-    """The first field of these names that is not empty."""
+    """The first non-empty field of these names."""
     return next((row[name] for name in names if row.get(name)), "")
 
 
 def named_split(name: object, place: str) -> Split | None:
-    """The split that a corpus calls `name`; None where it has none. Raises UserError for another name."""
+    """The split that `name` stands for; None if it is empty. Raises UserError for an unknown name."""
     if not name:
         return None
     if str(name).lower() not in SPLIT_NAMES:
@@ -141,7 +141,7 @@ def named_split(name: object, place: str) -> Split | None:
 
 
 def _plain_rows(path: Path, split: Split | None) -> Iterator[FoundUtterance]:
-    """Rows of a table without a heading; the first well-formed line decides how many columns there are."""
+    """Rows of a table without a heading; the first well-formed line determines the number of columns."""
     default_speaker = path.parent.resolve().name
     separator = "\t" if path.suffix == ".tsv" else "|"
     lines = text_lines(path)
@@ -156,13 +156,13 @@ def _plain_rows(path: Path, split: Split | None) -> Iterator[FoundUtterance]:
 
 
 def _fields(line: str, separator: str, num_fields: int) -> list[str]:
-    """At most `num_fields` fields of a line, the last with any further separator; none where id or text is missing."""
+    """Split a line at most into `num_fields` fields; empty if the id or the text is missing."""
     fields = [field.strip() for field in line.split(separator, num_fields - 1)]
     return fields if len(fields) >= 2 and fields[0] and fields[-1] else []
 
 
 def _is_normalized_text(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the second column is the raw text of the third, as in LJSpeech: most rows share half of their words."""
+    """Whether the second column is the third as raw text, as in LJSpeech: most rows share half of the words."""
     alike = 0
     for _, raw, text in rows:
         first, second = (set(re.findall(r"\w+", part.lower())) for part in (raw, text))
@@ -171,7 +171,7 @@ def _is_normalized_text(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _check_columns(path: Path, rows: Sequence[Sequence[str]], has_speakers: bool) -> None:
-    """Raises UserError where the columns are hardly what a table without a heading has in their place."""
+    """Raises UserError if the contents of the columns are not plausible for a table without a heading."""
     if not rows:
         return
     texts, num_rows = [row[-1] for row in rows], len(rows)
@@ -195,7 +195,7 @@ def _mean_words(column: Sequence[str]) -> float:
 
 
 def common_voice_tables(folder: Path) -> list[tuple[Path, Split | None]]:
-    """Common Voice's tables with their splits: its own train, dev and test, or all that was validated."""
+    """Common Voice's tables with their splits: train, dev and test, or else all validated clips."""
     parts: list[tuple[Path, Split | None]] = [
         (folder / f"{name}.tsv", SPLIT_NAMES[name])
         for name in ("train", "dev", "test")

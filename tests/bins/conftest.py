@@ -17,7 +17,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Recipe:
-    """A recipe whose features are made."""
+    """A recipe after stage 1."""
     recipe = make_recipe(tmp_path_factory.mktemp("prepared"), corpus)
     assert recipe.call(bins.preprocess, "--config", str(recipe.config)) == 0
     return recipe
@@ -25,7 +25,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Recipe:
 
 @pytest.fixture(scope="session")
 def trained(prepared: Recipe) -> Recipe:
-    """The same with experiments `ar`, of two checkpoints, and `nar`."""
+    """A recipe with experiments `ar`, with two checkpoints, and `nar`."""
     config = ("--config", str(prepared.config))
     assert prepared.call(bins.train, *config, "--name", "ar", "--model_train_stage", "1") == 0
     ar = ("--ar_model_ckpt_dir", str(prepared.experiment("ar")))
@@ -35,7 +35,7 @@ def trained(prepared: Recipe) -> Recipe:
 
 @pytest.fixture
 def own(corpus: Path, tmp_path: Path) -> Recipe:
-    """A recipe whose features are made, with its own corpus, for a test to change."""
+    """A recipe after stage 1 with its own corpus, which a test may change."""
     recipe = make_recipe(tmp_path, Path(shutil.copytree(corpus, tmp_path / corpus.name)))
     assert recipe.call(bins.preprocess, "--config", str(recipe.config)) == 0
     return recipe

@@ -1,4 +1,4 @@
-"""Stage 3's flags, each heard in what it writes."""
+"""The flags of stage 3 take effect in its outputs."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def rows(folder: Path) -> list[dict]:
 
 
 class Speaker:
-    """Says one text into a new folder with each call."""
+    """Synthesizes one text into a new folder with each call."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
@@ -26,14 +26,14 @@ class Speaker:
 
     def say(self, *flags: str, text: str | None = "The old house is near the river.", output: str = "") -> np.ndarray:
         self.num_calls += 1
-        said = () if text is None else ("--infer_text", text)
+        text_flags = () if text is None else ("--infer_text", text)
         status = self.recipe.call(
             bins.inference,
-            *("--infer_expt_dir", str(self.recipe.experiment("nar")), "--infer_mode", "single", *said),
+            *("--infer_expt_dir", str(self.recipe.experiment("nar")), "--infer_mode", "single", *text_flags),
             *("--infer_text_prompt", self.text, "--infer_audio_prompt", str(self.audio)),
             *("--infer_output_dir", str(self.output), *flags),
         )
-        # Speech that did not end by itself is a failure, and written.
+        # Speech that did not end by itself is a failure, but is written.
         assert status == any("error" in row for row in rows(self.output))
         return soundfile.read(self.output / "single" / f"{output or self.audio.stem}.wav")[0]
 
@@ -47,7 +47,7 @@ def speaker(trained: Recipe, tmp_path: Path) -> Speaker:
     return Speaker(trained, tmp_path)
 
 
-def test_sampling_flags_do_what_they_say(speaker: Speaker) -> None:
+def test_sampling_flags_take_effect(speaker: Speaker) -> None:
     greedy = speaker.say("--top_k", "1", "--seed", "1")
     for flags in (["--top_k=1", "--seed=2"], ["--top_p", "1e-6"], ["--temperature", "1e-4"]):
         np.testing.assert_array_equal(speaker.say(*flags), greedy, err_msg=str(flags))
@@ -74,13 +74,13 @@ def test_speech_that_is_cut_off_is_a_failure_everywhere(trained: Recipe, tmp_pat
     assert trained.call(bins.inference, *where, *single, "--infer_text", "Nine ships.", *flags) == 1
     [row] = rows(tmp_path)
     assert row["ended"] in ("cap", "floor") and row["tries"] == 2 and "tries" in row["error"]
-    # It can be listened to all the same.
+    # Its audio is written nevertheless.
     assert (tmp_path / row["audio"]).is_file()
-    said = capsys.readouterr().err
-    assert "0 of 1 texts spoken" in said and f"{row['name']}: {row['error']}" in said
+    stderr = capsys.readouterr().err
+    assert "0 of 1 texts spoken" in stderr and f"{row['name']}: {row['error']}" in stderr
 
 
-def test_what_was_done_to_a_prompt_is_in_the_results(speaker: Speaker, tmp_path: Path) -> None:
+def test_changes_of_a_prompt_are_in_the_results(speaker: Speaker, tmp_path: Path) -> None:
     plain = speaker.say("--top_k", "1")
     samples, rate_hz = soundfile.read(speaker.audio)
     quiet = np.zeros(rate_hz)
@@ -93,11 +93,11 @@ def test_what_was_done_to_a_prompt_is_in_the_results(speaker: Speaker, tmp_path:
     assert len(padded) == pytest.approx(len(plain), rel=0.5)
 
 
-def test_continual_keeps_the_beginning_and_says_the_prompts_text(speaker: Speaker) -> None:
+def test_continual_keeps_the_start_and_reads_the_prompts_text(speaker: Speaker) -> None:
     settings = ("continual_prompt_seconds=1", "min_seconds_per_phone=0", "max_seconds_per_phone=1e-6")
     overrides = [word for setting in settings for word in ("--set", f"infer.{setting}")]
     speech = speaker.say("--continual", "--copysyn", *overrides, text=None)
-    # At least one frame of 1/25 s is said.
+    # At least one frame of 1/25 s is generated.
     assert len(speech) == 24000 + 960
     [row] = rows(speaker.output)
     assert (row["text"], row["seconds"], row["ended"]) == (speaker.text, 1.04, "cap")
@@ -141,7 +141,7 @@ def test_a_list_never_replaces_the_speech_of_another_list(trained: Recipe, tmp_p
     assert say("Another text.") == 1
     assert "is there with another text or prompt" in capsys.readouterr().err
     assert listing(tmp_path / "out") == before
-    # The same list again is spoken anew.
+    # The same list may run again.
     say("One text.")
     assert listing(tmp_path / "out").keys() == before.keys()
     assert listing(tmp_path / "out") != before
@@ -159,7 +159,7 @@ def test_without_an_output_folder_speech_goes_into_the_experiment(trained: Recip
 
 
 @pytest.mark.parametrize("flag", ["--test_list_file", "--infer_test_list_file"])
-def test_a_batch_says_what_each_line_alone_would_say(trained: Recipe, tmp_path: Path, flag: str) -> None:
+def test_a_batch_equals_each_line_alone(trained: Recipe, tmp_path: Path, flag: str) -> None:
     voices = [prompt(trained.corpus, name) for name in ("101", "102", "103")]
     texts = ["A short one.", "This is a text that is rather longer than that.", "There were seven ships."]
     lines = [f"{said}|{text}|{audio}\n" for said, (audio, text) in zip(texts, voices, strict=True)]
@@ -176,8 +176,8 @@ def test_a_batch_says_what_each_line_alone_would_say(trained: Recipe, tmp_path: 
         np.testing.assert_array_equal(together, alone)
 
 
-def test_every_line_has_its_fate(trained: Recipe, tmp_path: Path) -> None:
-    """Prompts and texts of all sorts in one list: audio for what can be said, the reason for what cannot."""
+def test_every_line_gives_audio_or_a_reason(trained: Recipe, tmp_path: Path) -> None:
+    """Prompts and texts of all sorts in one list: audio for the valid lines, the reason for the others."""
     voice, said = prompt(trained.corpus, "101")
     speech, rate_hz = soundfile.read(voice)
     short, long = speech[: rate_hz // 10], np.tile(speech, 20)[: 60 * rate_hz]

@@ -14,7 +14,7 @@ import bins.webui
 from tests.recipe import Program, Recipe, listing, prompt
 from utils.files import locked
 
-Told = Callable[..., str]
+ErrorOf = Callable[..., str]
 
 TRAIN = ("--config", "{config}", "--name", "new", "--model_train_stage")
 SPEAK = ("--infer_expt_dir", "{nar}", "--infer_mode", "single")
@@ -50,7 +50,7 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
     "no setting": (
         bins.preprocess,
         ("--config", "{config}", "--set", "train.batchsize=8"),
-        "--set: train.batchsize is no setting; did you mean train.batch_size",
+        "--set: train.batchsize is not a setting; did you mean train.batch_size",
     ),
     "not KEY=VALUE": (bins.preprocess, ("--config", "{config}", "--set", "train.batch_size"), "must be KEY=VALUE"),
     "wrong type": (
@@ -163,7 +163,7 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
     "top_p above 1": (bins.inference, (*SINGLE, "{audio}", "--top_p", "1.5"), "infer.top_p must be a number, above 0"),
 }
 
-# Found when the others are spoken already: told with the number of texts and the place of the results.
+# Found during synthesis: reported with the number of texts and the folder of the results.
 UNSPOKEN: dict[str, tuple[tuple[str, ...], str]] = {
     "prompt is no audio": ((*SINGLE, "{config}"), "exp_config.json: cannot be read as audio"),
     "empty text": ((*SINGLE, "{audio}", "--infer_text", ""), "the text '' has nothing that can be spoken"),
@@ -177,7 +177,7 @@ UNSPOKEN: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.fixture
-def told(trained: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+def error_of(trained: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> ErrorOf:
     audio, text = prompt(trained.corpus, "101")
     names = {
         "config": trained.config,
@@ -206,22 +206,22 @@ def assert_one_line(stderr: str, beginning: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("mistake", FLAGS)
-def test_a_wrong_flag_is_one_line(told: Told, mistake: str) -> None:
+def test_a_wrong_flag_is_one_line(error_of: ErrorOf, mistake: str) -> None:
     program, flags, words = FLAGS[mistake]
-    assert_one_line(told(program, flags, 2), "run.sh: ", words)
+    assert_one_line(error_of(program, flags, 2), "run.sh: ", words)
 
 
 @pytest.mark.parametrize("mistake", CONTENT)
-def test_what_a_flag_names_is_wrong_in_one_line(told: Told, mistake: str) -> None:
+def test_a_wrong_value_of_a_flag_is_one_line(error_of: ErrorOf, mistake: str) -> None:
     program, flags, words = CONTENT[mistake]
-    assert_one_line(told(program, flags, 1), "error: ", words)
+    assert_one_line(error_of(program, flags, 1), "error: ", words)
 
 
 @pytest.mark.parametrize("mistake", UNSPOKEN)
-def test_what_cannot_be_spoken_is_told_in_one_line(told: Told, mistake: str, tmp_path: Path) -> None:
+def test_a_request_that_cannot_be_synthesized_is_one_line(error_of: ErrorOf, mistake: str, tmp_path: Path) -> None:
     flags, words = UNSPOKEN[mistake]
     output = ("--infer_output_dir", str(tmp_path), "--set", "infer.continual_prompt_seconds=60")
-    stderr = told(bins.inference, (*flags, *output), 1)
+    stderr = error_of(bins.inference, (*flags, *output), 1)
     assert "Traceback" not in stderr
     assert "0 of 1 texts spoken" in stderr
     [line] = [line for line in stderr.splitlines() if re.search(words, line)]
@@ -230,12 +230,16 @@ def test_what_cannot_be_spoken_is_told_in_one_line(told: Told, mistake: str, tmp
     assert not list(tmp_path.glob("*/*.wav"))
 
 
-def test_a_wrong_key_in_the_config_is_told_with_the_file(told: Told, trained: Recipe, tmp_path: Path) -> None:
+def test_a_wrong_key_in_the_config_is_reported_with_the_file(
+    error_of: ErrorOf, trained: Recipe, tmp_path: Path
+) -> None:
     config = json.loads(trained.config.read_text())
     config["train"]["warmup"] = 1
     (tmp_path / "wrong.json").write_text(json.dumps(config))
-    stderr = told(bins.preprocess, ("--config", "{tmp}/wrong.json"), 1)
-    assert_one_line(stderr, f"error: {tmp_path}/wrong.json: ", "train.warmup is no setting; did you mean train.warmup_")
+    stderr = error_of(bins.preprocess, ("--config", "{tmp}/wrong.json"), 1)
+    assert_one_line(
+        stderr, f"error: {tmp_path}/wrong.json: ", "train.warmup is not a setting; did you mean train.warmup_"
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,11 +252,11 @@ def test_a_wrong_key_in_the_config_is_told_with_the_file(told: Told, trained: Re
         (("--stage", "2", "--nmae", "x", "--name", "y", "--model_train_stage", "1"), "did you mean --name"),
     ],
 )
-def test_run_sh_tells_a_wrong_flag_in_one_line(trained: Recipe, flags: tuple[str, ...], words: str) -> None:
+def test_run_sh_reports_a_wrong_flag_in_one_line(trained: Recipe, flags: tuple[str, ...], words: str) -> None:
     assert_one_line(trained.run(*flags, status=2).stderr, "run.sh: ", words)
 
 
-def test_a_folder_in_use_is_told(trained: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_in_use_is_one_line(trained: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     copy = trained.copied("ar", "ar_in_use")
     before = listing(copy)
     with locked(copy / ".lock"):
@@ -266,6 +270,6 @@ def test_a_folder_in_use_is_told(trained: Recipe, capsys: pytest.CaptureFixture[
     }
 
 
-def test_run_sh_tells_a_missing_file_in_one_line(trained: Recipe) -> None:
+def test_run_sh_reports_a_missing_file_in_one_line(trained: Recipe) -> None:
     stderr = trained.run("--stage", "1", "--config", "gone.json", status=1).stderr
     assert_one_line(stderr, "error: ", "--config: no such file or folder: gone.json")

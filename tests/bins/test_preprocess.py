@@ -1,4 +1,4 @@
-"""Stage 1 does again what is missing or stale, and nothing else."""
+"""Stage 1 redoes what is missing or stale, and nothing else."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def test_a_second_run_makes_nothing_again(own: Recipe, capsys: pytest.CaptureFix
     assert "6 of 6 shards are there already" in capsys.readouterr().err
 
 
-def test_an_interrupted_shard_is_made_again_alone(own: Recipe) -> None:
+def test_only_an_interrupted_shard_is_made_again(own: Recipe) -> None:
     before, times = utterances(own), shard_times(own)
     (own.data / "reports" / "train.000001.json").unlink()
     (own.data / "train" / "codes.000001.tar").write_bytes(b"cut short")
@@ -107,7 +107,7 @@ def test_a_smaller_corpus_leaves_nothing_behind(own: Recipe) -> None:
     assert sorted({name[:3] for name in utterances(own) if "_3" in name}) == ["101", "102"]
 
 
-def test_the_pace_of_a_corpus_is_measured_on_its_training_utterances(own: Recipe) -> None:
+def test_seconds_per_phone_are_measured_on_training_utterances(own: Recipe) -> None:
     def measured() -> dict[str, float]:
         return json.loads((own.data / "stats.json").read_text())["seconds_per_phone"]
 

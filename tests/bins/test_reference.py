@@ -1,4 +1,4 @@
-"""Released models of the reference recipe through the programs: they speak, are fine-tuned, and stay as they are."""
+"""Released models of the reference recipe in the programs: inference, fine-tuning, conversion."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.standin_encodec import make_standin
 
 @pytest.fixture
 def released(trained: Recipe, tmp_path: Path) -> Path:
-    """A folder whose codes mean what the recipe's data means."""
+    """A released folder with the codec of the recipe's data."""
     write_reference(tmp_path / "released")
     return tmp_path / "released"
 
@@ -33,15 +33,15 @@ def train(recipe: Recipe, name: str, stage: int, *flags: str) -> int | str | Non
 
 def speak(recipe: Recipe, experiment: Path, output: Path, *flags: str) -> tuple[np.ndarray, dict]:
     audio, text = prompt(recipe.corpus, "102")
-    said = ("--infer_text", "Wait for me.", "--infer_text_prompt", text, "--infer_audio_prompt", str(audio))
+    texts = ("--infer_text", "Wait for me.", "--infer_text_prompt", text, "--infer_audio_prompt", str(audio))
     own = ("--infer_expt_dir", str(experiment), "--infer_output_dir", str(output), "--infer_mode", "single")
-    status = recipe.call(bins.inference, *own, *said, "--top_k", "1", *flags)
+    status = recipe.call(bins.inference, *own, *texts, "--top_k", "1", *flags)
     [row] = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert status == (row["ended"] != "eos")
     return soundfile.read(output / row["audio"])[0], row
 
 
-def test_a_released_folder_speaks_with_encodec_as_it_stands_and_converted(trained: Recipe, tmp_path: Path) -> None:
+def test_a_released_folder_works_with_encodec_before_and_after_conversion(trained: Recipe, tmp_path: Path) -> None:
     released = tmp_path / "released"
     write_reference(released, prefix_mode=2, preprocess='"acoustic_token_extractor": "Encodec"')
     args = (released / "args.json").read_text().replace('"acoustic_token_extractor": "MelRVQ", ', "")
@@ -53,18 +53,18 @@ def test_a_released_folder_speaks_with_encodec_as_it_stands_and_converted(traine
     speech, row = speak(trained, released, tmp_path / "out", *codec)
     assert listing(released) == before
     assert np.abs(speech).max() > 0 and row["ended"] == "cap"
-    # 16 frames of 1/75 s for each id of the prompt and the text together, and one more.
+    # 16 frames of 1/75 s for each id of the prompt and the text together, plus one.
     num_ids = (row["seconds"] * 75 - 1) / 16
     assert num_ids == pytest.approx(round(num_ids), abs=0.01) and num_ids > len("Wait for me.")
 
     flags = ("--input", str(released), "--output", str(tmp_path / "ours"), *codec)
     assert trained.call(bins.convert, *flags) == 0
     assert listing(released) == before
-    # The codec travels along. The cap is our own, in seconds for each phone of the text alone.
+    # The folder contains the codec. The maximum length is our own: seconds per phone of the text.
     again, row = speak(trained, tmp_path / "ours", tmp_path / "out_of_ours")
     shared = min(len(speech), len(again)) // 2
     assert row["ended"] == "cap" and len(again) < len(speech)
-    # Nearly the same: the NAR hears all frames, of which there are fewer.
+    # Nearly the same: the NAR attends to all frames, of which there are fewer.
     np.testing.assert_allclose(again[:shared], speech[:shared], atol=5e-3)
     assert np.abs(speech[:shared]).max() > 0.05
 
@@ -92,27 +92,27 @@ def test_fine_tuning_keeps_every_id_and_begins_with_the_weights(trained: Recipe,
                 torch.testing.assert_close(found[key], source[key], rtol=0, atol=1e-9)
 
 
-def test_what_a_released_folder_cannot_do_is_one_line(trained: Recipe, released: Path, capsys) -> None:
+def test_unsupported_uses_of_a_released_folder_are_one_line(trained: Recipe, released: Path, capsys) -> None:
     before = listing(released)
     [checkpoint] = (released / "checkpoint").iterdir()
 
-    def told(*flags: str, name: str = "from_released") -> str:
+    def error_of(*flags: str, name: str = "from_released") -> str:
         capsys.readouterr()
         assert train(trained, name, 2, *flags) == 1
-        # Unknown settings are logged before, in a line of their own.
+        # Unknown settings are logged in a separate line before.
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: ")
         return error
 
     source = ("--resume_from_ckpt_path", str(released))
-    assert "holds weights alone; go on from it with finetune" in told(*source)
-    assert "model.nhead is 4, but 2" in told(*source, "--resume_type", "finetune", "--set", "model.nhead=4")
+    assert "holds weights alone; go on from it with finetune" in error_of(*source)
+    assert "model.nhead is 4, but 2" in error_of(*source, "--resume_type", "finetune", "--set", "model.nhead=4")
     small = ("--set", "model.text_token_num=40")
-    assert "model.text_token_num" in told(*source, "--resume_type", "finetune", *small)
+    assert "model.text_token_num" in error_of(*source, "--resume_type", "finetune", *small)
     log_dir = ("--set", f"log_dir={released.parent}")
-    assert "--name" in told("--ar_model_ckpt_dir", str(released), *log_dir, name=released.name)
+    assert "--name" in error_of("--ar_model_ckpt_dir", str(released), *log_dir, name=released.name)
     (checkpoint / "pytorch_model.bin").write_bytes(b"no")
-    assert "pytorch_model.bin" in told(*source, "--resume_type", "finetune")
+    assert "pytorch_model.bin" in error_of(*source, "--resume_type", "finetune")
     (checkpoint / "pytorch_model.bin").unlink()
-    assert "no whole checkpoint" in told(*source, "--resume_type", "finetune")
+    assert "no whole checkpoint" in error_of(*source, "--resume_type", "finetune")
     assert listing(released).keys() < before.keys()

@@ -1,4 +1,4 @@
-"""What a training begins with, for each way to say so."""
+"""What a training starts from, for each combination of flags."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tests.recipe import Recipe
 
 
 def train(recipe: Recipe, name: str, stage: int, *flags: str, settings: Sequence[str] = ()) -> None:
-    """One step more than the last, and no validation."""
+    """Train one step more than before, without validation."""
     overrides = [word for setting in ("train.valid_interval=100", *settings) for word in ("--set", setting)]
     own = ("--config", str(recipe.config), "--name", name, "--model_train_stage", str(stage))
     assert recipe.call(bins.train, *own, *flags, *overrides) == 0
@@ -78,8 +78,8 @@ def test_a_checkpoint_of_another_experiment_is_resumed_under_a_new_name(trained:
     assert older.is_dir()
 
 
-def test_a_checkpoint_named_in_a_roundabout_way_stays_where_it_is(trained: Recipe) -> None:
-    """What is later than it is set aside; it and what is earlier are not."""
+def test_a_checkpoint_given_by_an_indirect_path_is_not_set_aside(trained: Recipe) -> None:
+    """Later checkpoints are set aside; it and earlier ones are not."""
     copy = trained.copied("ar", "roundabout_ar")
     older, newer = (path.name for path in trained.checkpoints("roundabout_ar"))
     path = copy / "checkpoint" / ".." / "checkpoint" / older

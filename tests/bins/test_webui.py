@@ -1,4 +1,4 @@
-"""Stage 5 as it is started: a server that speaks until it is stopped, and lines where it cannot start."""
+"""Starting stage 5: a server that runs until it is stopped, or one line if it cannot start."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.tiny_runs import ROOMY, let_speech_end, sets
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 
 
-def test_it_speaks_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_path: Path) -> None:
+def test_it_runs_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_path: Path) -> None:
     port = free_port()
     environment = {
         "VIRTUAL_ENV": sys.prefix,

@@ -7,6 +7,7 @@ import torch
 from models.contract import TokenizedRequest
 from models.experiment import Experiment
 from models.valle.collate import PrefixMode
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
@@ -24,7 +25,7 @@ def golden(request):
     source = resolve_checkpoint(GOLDEN / request.param, "--infer_expt_dir")
     experiment = Experiment.of(source)
     settings = experiment.settings(["infer.top_k=1", "infer.precision=fp32"])
-    tokenizer = TextTokenizer(None, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
+    tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
     synthesizer = load_synthesizer(source, settings, SilentCodec(), tokenizer, torch.device("cpu"))
     expected = np.load(GOLDEN / request.param / "expected.npz")
     return synthesizer, settings.model, {name: torch.from_numpy(value) for name, value in expected.items()}

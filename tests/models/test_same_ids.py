@@ -6,9 +6,11 @@ import torch
 
 from models.valle.collate import Collator, PrefixMode
 from processors.features import Chunks
+from processors.frontends import build_phonemizer
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import SourceUtterance, Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
-from processors.text import TextTokenizer, build_phonemizer
+from processors.text import TextTokenizer
 from tests.conftest import defaults, tiny_train
 from tests.tiny_trainer import build_data, epoch_of
 from utils.audio import write_audio
@@ -40,9 +42,9 @@ def test_training_ids_are_inference_ids(tmp_path, add_blank: bool) -> None:
         shards,
         tiny_train(use_dynamic_batchsize=False, batch_size=1),
         Collator(8, PrefixMode.FIRST_FRAMES, 75, for_nar=False),
-        tokenizer=TextTokenizer(None, table, add_blank),
+        tokenizer=TextTokenizer(GraphemePhonemizer, table, add_blank),
     )
-    at_inference = TextTokenizer(build_phonemizer("espeak", "en-us"), table, add_blank)
+    at_inference = TextTokenizer(lambda: build_phonemizer("espeak", "en-us"), table, add_blank)
     seen = sorted(batch.text[0].tolist() for batch in epoch_of(in_training))
     assert seen == sorted(at_inference.ids(phones) for phones in at_inference.phones(TEXTS))
     lengths = in_training.tokenizer.num_ids(np.array([len(item.phones) for item in loaded]))

@@ -1,4 +1,4 @@
-"""Codecs: padding and company change nothing, lengths, files, errors, and stand-in weights that are worth a test."""
+"""Codecs: independence of padding and batch, lengths, files, errors, and useful stand-in weights."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from config.schema import MelRVQSettings, PreprocessSettings
 from processors.codecs import build_codec, prepare_codec
-from processors.codecs.base import Codec, fill_whole_hops
+from processors.codecs.base import Codec, pad_to_hops
 from processors.codecs.encodec import Encodec
-from processors.codecs.mel_rvq import MelAnalysis, MelRVQ
+from processors.codecs.mel_analysis import MelAnalysis
+from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import SourceUtterance
 from processors.training_audio import training_audio
 from tests.conftest import ROOT, TEST_DATA, Defaults
@@ -25,7 +26,7 @@ from utils.config import load_settings
 from utils.errors import UserError
 
 RATE = 24000
-# Relative to the squared norm of what is coded; the rounding of single precision is a hundred times less.
+# Relative to the squared norm of the residual. Rounding in single precision is a hundred times smaller.
 TIE = 1e-5
 SPEECH = TEST_DATA / "speech" / "Kathleen" / "wavs"
 
@@ -48,7 +49,7 @@ def settings_with(**changes: Any) -> PreprocessSettings:
 
 
 def made_up_speech(num_samples: int, seed: int) -> torch.Tensor:
-    """(N,) syllables of harmonics with gliding pitch, between bursts of coloured noise and silences."""
+    """(N,) samples: syllables of harmonics with gliding pitch, bursts of coloured noise, and silences."""
     generator = torch.Generator().manual_seed(seed)
     parts: list[torch.Tensor] = []
     while sum(len(part) for part in parts) < num_samples:
@@ -66,7 +67,7 @@ def made_up_speech(num_samples: int, seed: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def speech() -> list[torch.Tensor]:
-    """Eight waveforms of 2 to 4 s at 24 kHz: real ones where they are at hand."""
+    """Eight waveforms of 2 to 4 s at 24 kHz, real ones if they are available."""
     if not SPEECH.is_dir():
         return [made_up_speech(50000 + 5001 * seed, seed) for seed in range(8)]
     waveforms = []
@@ -101,27 +102,27 @@ def codec(request: pytest.FixtureRequest, speech: list[torch.Tensor]) -> Codec:
 
 
 def batch_of(rows: Sequence[torch.Tensor], filler: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows under each other, with `filler` after their ends: what stands there must not matter."""
+    """Rows padded with `filler`, which must not matter."""
     audio = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=filler)
     return audio, torch.tensor([len(row) for row in rows])
 
 
 def residuals(codec: Codec, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the first codebook is to code of (N,) audio alone, (T, D), and the codebooks (Q, C, D)."""
+    """The input (T, D) of the first codebook for (N,) audio alone, and the codebooks (Q, C, D)."""
     if isinstance(codec, MelRVQ):
-        frames = fill_whole_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0][0]
+        frames = pad_to_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0][0]
         return codec.analysis.log_mel(frames), codec.codebooks
     assert isinstance(codec, Encodec)
     layers = codec.model.quantizer.vq.layers[: codec.num_codebooks]
-    frames = fill_whole_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0]
+    frames = pad_to_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0]
     return codec.model.encoder(frames[:, None])[0].T, torch.stack([layer.codebook for layer in layers])
 
 
 def assert_same_codes(codec: Codec, row: torch.Tensor, codes: torch.Tensor, others: torch.Tensor) -> None:
-    """(T, Q) codes of the same audio are the same but for rounding ties.
+    """(T, Q) codes of the same audio are equal up to rounding ties.
 
-    Sums of floats depend on the shape of the batch and on the CPU. Where codes of a frame differ, the first two that
-    do are codewords as near to the residual as each other; the codebooks after them code another residual.
+    Sums of floats depend on the shape of the batch and on the CPU. Where the codes of a frame differ, the
+    first two that differ are equally near to the residual; later codebooks encode another residual.
     """
     assert codes.shape == others.shape
     differs = codes != others
@@ -133,12 +134,12 @@ def assert_same_codes(codec: Codec, row: torch.Tensor, codes: torch.Tensor, othe
         before = sum((codebooks[q, codes[frame, q]] for q in range(first)), torch.zeros_like(residual[frame]))
         candidates = codebooks[first, torch.stack([codes[frame, first], others[frame, first]])]
         one, other = (residual[frame] - before - candidates).double().square().sum(1).tolist()
-        # The distances are sums of squares as large as those of the residual before the first codebook.
+        # The distances are sums of squares as large as those of the first codebook's input.
         scale = float(residual[frame].double().square().sum()) + max(one, other)
         assert abs(one - other) < TIE * scale, f"frame {frame}, codebook {first}: {one} and {other}"
 
 
-def test_padding_and_company_change_no_code(codec: Codec, speech: list[torch.Tensor]) -> None:
+def test_codes_do_not_depend_on_padding_or_batch(codec: Codec, speech: list[torch.Tensor]) -> None:
     hop = codec.hop_samples
     ends = (len(speech[0]), 40 * hop, 25 * hop + 1, 7 * hop, 7 * hop - 1, 6 * hop + 1, 6 * hop, 3 * hop - 7, hop, 5)
     rows = [speech[i % 3][6000 : 6000 + end] for i, end in enumerate(ends)]
@@ -155,7 +156,7 @@ def test_padding_and_company_change_no_code(codec: Codec, speech: list[torch.Ten
 
 
 def test_only_ties_excuse_other_codes(codec: Codec, speech: list[torch.Tensor]) -> None:
-    """The comparison above fails for any other codeword than the nearest, and for one that is tied with it passes."""
+    """The comparison above fails for a codeword that is not the nearest, and passes for one that is tied with it."""
     row = speech[0][6000 : 6000 + 20 * codec.hop_samples]
     codes = codec.encode(*batch_of([row]))[0][0]
     for codebook in (0, codec.num_codebooks - 1):
@@ -202,7 +203,7 @@ def test_rows_without_audio_have_no_frames(codec: Codec, speech: list[torch.Tens
     assert codec.decode(codes, codes_lens)[1].tolist() == [int(codes_lens[0]) * codec.hop_samples, 0]
 
 
-def test_lengths_and_codebooks_that_cannot_be_are_refused(codec: Codec) -> None:
+def test_invalid_lengths_and_codebooks_are_refused(codec: Codec) -> None:
     with pytest.raises(ValueError, match="audio_lens"):
         codec.encode(torch.zeros(1, 100), torch.tensor([101]))
     with pytest.raises(ValueError, match="codes_lens"):
@@ -267,7 +268,7 @@ def test_mel_rvq_fits_few_frames(speech: list[torch.Tensor], num_frames: int) ->
 
 
 def test_mel_rvq_fit_samples_all_of_the_corpus(speech: list[torch.Tensor]) -> None:
-    """With 100 frames of many the codebooks still know the last waveform, and a second fit gives the same."""
+    """Codebooks of 100 frames out of many still fit the last waveform, and a second fit is equal."""
     quiet = [0.001 * waveform for waveform in speech[:4]]
     settings = tiny_mel_rvq(fit_frames=100)
     codec, again = (MelRVQ.fit([*quiet, speech[4]], settings, RATE) for _ in range(2))
@@ -285,7 +286,7 @@ def test_mel_rvq_fit_samples_all_of_the_corpus(speech: list[torch.Tensor]) -> No
 
 
 @pytest.mark.parametrize(("rate_hz", "num_codebooks"), [(75.0, 2), (25.0, 3), (10.0, 9)])
-def test_mel_rvq_has_the_rate_and_the_codebooks_that_were_asked_for(
+def test_mel_rvq_has_the_requested_rate_and_codebooks(
     speech: list[torch.Tensor], rate_hz: float, num_codebooks: int
 ) -> None:
     settings = tiny_mel_rvq(frame_rate_hz=rate_hz, num_codebooks=num_codebooks)
@@ -307,7 +308,7 @@ def test_every_sample_is_in_a_mel_frame(rate_hz: float) -> None:
         assert (analysis.log_mel(click) > analysis.log_mel(silence)).any()
 
 
-def test_codebooks_of_another_version_are_fitted_anew(speech: list[torch.Tensor], mel_rvq: MelRVQ, tmp_path) -> None:
+def test_codebooks_of_another_version_are_fitted_again(speech: list[torch.Tensor], mel_rvq: MelRVQ, tmp_path) -> None:
     path = tmp_path / "mel_rvq.safetensors"
     save_file({"codebooks": mel_rvq.codebooks, "gains": mel_rvq.gains}, path, metadata={"format": "vallet-mel-rvq-1"})
     write_audio(tmp_path / "speech.wav", speech[0], RATE)
@@ -317,7 +318,7 @@ def test_codebooks_of_another_version_are_fitted_anew(speech: list[torch.Tensor]
     assert MelRVQ.load(path).fingerprint() == codec.fingerprint()
 
 
-def test_mel_rvq_travels_in_a_file(mel_rvq: MelRVQ, speech: list[torch.Tensor], tmp_path: Path) -> None:
+def test_a_saved_mel_rvq_loads_the_same(mel_rvq: MelRVQ, speech: list[torch.Tensor], tmp_path: Path) -> None:
     mel_rvq.save(tmp_path / "codec.safetensors")
     loaded = MelRVQ.load(tmp_path / "codec.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["codec.safetensors"]
@@ -359,7 +360,7 @@ def test_build_codec_follows_the_settings(mel_rvq: MelRVQ, standin: Path, tmp_pa
     assert isinstance(build_codec(settings_with(codec_checkpoint=str(standin)), None, ROOT, cpu), Encodec)
 
 
-def test_encodec_does_not_take_what_mel_rvq_left(mel_rvq: MelRVQ, standin: Path, tmp_path: Path) -> None:
+def test_encodec_does_not_take_the_file_of_mel_rvq(mel_rvq: MelRVQ, standin: Path, tmp_path: Path) -> None:
     preprocess = load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT).preprocess
     settings = preprocess.model_copy(update={"codec_checkpoint": str(standin)})
     mel_rvq.save(tmp_path / "mel_rvq.safetensors")
@@ -400,7 +401,7 @@ def test_wrong_fits_are_one_clear_line() -> None:
 
 
 def test_a_failed_download_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The weights come from an address where nothing is."""
+    """The weights are at an address that does not exist."""
     monkeypatch.setattr("encodec.model.ROOT_URL", tmp_path.as_uri() + "/")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"preprocess\.codec_checkpoint"):

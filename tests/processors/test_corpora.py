@@ -1,4 +1,4 @@
-"""Corpora in their official layouts: what is found, what is skipped and how it is split. Audio files are empty."""
+"""Corpora in their official layouts: utterances, ids, splits and errors. Audio files are empty."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Custom corpora in the layouts that people have: each is read as what it is, or refused in one line."""
+"""Custom corpora in all supported layouts: each is read correctly, or refused in one line."""
 
 import json
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def read(path: Path, **changes: object) -> dict[str, SourceUtterance]:
 
 
 def brief(rows: dict[str, SourceUtterance], folder: Path) -> dict[str, tuple[str, str | None, str]]:
-    """Audio below the corpus, text and speaker of each row."""
+    """Audio path below the corpus, text and speaker of each row."""
     return {id_: (str(Path(row.audio_path).relative_to(folder)), row.text, row.speaker) for id_, row in rows.items()}
 
 
@@ -52,7 +52,7 @@ BEN = ("wavs/b.flac", "Nobody answered.", "ben")
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.tsv"])
-def test_a_heading_decides_whatever_the_order_and_the_separator(
+def test_a_heading_determines_the_columns_in_any_order_and_separator(
     tmp_path: Path, content: str, encoding: str, name: str
 ) -> None:
     write(tmp_path / "wavs" / "a.flac")
@@ -64,13 +64,13 @@ def test_a_heading_decides_whatever_the_order_and_the_separator(
 @pytest.mark.parametrize(
     ("heading", "words"), [("file|speaker", "no column of text"), ("text|speaker", "no column of audio")]
 )
-def test_a_heading_that_lacks_a_column_says_which(tmp_path: Path, heading: str, words: str) -> None:
+def test_a_heading_that_lacks_a_column_is_an_error(tmp_path: Path, heading: str, words: str) -> None:
     write(tmp_path / "metadata.csv", f"{heading}\na|b\n")
     with pytest.raises(UserError, match=words):
         read(tmp_path)
 
 
-def test_raw_and_normalized_text_are_no_speakers(tmp_path: Path) -> None:
+def test_raw_text_is_not_taken_for_speakers(tmp_path: Path) -> None:
     lines = ["a|In 1865 he came.|In eighteen sixty-five he came.", "b|Mr. Brown left.|Mister Brown left."]
     write(tmp_path / "metadata.csv", "\n".join(lines))
     rows = read(tmp_path)
@@ -86,9 +86,7 @@ def test_raw_and_normalized_text_are_no_speakers(tmp_path: Path) -> None:
         ([f"A text of {n} words.|u{n}.wav" for n in range(3)], "names audio files"),
     ],
 )
-def test_columns_that_cannot_be_what_they_are_taken_for_end_with_a_line(
-    tmp_path: Path, lines: Sequence[str], words: str
-) -> None:
+def test_implausible_columns_are_one_line(tmp_path: Path, lines: Sequence[str], words: str) -> None:
     write(tmp_path / "metadata.csv", "\n".join(lines))
     with pytest.raises(UserError, match=words) as caught:
         read(tmp_path)
@@ -145,7 +143,7 @@ def test_audio_beside_its_text(tmp_path: Path) -> None:
     }
 
 
-def test_json_lines_of_another_encoding_are_read_as_what_they_are(tmp_path: Path) -> None:
+def test_json_lines_of_another_encoding_are_decoded(tmp_path: Path) -> None:
     texts = [f"你好世界，今天天气很好{number}" for number in range(20)]
     lines = "".join(
         json.dumps({"audio": f"{n}.wav", "text": text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts)
@@ -154,7 +152,7 @@ def test_json_lines_of_another_encoding_are_read_as_what_they_are(tmp_path: Path
     assert sorted(str(row.text) for row in read(path).values()) == sorted(texts)
 
 
-def test_a_missing_quotation_mark_swallows_no_row_in_silence(tmp_path: Path) -> None:
+def test_a_missing_quotation_mark_drops_no_row_silently(tmp_path: Path) -> None:
     write(tmp_path / "metadata.csv", 'file_name,text\na.wav,"Yes, I said.\nb.wav,Hello.\n')
     with pytest.raises(UserError, match="is a quotation mark missing"):
         read(tmp_path)
@@ -227,7 +225,7 @@ def test_mls(tmp_path: Path) -> None:
     assert [row.split for row in rows.values()] == ["train", "valid"]
 
 
-def test_a_hubs_folder_with_a_table_in_each_split(tmp_path: Path) -> None:
+def test_split_folders_with_a_table_each(tmp_path: Path) -> None:
     for part in ("train", "test"):
         write(tmp_path / part / f"{part}.mp3")
         write(tmp_path / part / "metadata.csv", f"file_name,transcription\n{part}.mp3,Of {part}.\n")
@@ -236,7 +234,7 @@ def test_a_hubs_folder_with_a_table_in_each_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "opus"])
-def test_whatever_libsndfile_reads_is_audio(tmp_path: Path, suffix: str) -> None:
+def test_all_formats_of_libsndfile_are_audio(tmp_path: Path, suffix: str) -> None:
     options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
     (tmp_path / "wavs").mkdir()
     samples = 0.3 * np.sin(np.arange(24000) / 20)
@@ -246,7 +244,7 @@ def test_whatever_libsndfile_reads_is_audio(tmp_path: Path, suffix: str) -> None
     assert len(read_audio(Path(row.audio_path), 24000)) == pytest.approx(24000, abs=2500)
 
 
-def test_other_audio_says_how_to_convert_it(tmp_path: Path) -> None:
+def test_other_audio_formats_name_the_command_to_convert(tmp_path: Path) -> None:
     write(tmp_path / "wavs" / "a.m4a", b"\0\0\0\x20ftypM4A ")
     write(tmp_path / "metadata.csv", "a.m4a|A text.\n")
     [row] = read(tmp_path).values()
@@ -254,7 +252,7 @@ def test_other_audio_says_how_to_convert_it(tmp_path: Path) -> None:
         read_audio(Path(row.audio_path), 24000)
 
 
-def test_rows_that_cannot_be_used_leave_no_part_empty(tmp_path: Path) -> None:
+def test_unusable_rows_leave_no_part_empty(tmp_path: Path) -> None:
     for number in range(100):
         write(tmp_path / "wavs" / f"{number:03d}.wav")
     listed = range(3, 99, 12)
@@ -268,8 +266,8 @@ def test_rows_that_cannot_be_used_leave_no_part_empty(tmp_path: Path) -> None:
         assert {row.split for row in usable} == {"train", "valid", "test"}
 
 
-def test_audio_that_proves_unusable_when_it_is_read_leaves_no_part_empty(tmp_path: Path) -> None:
-    """Of 40 clips with transcripts 4 can be used: others are no audio, silent, too short, or say letters unknown."""
+def test_audio_that_cannot_be_decoded_leaves_no_part_empty(tmp_path: Path) -> None:
+    """Of 40 clips with transcripts 4 are usable: others are not audio, silent, too short, or of another script."""
     rate_hz, good = 24000, {3, 17, 21, 38}
     speech = np.random.default_rng(0).normal(0, 0.1, rate_hz)
     lines = []
@@ -294,8 +292,8 @@ def test_audio_that_proves_unusable_when_it_is_read_leaves_no_part_empty(tmp_pat
         assert {row.split for id_, row in rows.items() if int(id_) in good} == {"train", "valid", "test"}
 
 
-def test_speakers_that_cannot_be_used_leave_no_part_empty(tmp_path: Path) -> None:
-    """As VCTK's p315, who has no transcripts."""
+def test_unusable_speakers_leave_no_part_empty(tmp_path: Path) -> None:
+    """Like VCTK's p315, who has no transcripts."""
     lines = []
     for speaker in range(25):
         for number in range(2):
@@ -316,12 +314,12 @@ def test_speakers_that_cannot_be_used_leave_no_part_empty(tmp_path: Path) -> Non
     ],
 )
 @pytest.mark.parametrize("extractor", ["MelRVQ", "fitted MelRVQ"])
-def test_a_stage_1_without_a_result_ends_with_the_commonest_reason(
+def test_stage_1_without_a_result_names_the_most_common_reason(
     tmp_path: Path, line: dict, words: str, extractor: str
 ) -> None:
     config = write_config(tmp_path / "exp_config.json", write_custom(tmp_path / "good", 8), tmp_path)
     if extractor != "MelRVQ":
-        # With codebooks that are there, what fails is the corpus itself.
+        # If the codebooks exist, it is the corpus itself that fails.
         assert call(bins.preprocess, "--config", str(config)) == 0
     path = write(tmp_path / "bad" / "list.jsonl", "\n".join(json.dumps(line) for _ in range(5)))
     with pytest.raises(UserError, match=words) as caught:

@@ -1,4 +1,4 @@
-"""The demo's corpus: LibriTTS's layout, the same bytes each time, ten voices that differ, nothing told twice."""
+"""The demo's corpus: LibriTTS's layout, reproducible bytes, ten distinct voices, no repeated text."""
 
 import re
 from collections import Counter
@@ -11,8 +11,9 @@ import soundfile
 from lhotse.recipes import prepare_libritts
 
 from processors import demo_corpus
-from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, sentences, write_demo_corpus
-from processors.text import EspeakPhonemizer
+from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, write_demo_corpus
+from processors.demo_sentences import sentences
+from processors.frontends.espeak import EspeakPhonemizer
 from utils.errors import UserError
 
 SPLITS = ("train-clean-100", "dev-clean", "test-clean")
@@ -53,20 +54,20 @@ def test_lhotse_reads_it_as_libritts(corpus: Path) -> None:
         assert row.text == path.with_suffix(".normalized.txt").read_text()
 
 
-def test_every_split_has_every_voice_and_no_text_is_told_twice(corpus: Path) -> None:
+def test_every_split_has_every_voice_and_no_text_is_repeated(corpus: Path) -> None:
     for split in SPLITS:
         assert {path.name for path in (corpus / split).iterdir()} == {voice.speaker for voice in VOICES}
-    told = Counter(
+    counts = Counter(
         sentence
         for split in SPLITS
         for text in _texts(corpus / split)
         for sentence in re.split(r"(?<=[.?]) ", text)
         if not _is_short(sentence)
     )
-    assert max(told.values()) == 1
+    assert max(counts.values()) == 1
 
 
-def test_short_texts_are_there_to_train_on_alone(corpus: Path) -> None:
+def test_only_training_has_short_texts(corpus: Path) -> None:
     short = [text for text in _texts(corpus / "train-clean-100") if _is_short(text)]
     assert 0.05 < len(short) / len(_texts(corpus / "train-clean-100")) < 0.3
     assert any(len(text.split()) == 1 for text in short)
@@ -89,7 +90,7 @@ def test_audio_is_as_long_and_as_loud_as_promised(corpus: Path) -> None:
     assert 300 <= total_seconds <= 300 + len(VOICES) * 10
 
 
-def test_the_same_bytes_again_and_nothing_is_done_twice(corpus: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_again_and_no_work_is_repeated(corpus: Path, tmp_path: Path) -> None:
     again = tmp_path / "LibriTTS"
     (tmp_path / "LibriTTS.partial").mkdir()
     (tmp_path / "LibriTTS.partial" / "left_by_an_interrupted_run").touch()
@@ -110,8 +111,8 @@ def test_another_folder_of_that_name_is_left_alone(corpus: Path, tmp_path: Path)
     assert _contents(tmp_path) == {"mine.txt": b"mine"}
 
 
-def test_a_corpus_of_other_sentences_is_not_taken_for_this_one(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_corpus, "_TEMPLATES", ("{name} {verb} {det} {thing}.",))
+def test_a_corpus_of_other_sentences_is_not_reused(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_corpus, "TEMPLATES", ("{name} {verb} {det} {thing}.",))
     with pytest.raises(UserError, match="remove it"):
         write_demo_corpus(corpus, minutes=5)
 
@@ -124,7 +125,7 @@ def test_words_recur_in_many_sentences() -> None:
 
 
 def _spectrum(voice: Voice) -> np.ndarray:
-    """Mean log power in 40 bands up to 8 kHz over the louder frames of one sentence, mean-free."""
+    """Mean log power in 40 bands up to 8 kHz over the louder frames of one sentence, with the mean removed."""
     frames = np.lib.stride_tricks.sliding_window_view(render(TEXT, voice), 1024)[::256] * np.hanning(1024)
     power = np.abs(np.fft.rfft(frames)[:, 1:321]) ** 2
     bands = np.log(power[power.sum(1) > np.median(power.sum(1))].reshape(-1, 40, 8).mean(2) + 1e-6).mean(0)
@@ -134,13 +135,13 @@ def _spectrum(voice: Voice) -> np.ndarray:
 def test_voices_differ() -> None:
     spectra = [_spectrum(voice) for voice in VOICES]
     distances = [np.sqrt(((a - b) ** 2).mean()) for i, a in enumerate(spectra) for b in spectra[:i]]
-    # One voice at two speeds is 0.2 apart.
+    # The same voice at two speeds has a distance of 0.2.
     assert min(distances) > 0.6
     assert {voice.gender for voice in VOICES} == {"M", "F"}
     assert len(VOICES) == len({voice.speaker for voice in VOICES}) == 10
 
 
-def test_phonemizer_and_renderings_do_not_disturb_each_other() -> None:
+def test_phonemizer_and_renderings_do_not_affect_each_other() -> None:
     alone = render(TEXT, VOICES[3])
     phonemizer = EspeakPhonemizer("en-us")
     phones = phonemizer.phonemize([TEXT])

@@ -1,4 +1,4 @@
-"""What stage 1 makes of a row, and why it leaves one out."""
+"""What stage 1 reads of a row, and why it leaves one out."""
 
 from pathlib import Path
 

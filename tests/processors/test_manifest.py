@@ -1,4 +1,4 @@
-"""Shards from strangers: nothing in them runs, and nothing is written for them."""
+"""Shards from untrusted sources: nothing in them is executed or written to disk."""
 
 import io
 import tarfile
@@ -26,7 +26,7 @@ class Attack:
 
 
 def replace_members(tar: Path, change) -> None:
-    """Write a tar anew with each member's name and content as `change` gives them."""
+    """Rewrite a tar with the names and contents that `change` gives for its members."""
     with tarfile.open(tar) as source:
         members = [(member.name, source.extractfile(member).read()) for member in source.getmembers()]
     with tarfile.open(tar, "w") as target:

@@ -1,4 +1,4 @@
-"""Hash splits: stable, whole by speaker where asked, and never short of a part."""
+"""Hash splits: stable, by speaker where requested, and never with an empty part."""
 
 from collections import Counter
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_auto_keeps_speakers_whole_from_twenty_on() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("fractions", [(0.001, 0.001), (0.001, 0), (0, 0.001), (0.9, 0.05), (0.05, 0.9), (0, 0)])
-def test_small_corpora_have_every_part_that_was_asked_for(fractions: tuple[float, float], seed: int) -> None:
+def test_small_corpora_have_every_requested_part(fractions: tuple[float, float], seed: int) -> None:
     asked = {"train", *(["valid"] if fractions[0] else []), *(["test"] if fractions[1] else [])}
     for num_units in (1, 2, 3, 4):
         changes = {"valid_fraction": float(fractions[0]), "test_fraction": float(fractions[1]), "split_seed": seed}

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from processors.symbols import SymbolTable, UnknownPhoneError
+from processors.symbols import SymbolTable
 from utils.errors import UserError
 
 
@@ -24,10 +24,8 @@ def test_encoding_with_and_without_blanks():
 
 
 def test_unknown_phones_are_named_once_each():
-    with pytest.raises(UnknownPhoneError) as caught:
+    with pytest.raises(ValueError, match=r"not in the symbol table: y x <pad>$"):
         SymbolTable(["a"]).encode(["y", "a", "x", "y", "<pad>"], add_blank=False)
-    assert caught.value.phones == ("y", "x", "<pad>")
-    assert isinstance(caught.value, KeyError)
 
 
 def test_extending_never_shifts_an_id():
@@ -44,7 +42,7 @@ def test_extending_never_shifts_an_id():
 
 
 @pytest.mark.parametrize("phone", ["", " ", "a b", "a\n", "\u00a0", "<eos>"])
-def test_what_a_file_could_not_hold_is_no_phone(phone):
+def test_a_phone_that_a_file_cannot_hold_is_refused(phone):
     with pytest.raises(ValueError):
         SymbolTable([phone])
 

@@ -1,15 +1,23 @@
-"""Text to phones to ids: the reference's phones, and results that depend on their own text alone."""
+"""Text to phones to ids: the reference's phones, and independence of other texts."""
 
 import json
 import logging
 import pickle
 import random
+import subprocess
+import sys
+from typing import get_args
 
 import pytest
 
+from config.schema import PreprocessSettings
+from processors.frontends import FRONTENDS, build_phonemizer
+from processors.frontends.base import Phonemizer
+from processors.frontends.espeak import EspeakPhonemizer
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
-from processors.text import EspeakPhonemizer, GraphemePhonemizer, Phonemizer, TextTokenizer, build_phonemizer
-from tests.conftest import TEST_DATA, requires
+from processors.text import TextTokenizer
+from tests.conftest import ROOT, TEST_DATA, requires
 from utils.errors import UserError
 
 GOLDEN = TEST_DATA / "golden" / "text"
@@ -70,7 +78,7 @@ def random_texts(seed: int, num: int) -> list[str]:
 @requires(GOLDEN)
 def test_phones_and_ids_are_those_of_the_reference(espeak):
     rows = [json.loads(line) for line in (GOLDEN / "phones.jsonl").read_text(encoding="utf-8").splitlines()]
-    tokenizer = TextTokenizer(espeak, SymbolTable.load(GOLDEN / "symbols.dict"), add_blank=False)
+    tokenizer = TextTokenizer(lambda: espeak, SymbolTable.load(GOLDEN / "symbols.dict"), add_blank=False)
     phones = tokenizer.phones([row["text"] for row in rows])
     assert phones == [row["phones"] for row in rows]
     assert [tokenizer.ids(row) for row in phones] == [row["ids"] for row in rows]
@@ -85,7 +93,7 @@ def test_a_text_in_a_batch_gives_what_it_gives_alone(phonemizer):
     assert phonemizer.phonemize([]) == []
 
 
-def test_what_was_said_before_changes_nothing(espeak):
+def test_earlier_texts_change_nothing(espeak):
     texts = NASTY + random_texts(9, 60)
     used = espeak.phonemize(texts)
     assert EspeakPhonemizer("en-us").phonemize(texts[::-1])[::-1] == used
@@ -99,7 +107,7 @@ def test_phones_are_symbols_with_single_separators_between_words(phonemizer):
         SymbolTable.from_phones(phones)
 
 
-def test_nothing_to_say_gives_the_marks_alone(espeak):
+def test_a_text_without_words_gives_its_marks(espeak):
     texts = ["", " \n ", "...", " ! ? ", "-", "hello"]
     assert espeak.phonemize(texts)[:5] == [[], [], [".", ".", "."], ["!", "_", "?"], []]
 
@@ -134,7 +142,7 @@ def test_apostrophes_stay_in_their_words(espeak):
 
 
 @pytest.mark.parametrize("text", ["a {} rise", "{}", "-{} or more", "({})", "${}", "it is {}, or so"])
-def test_the_point_of_a_decimal_without_a_zero_is_said(espeak, text: str):
+def test_the_point_of_a_decimal_without_a_zero_is_read(espeak, text: str):
     bare, full = espeak.phonemize([text.format(".5"), text.format("0.5")])
     assert bare == full and "pɔɪnt" in "".join(bare)
 
@@ -148,7 +156,7 @@ def test_stops_between_words_are_no_points(espeak):
     ("marks", "same"),
     [("，。！？；：", ",.!?;:"), ("、।॥،؟؛", ",..,?;"), ("「」（）", '""()'), ("．，：", ".,:")],
 )
-def test_marks_of_other_scripts_are_those_that_voices_know(phonemizer, marks: str, same: str):
+def test_marks_of_other_scripts_are_mapped_to_known_ones(phonemizer, marks: str, same: str):
     for mark, ascii_mark in zip(marks, same, strict=True):
         first, second = phonemizer.phonemize([f"one{mark}two {mark} three", f"one{ascii_mark}two {ascii_mark} three"])
         assert first == second and ascii_mark in first
@@ -186,10 +194,10 @@ def test_full_width_letters_and_digits_are_read(espeak):
     ],
 )
 def test_letters_of_another_script_are_named(language: str, text: str, unreadable: str):
-    tokenizer = TextTokenizer(build_phonemizer("espeak", language), SymbolTable(["a"]), add_blank=False)
-    assert tokenizer.unreadable(text) == list(dict.fromkeys(unreadable))
-    graphemes = TextTokenizer(build_phonemizer("graphemes", language), SymbolTable(["a"]), add_blank=False)
-    assert graphemes.unreadable(text) == []
+    phonemizer = build_phonemizer("espeak", language)
+    assert phonemizer.unreadable(text) == list(dict.fromkeys(unreadable))
+    assert (phonemizer.refusal("the text", text) is None) == (not unreadable)
+    assert build_phonemizer("graphemes", language).unreadable(text) == []
 
 
 def test_nothing_after_a_number_with_a_stop_is_lost(espeak):
@@ -202,7 +210,7 @@ def test_accents_are_read_alike_however_they_are_written(espeak):
     assert composed == decomposed
 
 
-def test_markers_of_a_language_change_are_no_phones():
+def test_language_switch_flags_are_not_phones():
     [phones] = EspeakPhonemizer("fr-fr").phonemize(["j'aime le football"])
     assert "(" not in phones and "".join(phones).endswith("fʊtbɔːl")
 
@@ -233,39 +241,66 @@ def test_phonemizing_is_quiet(caplog, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_phonemizers_travel_to_worker_processes(phonemizer):
+def test_phonemizers_can_be_pickled(phonemizer):
     copy = pickle.loads(pickle.dumps(phonemizer))
     assert copy.phonemize(["Hello there."]) == phonemizer.phonemize(["Hello there."])
 
 
 def test_phones_outside_the_table_do_not_stop_inference(caplog):
     table = SymbolTable(["_", "a", "e", "iː", "ɔ"])
-    tokenizer = TextTokenizer(None, table, add_blank=False)
+    tokenizer = TextTokenizer(GraphemePhonemizer, table, add_blank=False)
     with caplog.at_level(logging.WARNING, logger="vallet"):
         ids = tokenizer.ids(["aː", "_", "x", "_", "i", "é", "ː", "ɔ̃", "a"])
         again = tokenizer.ids(["aː", "_", "x", "_", "i", "é", "ː", "ɔ̃", "a"])
     assert ids == again == table.encode(["a", "_", "iː", "e", "ɔ", "a"], add_blank=False)
     assert len(caplog.records) == 1
-    for told in ("aː (U+0061 U+02D0) -> a", "x (U+0078) -> left out", "ː (U+02D0) -> left out"):
-        assert told in caplog.text
+    for line in ("aː (U+0061 U+02D0) -> a", "x (U+0078) -> left out", "ː (U+02D0) -> left out"):
+        assert line in caplog.text
     assert tokenizer.ids(["x"]) == [table.bos_id, table.eos_id]
 
 
 def test_the_nearest_of_several_spellings_is_taken():
     table = SymbolTable(["aː", "aːʰ", "b"])
-    assert TextTokenizer(None, table, add_blank=False).ids(["a"]) == table.encode(["aː"], add_blank=False)
+    assert TextTokenizer(GraphemePhonemizer, table, add_blank=False).ids(["a"]) == table.encode(["aː"], add_blank=False)
 
 
-def test_stored_phones_and_spoken_text_give_the_same_ids(espeak):
+def test_stored_phones_and_text_give_the_same_ids(espeak):
     text = "The shells she sells are sea-shells, I'm sure."
     [phones] = espeak.phonemize([text])
     table = SymbolTable.from_phones(phones)
     for add_blank in (False, True):
-        speaking = TextTokenizer(espeak, table, add_blank)
+        speaking = TextTokenizer(lambda: espeak, table, add_blank)
         ids = [speaking.ids(row) for row in speaking.phones([text])]
-        assert ids == [TextTokenizer(None, table, add_blank).ids(tuple(phones))] == [table.encode(phones, add_blank)]
+        in_training = TextTokenizer(GraphemePhonemizer, table, add_blank).ids(tuple(phones))
+        assert ids == [in_training] == [table.encode(phones, add_blank)]
 
 
-def test_a_tokenizer_without_a_phonemizer_says_so():
-    with pytest.raises(RuntimeError, match="phonemizer"):
-        TextTokenizer(None, SymbolTable(["a"]), add_blank=False).phones(["a"])
+def test_a_frontend_is_loaded_at_the_first_text_and_once():
+    loaded = []
+
+    def load() -> Phonemizer:
+        loaded.append(1)
+        return GraphemePhonemizer()
+
+    tokenizer = TextTokenizer(load, SymbolTable(["a"]), add_blank=False)
+    assert tokenizer.ids(["a"]) == [1, 3, 2] and not loaded
+    assert tokenizer.phones(["a"]) == tokenizer.phones(["a"]) == [["a"]] and len(loaded) == 1
+
+
+def test_the_schema_and_the_table_name_the_same_frontends():
+    annotation = PreprocessSettings.model_fields["phone_extractor"].annotation
+    assert set(get_args(annotation)) == set(FRONTENDS)
+    for name in FRONTENDS:
+        assert isinstance(build_phonemizer(name, "en-us"), Phonemizer)
+
+
+def test_graphemes_need_no_espeak():
+    lines = [
+        "import sys",
+        "from processors.text import TextTokenizer",
+        "from processors.frontends import build_phonemizer",
+        "assert build_phonemizer('graphemes', 'en-us').phonemize(['a'])",
+        "print(*[name for name in ('phonemizer', 'espeakng_loader') if name in sys.modules])",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -1,4 +1,4 @@
-"""A prompt and a text have the same ids in a training's samples, in stage 3 and on the page."""
+"""A prompt and a text get the same ids in training's samples, in stage 3 and on the page."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from models.valle.collate import PrefixMode
 from models.valle.valle import VALLE
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance
 from processors.symbols import SymbolTable
-from processors.text import GraphemePhonemizer, TextTokenizer
+from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from tests.reference import SilentCodec
@@ -34,7 +35,7 @@ class NoCodes(SilentCodec):
 
 def build(prefix_mode: int, add_blank: bool) -> Synthesizer:
     model = VALLE(tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, prefix_mode=prefix_mode))
-    tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank)
+    tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank)
     return Synthesizer(model, NoCodes(), tokenizer, tiny_infer(), torch.device("cpu"))
 
 
@@ -52,7 +53,7 @@ def test_samples_training_and_inference_read_the_same_ids(prefix_mode: int, add_
         sample = SampleLogger(synthesizer, [target, own], writer=None)._prompted()
         assert (sample.ids, sample.target_start) == (at_inference.ids, at_inference.target_start)
         assert sample.num_target_phones == at_inference.num_target_phones
-        # What the models train on: joined utterances, and, in modes 2 and 4, a target whose prompt has no text.
+        # Models train on joined utterances and, in modes 2 and 4, on a target without the prompt's text.
         assert list(at_inference.ids) == tokenizer.ids(join(own, target).phones)
         has_segment = prefix_mode in (PrefixMode.SEGMENT, PrefixMode.OTHER_SEGMENT)
         shown = target.phones if has_segment else join(own, target).phones

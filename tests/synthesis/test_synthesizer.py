@@ -1,4 +1,4 @@
-"""From requests to speech: batches, prompts, text for the NAR, the floor and the cap."""
+"""From requests to speech: batches, prompts, the NAR's text, minimum and maximum lengths."""
 
 import re
 from dataclasses import replace
@@ -9,9 +9,11 @@ import torch
 from models.contract import TokenizedRequest
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
+from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
-from processors.text import GraphemePhonemizer, TextTokenizer
-from synthesis.synthesizer import Request, SecondsPerPhone, Synthesizer
+from processors.text import TextTokenizer
+from synthesis.limits import limits_by_phones
+from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from utils.errors import UserError
 
@@ -22,7 +24,7 @@ TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")
 def build(codec: MelRVQ, prefix_mode: int = 1, **infer) -> Synthesizer:
     torch.manual_seed(0)
     settings = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, prefix_mode=prefix_mode)
-    tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank=False)
+    tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False)
     infer = {"max_seconds_per_phone": 0.1, "top_k": 1} | infer
     return Synthesizer(VALLE(settings), codec, tokenizer, tiny_infer(**infer), torch.device("cpu"))
 
@@ -37,37 +39,37 @@ def requests() -> list[Request]:
 def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: int) -> None:
     synthesizer = build(codec, mode, top_k=top_k)
     together = synthesizer.generate(synthesizer.tokenize(requests, continual=False))
-    for request, spoken in zip(requests, together, strict=True):
+    for request, generation in zip(requests, together, strict=True):
         [alone] = synthesizer.generate(synthesizer.tokenize([request], continual=False))
-        assert torch.equal(spoken.codes, alone.codes) and spoken.stop_reason == alone.stop_reason
-    groups = build(codec, mode, top_k=top_k, max_batch_size=2).speak(requests)
-    whole = synthesizer.speak(requests)
+        assert torch.equal(generation.codes, alone.codes) and generation.stop_reason == alone.stop_reason
+    groups = build(codec, mode, top_k=top_k, max_batch_size=2).synthesize(requests)
+    whole = synthesizer.synthesize(requests)
     assert all(torch.equal(a.audio, b.audio) for a, b in zip(groups, whole, strict=True))
     assert all(speech.audio.abs().max() > 0 for speech in whole)
 
 
-def test_the_nar_of_modes_2_and_4_is_not_shown_the_prompts_text(codec, requests) -> None:
+def test_the_nar_of_modes_2_and_4_does_not_get_the_prompts_text(codec, requests) -> None:
     for mode in (1, 2, 4):
         synthesizer = build(codec, mode)
-        [prompted] = synthesizer.tokenize(requests[:1], continual=False)
-        assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog", "_", *"go", "_", *"home."], False)
+        [item] = synthesizer.tokenize(requests[:1], continual=False)
+        assert list(item.ids) == TABLE.encode([*"a", "_", *"dog", "_", *"go", "_", *"home."], False)
         target = TABLE.encode([*"go", "_", *"home."], False)
-        assert list(synthesizer.model.nar_ids(prompted)) == (target if mode != 1 else list(prompted.ids))
+        assert list(synthesizer.model.nar_ids(item)) == (target if mode != 1 else list(item.ids))
 
 
 @pytest.mark.parametrize("add_blank", [False, True])
 def test_released_models_of_modes_2_and_4_keep_the_boundary_before_the_text(codec, requests, add_blank) -> None:
     synthesizer = build(codec, 2)
-    synthesizer.tokenizer = TextTokenizer(GraphemePhonemizer(), TABLE, add_blank)
+    synthesizer.tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank)
     synthesizer.follow_reference(synthesizer.frame_limits)
-    [prompted] = synthesizer.tokenize(requests[:1], continual=False)
+    [item] = synthesizer.tokenize(requests[:1], continual=False)
     joint = [*"a", "_", *"dog", "_", *"go", "_", *"home."]
-    assert list(prompted.ids) == TABLE.encode(joint, add_blank)
+    assert list(item.ids) == TABLE.encode(joint, add_blank)
     behind = TABLE.encode(joint, add_blank)[len(TABLE.encode([*"a", "_", *"dog"], add_blank)) - 1 :]
-    assert list(synthesizer.model.nar_ids(prompted)) == [TABLE.bos_id, *behind]
+    assert list(synthesizer.model.nar_ids(item)) == [TABLE.bos_id, *behind]
 
 
-def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
+def test_a_batch_needs_one_call_of_the_phonemizer(codec, requests) -> None:
     calls = []
 
     class Counted(GraphemePhonemizer):
@@ -76,21 +78,21 @@ def test_one_call_of_the_phonemizer_serves_a_batch(codec, requests) -> None:
             return super().phonemize(texts)
 
     synthesizer = build(codec, max_batch_size=8)
-    synthesizer.tokenizer = TextTokenizer(Counted(), TABLE, add_blank=False)
-    synthesizer.speak(requests)
+    synthesizer.tokenizer = TextTokenizer(Counted, TABLE, add_blank=False)
+    synthesizer.synthesize(requests)
     assert calls == [2 * len(requests)]
 
 
-def test_floor_and_cap_are_seconds_per_phone_of_the_target(codec, requests) -> None:
+def test_lengths_are_limited_by_the_phones_of_the_target(codec, requests) -> None:
     synthesizer = build(codec, min_seconds_per_phone=0.4, max_seconds_per_phone=0.4)
-    [prompted] = synthesizer.tokenize(requests[:1], continual=False)
-    [spoken] = synthesizer.generate([prompted])
-    assert prompted.num_target_phones == len("_go_home.")
-    assert len(spoken.codes) == 0.4 * 25 * len("_go_home.")
-    assert spoken.stop_reason == "cap"
+    [item] = synthesizer.tokenize(requests[:1], continual=False)
+    [generation] = synthesizer.generate([item])
+    assert item.num_target_phones == len("_go_home.")
+    assert len(generation.codes) == 0.4 * 25 * len("_go_home.")
+    assert generation.stop_reason == "cap"
 
 
-def test_the_seed_decides(codec, requests) -> None:
+def test_the_seed_determines_the_codes(codec, requests) -> None:
     def codes(seed: int) -> torch.Tensor:
         synthesizer = build(codec, top_k=0, seed=seed, min_seconds_per_phone=0.1)
         return synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False))[0].codes
@@ -99,96 +101,96 @@ def test_the_seed_decides(codec, requests) -> None:
     assert not torch.equal(codes(1)[:, 0], codes(2)[:, 0])
 
 
-def test_other_settings_and_who_listens_change_nothing_else(codec, requests) -> None:
+def test_other_settings_share_the_model_and_callbacks_change_nothing(codec, requests) -> None:
     first = build(codec, top_k=0, min_seconds_per_phone=0.1)
     second = first.with_settings(seed=5, temperature=0.7)
     wanted = build(codec, top_k=0, min_seconds_per_phone=0.1, seed=5, temperature=0.7)
-    [speech], [alike] = second.speak(requests[:1], on_frames=lambda _: None), wanted.speak(requests[:1])
+    [speech], [alike] = second.synthesize(requests[:1], on_frames=lambda _: None), wanted.synthesize(requests[:1])
     assert torch.equal(speech.audio, alike.audio)
     assert first.settings.seed == 0
 
 
-def test_frames_are_heard_as_they_are_decoded(codec, requests) -> None:
-    heard: list[int] = []
+def test_frames_are_reported_as_they_are_generated(codec, requests) -> None:
+    reported: list[int] = []
     synthesizer = build(codec, min_seconds_per_phone=0.1)
-    [spoken] = synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False), heard.append)
-    # The frame that ends it, at the cap, is told by the result.
-    assert heard == [*range(1, len(spoken.codes))]
+    [generation] = synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False), reported.append)
+    # The last frame, at the maximum length, is not reported.
+    assert reported == [*range(1, len(generation.codes))]
 
 
-def test_speech_that_fails_is_tried_again_with_the_next_seeds(codec, requests) -> None:
-    def speaker(seed: int, **infer) -> Synthesizer:
+def test_failed_speech_is_tried_again_with_the_next_seeds(codec, requests) -> None:
+    def build_with(seed: int, **infer) -> Synthesizer:
         synthesizer = build(codec, **{"top_k": 0, "seed": seed, "min_seconds_per_phone": 0, "max_tries": 1, **infer})
         with torch.no_grad():
-            # As likely as all others together once in about ten frames.
+            # Makes the end likely in about one of ten frames.
             synthesizer.model.ar.predict_layer.weight[synthesizer.model.ar.eos_id].fill_(0.4)
         return synthesizer
 
-    single = [speaker(seed).speak(requests) for seed in range(12)]
-    endings = {speech.ended for speeches in single for speech in speeches}
+    single = [build_with(seed).synthesize(requests) for seed in range(12)]
+    endings = {speech.stop_reason for speeches in single for speech in speeches}
     assert {"eos", "cap"} <= endings
     for seed in range(10):
-        for row, found in enumerate(speaker(seed, max_tries=3).speak(requests)):
+        for row, found in enumerate(build_with(seed, max_tries=3).synthesize(requests)):
             tries = [single[seed + number][row] for number in range(3)]
             good = next((number for number in range(3) if tries[number].failure is None), None)
             wanted = tries[good or 0]
-            assert torch.equal(found.audio, wanted.audio) and found.ended == wanted.ended
+            assert torch.equal(found.audio, wanted.audio) and found.stop_reason == wanted.stop_reason
             assert found.num_tries == (3 if good is None else good + 1)
             assert (found.failure is None) == (good is not None)
-    greedy = speaker(0, top_k=1, max_seconds_per_phone=1e-6, max_tries=3).speak(requests)
-    assert all(row.ended in ("cap", "floor") and row.num_tries == 1 and row.failure for row in greedy)
+    greedy = build_with(0, top_k=1, max_seconds_per_phone=1e-6, max_tries=3).synthesize(requests)
+    assert all(row.stop_reason in ("cap", "floor") and row.num_tries == 1 and row.failure for row in greedy)
 
 
-def test_silence_is_a_failure_however_it_ends(codec, requests, monkeypatch) -> None:
+def test_silence_is_a_failure_with_any_end(codec, requests, monkeypatch) -> None:
     synthesizer = build(codec, top_k=0, max_tries=2)
     monkeypatch.setattr(synthesizer, "decode", lambda codes: [torch.zeros(960 * len(row)) for row in codes])
     original = synthesizer.generate
     monkeypatch.setattr(
         synthesizer, "generate", lambda *given: [replace(row, stop_reason="eos") for row in original(*given)]
     )
-    for speech in synthesizer.speak(requests):
-        assert (speech.ended, speech.num_tries) == ("silent", 2) and "silent" in speech.failure
+    for speech in synthesizer.synthesize(requests):
+        assert (speech.stop_reason, speech.num_tries) == ("silent", 2) and "silent" in speech.failure
 
 
 def test_short_texts_may_last_longer_for_each_phone(codec) -> None:
     settings = tiny_infer(min_seconds_per_phone=0.06, max_seconds_per_phone=0.12, min_seconds=0.25, slack_seconds=1)
-    limits = SecondsPerPhone.from_settings(settings, codec.frame_rate_hz)
-    codes = torch.zeros(10, 8)
-    assert [limits(TokenizedRequest([], 1, codes, phones)) for phones in (2, 100)] == [(6, 31), (150, 325)]
+    items = [TokenizedRequest([], 1, torch.zeros(10, 8), num_phones) for num_phones in (2, 100)]
+    limits = [limits_by_phones(item, settings, codec.frame_rate_hz) for item in items]
+    assert limits == [(6, 31), (150, 325)]
 
 
-def test_continual_keeps_the_prompts_beginning(codec, requests) -> None:
+def test_continual_keeps_the_start_of_the_prompt(codec, requests) -> None:
     synthesizer = build(codec, continual_prompt_seconds=0.4)
-    [prompted] = synthesizer.tokenize(requests[:1], continual=True)
-    assert list(prompted.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(synthesizer.model.nar_ids(prompted))
-    assert len(prompted.codes) == 10
-    # Of 0.7 s 0.4 s are kept: three of seven phones are still to be said.
-    assert prompted.num_target_phones == round(len("a_dog") * 3 / 7)
-    [speech] = synthesizer.speak(requests[:1], continual=True)
-    [spoken] = synthesizer.generate([prompted])
-    [whole] = synthesizer.decode([torch.cat([prompted.codes, spoken.codes])])
+    [item] = synthesizer.tokenize(requests[:1], continual=True)
+    assert list(item.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(synthesizer.model.nar_ids(item))
+    assert len(item.codes) == 10
+    # 0.4 of 0.7 s are kept, so three of seven phones are left.
+    assert item.num_target_phones == round(len("a_dog") * 3 / 7)
+    [speech] = synthesizer.synthesize(requests[:1], continual=True)
+    [generation] = synthesizer.generate([item])
+    [whole] = synthesizer.decode([torch.cat([item.codes, generation.codes])])
     assert torch.equal(speech.audio, whole)
 
 
-def test_copy_goes_through_the_codec(codec, requests) -> None:
+def test_copy_is_the_codecs_reconstruction(codec, requests) -> None:
     audio = requests[0].prompt_audio
     copied = build(codec).copy(audio)
     codes, lens = codec.encode(audio[None], torch.tensor([len(audio)]))
     assert torch.equal(copied, codec.decode(codes, lens)[0][0, : len(audio)])
 
 
-def test_what_cannot_be_spoken_is_named_and_stops_no_other(codec, requests) -> None:
+def test_a_request_that_fails_has_a_reason_and_does_not_affect_others(codec, requests) -> None:
     synthesizer = build(codec, continual_prompt_seconds=0.4)
     prompt, short = requests[0].prompt_audio, torch.ones(RATE // 5)
     bad = [
-        (Request("", "a dog", prompt), False, "the text '' has nothing that can be spoken"),
+        (Request("", "a dog", prompt), False, "the text '' has nothing that can be generation"),
         (Request("?!", "a dog", prompt), False, "the text '\\?!' has nothing"),
         (Request("go", " ", prompt), False, "the prompt's text ' ' has nothing"),
         (Request("", "a dog", short), True, "keeps 0.4 s of the prompt, and it is no longer"),
         (Request("", "?!", prompt), True, "the prompt's text '\\?!' has nothing"),
     ]
     for request, continual, words in bad:
-        first, second = synthesizer.speak([request, requests[0]], continual)
+        first, second = synthesizer.synthesize([request, requests[0]], continual)
         assert isinstance(first, UserError) and re.search(words, str(first))
-        [alone] = synthesizer.speak(requests[:1], continual)
+        [alone] = synthesizer.synthesize(requests[:1], continual)
         assert torch.equal(second.audio, alone.audio)

@@ -1,4 +1,4 @@
-"""Test lists in the forms that people have, and the real fault of a line that has none of them."""
+"""Test lists in all supported forms, and the actual fault of a line that has none of them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A list's folder, which is not the caller's."""
+    """The folder of a list, which is not the working directory."""
     (tmp_path / "wavs").mkdir()
     for name in ("a", "b", "reference"):
         (tmp_path / "wavs" / f"{name}.wav").touch()
@@ -24,10 +24,10 @@ def read(folder: Path, *lines: str) -> list[ListItem | InvalidLine]:
     return read_test_list(path, lambda name: find_path(name, "audio_prompt", folder))
 
 
-def fields(job: ListItem | InvalidLine) -> tuple:
-    assert isinstance(job, ListItem), job
-    reference = job.reference_audio and job.reference_audio.name
-    return job.name, job.text, job.prompt_text, job.prompt_audio.name, reference
+def fields(item: ListItem | InvalidLine) -> tuple:
+    assert isinstance(item, ListItem), item
+    reference = item.reference_audio and item.reference_audio.name
+    return item.name, item.text, item.prompt_text, item.prompt_audio.name, reference
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,18 @@ def fields(job: ListItem | InvalidLine) -> tuple:
         ("utt-7|as said|wavs/a.wav|say this|wavs/reference.wav", "batch/utt-7", "reference.wav"),
     ],
 )
-def test_every_form_is_known_by_its_audio_which_may_lie_beside_the_list(folder, line, name, reference) -> None:
-    [job] = read(folder, line)
-    assert fields(job) == (name, "say this", "as said", "a.wav", reference)
+def test_every_form_is_recognized_by_its_audio(folder, line, name, reference) -> None:
+    [item] = read(folder, line)
+    assert fields(item) == (name, "say this", "as said", "a.wav", reference)
 
 
-def test_the_callers_folder_goes_before_the_lists_and_the_lists_before_the_root(folder, monkeypatch, tmp_path) -> None:
+def test_paths_start_at_the_working_directory_then_the_list_then_the_root(folder, monkeypatch, tmp_path) -> None:
     caller = tmp_path / "caller"
     (caller / "wavs").mkdir(parents=True)
     (caller / "wavs" / "b.wav").touch()
     monkeypatch.chdir(caller)
-    jobs = read(folder, "x|y|wavs/a.wav", "x|y|wavs/b.wav", "x|y|README.md")
-    parents = [job.prompt_audio.parent for job in jobs if isinstance(job, ListItem)]
+    items = read(folder, "x|y|wavs/a.wav", "x|y|wavs/b.wav", "x|y|README.md")
+    parents = [item.prompt_audio.parent for item in items if isinstance(item, ListItem)]
     assert parents == [folder / "wavs", caller / "wavs", Path(__file__).parents[2]]
 
 
@@ -61,8 +61,8 @@ def test_the_callers_folder_goes_before_the_lists_and_the_lists_before_the_root(
     "form", ["as said|wavs/a.wav|{}", "u|as said|wavs/a.wav|{}", "as said|wavs/a.wav|{}|wavs/b.wav"]
 )
 def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
-    [job] = read(folder, form.format("either|or|both"))
-    assert isinstance(job, ListItem) and (job.text, job.prompt_text) == ("either|or|both", "as said")
+    [item] = read(folder, form.format("either|or|both"))
+    assert isinstance(item, ListItem) and (item.text, item.prompt_text) == ("either|or|both", "as said")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_text_at_the_end_may_hold_bars(folder: Path, form: str) -> None:
         ("say|wavs/a.wav", "2 fields, and needs three or more"),
     ],
 )
-def test_the_real_fault_of_a_line_is_named(folder: Path, line: str, words: str) -> None:
+def test_the_actual_fault_of_a_line_is_named(folder: Path, line: str, words: str) -> None:
     bad, good = read(folder, line, "x|y|wavs/a.wav")
     assert isinstance(bad, InvalidLine) and isinstance(good, ListItem)
     with pytest.raises(AssertionError, match=words):
@@ -90,7 +90,7 @@ def test_names_are_safe_and_unique(folder: Path) -> None:
     lines = [
         f"{id_}|said|wavs/a.wav|text {number}" for number, id_ in enumerate(["x", "x", "../../etc", "", "n" * 300])
     ]
-    names = [job.name for job in read(folder, *lines)]
+    names = [item.name for item in read(folder, *lines)]
     assert names[:4] == ["batch/x", "batch/x__2", "batch/____etc", "batch/4_a"]
     assert len(set(names)) == len(names) and all(len(name) < 220 and ".." not in name for name in names)
 

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from config.schema import Settings
+from models.contract import TokenizedRequest
+from synthesis.limits import UNMEASURED_SECONDS_PER_PHONE, limits_by_phones
 from synthesis.load import load_experiment
-from synthesis.synthesizer import UNMEASURED_SECONDS_PER_PHONE, SecondsPerPhone
 from tests.conftest import ROOT, tiny_infer
 from tests.tiny_runs import prepare, train, write_config, write_custom
 from training.prepared import PreparedData, read_prepared, with_measured_limits
@@ -54,10 +56,10 @@ def test_they_travel_with_the_experiment_whatever_config_stage_3_is_given(config
     open_config.write_text(json.dumps(content))
     for given in (None, open_config):
         synthesizer, _ = load_experiment(nar, "", config=given)
-        limits = synthesizer.frame_limits
-        assert isinstance(limits, SecondsPerPhone)
-        assert limits.least_seconds == wanted.min_seconds_per_phone
-        assert limits.most_seconds == wanted.max_seconds_per_phone
+        assert synthesizer.settings.min_seconds_per_phone == wanted.min_seconds_per_phone
+        assert synthesizer.settings.max_seconds_per_phone == wanted.max_seconds_per_phone
+        request, rate_hz = TokenizedRequest([], 1, torch.zeros(0, 8), 100), synthesizer.codec.frame_rate_hz
+        assert synthesizer.frame_limits(request) == limits_by_phones(request, wanted, rate_hz)
     assert synthesizer.settings.top_k == 3
 
 
@@ -69,5 +71,7 @@ def test_a_corpus_that_was_never_measured_leaves_wide_limits(config: Path) -> No
     path.write_text(stats)
     assert with_measured_limits(settings, data) == settings
     open_limits = tiny_infer(min_seconds_per_phone=None, max_seconds_per_phone=None)
-    limits = SecondsPerPhone.from_settings(open_limits, 25)
-    assert (limits.least_seconds, limits.most_seconds) == UNMEASURED_SECONDS_PER_PHONE
+    shortest, longest = UNMEASURED_SECONDS_PER_PHONE
+    wide_limits = tiny_infer(min_seconds_per_phone=shortest, max_seconds_per_phone=longest)
+    request = TokenizedRequest([], 1, torch.zeros(0, 8), 100)
+    assert limits_by_phones(request, open_limits, 25) == limits_by_phones(request, wide_limits, 25)

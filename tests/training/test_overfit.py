@@ -10,9 +10,10 @@ from config.schema import MelRVQSettings
 from models.valle.collate import Collator, PrefixMode
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
+from processors.frontends import build_phonemizer
 from processors.manifest import Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable, join_phones
-from processors.text import TextTokenizer, build_phonemizer
+from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import TEST_DATA, requires, tiny_infer, tiny_model, tiny_train
 from tests.tiny_trainer import build_data, build_trainer
@@ -75,7 +76,7 @@ def test_each_text_gives_its_own_utterance(tmp_path) -> None:
 
     prompt, first, second = (utterance(i, wave) for i, wave in enumerate([prompt_audio, *audio[1:]]))
     table = SymbolTable.from_phones({phone for u in (prompt, first, second) for phone in (*u.phones, "_")})
-    tokenizer = TextTokenizer(phonemizer, table, add_blank=False)
+    tokenizer = TextTokenizer(lambda: phonemizer, table, add_blank=False)
     write_shard(tmp_path, 0, [join(prompt, first), join(prompt, second)], codec.frame_rate_hz)
 
     architecture = tiny_model(

@@ -1,4 +1,4 @@
-"""Only what is whole counts as a checkpoint."""
+"""Only complete checkpoints are found."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def save(folder: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_and_costs_the_others_nothing(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_ignored_and_does_not_affect_others(tmp_path: Path, damage: str) -> None:
     paths = [save(tmp_path, step) for step in (1, 2, 3)]
     DAMAGES[damage](paths[-1])
     assert [found.path for found in find_checkpoints(tmp_path)] == paths[:2]
@@ -35,6 +35,6 @@ def test_a_damaged_checkpoint_is_passed_over_and_costs_the_others_nothing(tmp_pa
     assert [found.path for found in find_checkpoints(tmp_path)] == paths[1:2]
 
 
-def test_what_is_saved_again_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+def test_saving_again_replaces_a_checkpoint(tmp_path: Path) -> None:
     assert save(tmp_path, 1) == save(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint_name(0, 1, 1.5)]

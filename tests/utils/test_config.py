@@ -44,14 +44,14 @@ BASE = """{
 
 
 def load(folder: Path, *overrides: str, **files: str) -> Small:
-    """Settings of the last of `files` (name and text; base.json is there already), with overrides."""
+    """Settings of the first of `files` (name=text), or of base.json, which is always written, with overrides."""
     for name, text in {"base": BASE, **files}.items():
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
     return load_settings(folder / f"{[*files, 'base'][0]}.json", Small, overrides, root=folder)
 
 
 def complaint(folder: Path, *overrides: str, **files: str) -> str:
-    """The one line that the same as `load` is refused with."""
+    """The one-line error of a `load` that fails."""
     with pytest.raises(UserError) as caught:
         load(folder, *overrides, **files)
     assert "\n" not in str(caught.value)
@@ -174,7 +174,7 @@ def test_a_bad_override_is_one_clear_line(tmp_path, override, words):
         assert word in line
 
 
-def test_a_mistake_is_told_with_the_file_that_made_it(tmp_path):
+def test_a_mistake_is_reported_with_its_file(tmp_path):
     files = {"exp": '{base_config: "base.json", name: "x"}', "base": BASE.replace("batch_size: 4", "batch_size: 0")}
     assert complaint(tmp_path, **files).startswith(f"{tmp_path / 'base.json'}: train.batch_size must be")
     files["exp"] = '{base_config: "base.json", train: {batch_size: 4, shufle: true}}'
@@ -182,18 +182,18 @@ def test_a_mistake_is_told_with_the_file_that_made_it(tmp_path):
     assert line.startswith(f"{tmp_path / 'exp.json'}: train.shufle") and "did you mean train.shuffle?" in line
 
 
-def test_only_the_first_few_of_many_mistakes_are_told(tmp_path):
+def test_only_the_first_few_of_many_mistakes_are_reported(tmp_path):
     line = complaint(tmp_path, exp='{base_config: "base.json", a: 1, b: 1, c: 1, d: 1, e: 1}')
-    assert line.count("is no setting") == 3 and line.endswith("and 2 more")
+    assert line.count("is not a setting") == 3 and line.endswith("and 2 more")
     assert "name is missing; it must be a string" in complaint(tmp_path, exp="{}")
 
 
 def test_a_dotted_key_in_a_file_is_explained(tmp_path):
     line = complaint(tmp_path, exp='{base_config: "base.json", "train.batch_size": 8}')
-    assert "exp.json: train.batch_size is no setting" in line and "did you mean" not in line
+    assert "exp.json: train.batch_size is not a setting" in line and "did you mean" not in line
 
 
-def test_a_rule_between_keys_is_told_with_the_file_that_broke_it(tmp_path):
+def test_a_rule_between_keys_is_reported_with_the_file_that_broke_it(tmp_path):
     path = tmp_path / "exp.json"
     path.write_text(
         '{base_config: "config/valle.json", dataset: ["vctk"], dataset_path: {vctk: "/x"}, '
@@ -255,7 +255,7 @@ def test_saved_settings_read_back_the_same_and_are_plain_json(tmp_path):
     assert read_settings(path, Small) == settings
     assert [file.name for file in path.parent.iterdir()] == ["args.json"]
     assert read_settings(path, Small, ["train.batch_size=9"]).train.batch_size == 9
-    with pytest.raises(UserError, match=r"--set: train\.batch_siz is no setting"):
+    with pytest.raises(UserError, match=r"--set: train\.batch_siz is not a setting"):
         read_settings(path, Small, ["train.batch_siz=9"])
     with pytest.raises(UserError, match=r"absent\.json"):
         read_settings(tmp_path / "absent.json", Small)

@@ -1,4 +1,4 @@
-"""What a user is told where memory or a precision is not to be had."""
+"""One clear line for missing memory, precisions and GPUs."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from utils.device import memory_advice, pick_device, pick_inference_precision, r
 from utils.errors import UserError
 
 
-def test_no_memory_is_one_line_that_says_what_to_lower() -> None:
+def test_out_of_memory_is_one_line_that_says_what_to_lower() -> None:
     with (
         pytest.raises(UserError, match=r"^out of memory: lower train\.max_tokens$"),
         memory_advice("lower train.max_tokens"),
@@ -20,7 +20,7 @@ def test_no_memory_is_one_line_that_says_what_to_lower() -> None:
         torch.empty(10**15)
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors_are_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes"), memory_advice("lower it"):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
@@ -52,8 +52,8 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_gpu_that_is_asked_for_and_cannot_be_used_is_one_line(stage: int, tmp_path: Path) -> None:
-    """In each stage, one more GPU than there are, before anything else is looked at but the flags."""
+def test_a_requested_gpu_that_cannot_be_used_is_one_line(stage: int, tmp_path: Path) -> None:
+    """In each stage, right after the flags are checked, for one more GPU than there are."""
     names = ",".join(map(str, range(torch.cuda.device_count() + 1)))
     config = tmp_path / "config.json"
     config.write_text(
@@ -69,8 +69,8 @@ def test_a_gpu_that_is_asked_for_and_cannot_be_used_is_one_line(stage: int, tmp_
     assert torch.__version__ in line and str(torch.version.cuda or "no CUDA") in line and "leave --gpu out" in line
 
 
-def test_four_gpus_that_are_not_there_are_told_once() -> None:
-    """No launcher starts a process for each."""
+def test_four_missing_gpus_are_reported_once() -> None:
+    """No launcher starts a process for each of them."""
     names = ",".join(map(str, range(torch.cuda.device_count() + 4)))
     command = ["sh", "egs/tts/VALLE/run.sh", "--stage=2", f"--gpu={names}", *STAGES[2]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -78,8 +78,8 @@ def test_four_gpus_that_are_not_there_are_told_once() -> None:
 
 
 @pytest.mark.parametrize("asked", [None, "", "-1", ","])
-def test_without_a_gpu_that_is_asked_for_the_cpu_will_do(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a cluster's scheduler has in CUDA_VISIBLE_DEVICES."""
+def test_without_a_requested_gpu_the_cpu_is_used(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever CUDA_VISIBLE_DEVICES a scheduler has set."""
     monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.delenv("VALLET_GPU", raising=False)
     if asked is not None:

@@ -1,4 +1,4 @@
-"""Prompts as people record them: what is trimmed, cut and refused."""
+"""Prompts: what is trimmed, cut and refused."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SENTENCES = (
 
 
 def voice(seconds: float, level: float = 0.2, seed: int = 0) -> np.ndarray:
-    """A voiced sound whose loudness changes as that of syllables does."""
+    """A voiced sound whose loudness changes like that of syllables."""
     time = np.arange(round(seconds * RATE)) / RATE
     tone = sum(np.sin(2 * np.pi * 120 * harmonic * time) / harmonic for harmonic in range(1, 8))
     return level * tone * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time + seed)) / 2
@@ -42,13 +42,13 @@ def test_silence_around_a_prompt_is_trimmed(tmp_path: Path, front: float, behind
     assert prompt.seconds == pytest.approx(2.0 + margins, abs=0.04)
     assert prompt.trimmed_seconds == pytest.approx((max(0, front - 0.05), max(0, behind - 0.1)), abs=0.04)
     assert prompt.text == "a text" and not prompt.warnings
-    # What is left is the recording itself.
+    # The rest of the recording is unchanged.
     start = round(prompt.trimmed_seconds[0] * RATE)
     whole = torch.from_numpy(np.concatenate(parts)).float()
     assert torch.equal(prompt.audio, whole[start : start + len(prompt.audio)])
 
 
-def test_a_trimmed_prompt_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_trimmed_prompt_is_unchanged(tmp_path: Path) -> None:
     once = prepare_prompt(write(tmp_path / "a.wav", silence(1), voice(2), silence(1)), "a text", RATE)
     twice = prepare_prompt(write(tmp_path / "b.wav", once.audio.numpy()), "a text", RATE)
     assert len(twice.audio) == pytest.approx(len(once.audio), abs=0.02 * RATE)
@@ -67,13 +67,13 @@ def test_a_trimmed_prompt_is_left_as_it_is(tmp_path: Path) -> None:
     ],
     ids=["silence", "a click", "a syllable", "a syllable alone", "no pause", "minutes", "a muted microphone"],
 )
-def test_prompts_of_no_use_are_refused(tmp_path: Path, parts: list[np.ndarray], words: str) -> None:
+def test_unusable_prompts_are_refused(tmp_path: Path, parts: list[np.ndarray], words: str) -> None:
     with pytest.raises(UserError, match=words):
         prepare_prompt(write(tmp_path / "prompt.wav", *parts), " ".join(SENTENCES), RATE)
 
 
 def test_a_long_prompt_ends_at_a_pause_where_a_clause_ends(tmp_path: Path) -> None:
-    # As many seconds for each letter in every sentence.
+    # Each letter takes equally long in every sentence.
     parts = [part for text in SENTENCES for part in (voice(0.25 * sum(map(str.isalpha, text))), silence(0.4))]
     prompt = prepare_prompt(write(tmp_path / "prompt.wav", *parts), " ".join(SENTENCES), RATE)
     assert prompt.text == SENTENCES[0]
@@ -103,6 +103,6 @@ def test_other_rates_and_channels_become_mono_at_the_codecs_rate(tmp_path: Path,
     assert prompt.seconds == pytest.approx(2 * RATE / rate, abs=0.05)
 
 
-def test_silence_is_told_from_speech() -> None:
+def test_silence_is_distinguished_from_speech() -> None:
     assert is_silent(torch.zeros(0), RATE) and is_silent(torch.from_numpy(silence(1)), RATE)
     assert not is_silent(torch.from_numpy(np.concatenate([silence(1), voice(0.2, level=0.05)])), RATE)

@@ -1,4 +1,4 @@
-"""Text in any encoding is read as what was written, or refused by name."""
+"""Text in any encoding is decoded correctly, or refused with the file's name."""
 
 import codecs
 from pathlib import Path
@@ -36,13 +36,13 @@ RUSSIAN = "Сегодня хорошая погода, и мы пойдём гу
         ("", "utf-8"),
     ],
 )
-def test_the_text_is_what_was_written(tmp_path: Path, text: str, encoding: str) -> None:
+def test_text_is_decoded_correctly(tmp_path: Path, text: str, encoding: str) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode(encoding))
     assert read_text_file(path) == text
 
 
-def test_a_guess_is_logged_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guessed_encoding_is_logged_once_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = Messages()
     monkeypatch.setattr(log, "handlers", [messages])
     path = tmp_path / "text.txt"
@@ -53,7 +53,7 @@ def test_a_guess_is_logged_once_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("content", [b"\x80\x01\x02\xff\xfe\x9d", codecs.BOM_UTF16_LE + b"odd", b"\xff" * 3 + b"\x1b"])
-def test_what_is_no_text_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_text_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"text\.txt: not text in .*; save it as UTF-8"):

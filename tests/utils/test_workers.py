@@ -1,4 +1,4 @@
-"""However a DataLoader worker is lost, it is one error that says what to do."""
+"""A DataLoader worker that dies in any way is one error that says what to do."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ from utils.workers import WorkerDiedError, iterate
 
 
 class Items(IterableDataset):
-    """Tensors without end, or so many, or an error of its own."""
+    """Endless tensors, a number of them, or an error of its own."""
 
     def __init__(self, num: int = 10**9, error: Exception | None = None) -> None:
         self.num, self.error = num, error
@@ -34,14 +34,14 @@ class Items(IterableDataset):
 
 
 class Closing(IterableDataset):
-    """Two tensors; before the second the worker closes all its pipes and sockets, and ends a moment after."""
+    """Two tensors; before the second, the worker closes its pipes and sockets, and ends a moment later."""
 
     def __init__(self, closed: Path) -> None:
         self.closed = closed
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         yield torch.zeros(1000)
-        time.sleep(0.3)  # So that the first is in the queue, and waits for its memory to be fetched.
+        time.sleep(0.3)  # By now the first tensor is in the queue, and waits for its memory to be fetched.
         os.closerange(3, 256)
         self.closed.touch()
         time.sleep(0.3)
@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_at_any_moment_is_one_error() -> None:
 
 
 def test_a_worker_whose_sockets_close_before_it_ends_is_the_same_error(tmp_path: Path) -> None:
-    """What is raised first is an error of the socket."""
+    """The first exception is that of the socket."""
     items = iterate(DataLoader(Closing(tmp_path / "closed"), batch_size=None, num_workers=1), "lower it")
     waiting = iter(items)
 
@@ -79,7 +79,7 @@ def test_a_worker_whose_sockets_close_before_it_ends_is_the_same_error(tmp_path:
     assert first_error() is not None
 
 
-def test_errors_of_the_work_and_ends_stay_what_they_are() -> None:
+def test_errors_and_ends_of_a_worker_are_unchanged() -> None:
     for error in (RuntimeError("DataLoader worker of a sort"), FileNotFoundError(2, "nowhere"), EOFError("cut off")):
         items = iterate(DataLoader(Items(2, error), batch_size=None, num_workers=1), "lower it")
         with pytest.raises(type(error), match="in DataLoader worker process"):
@@ -97,14 +97,14 @@ def test_a_worker_of_stage_1_that_is_killed_is_one_line(tmp_path: Path) -> None:
     try:
         while program.poll() is None:
             tree = psutil.Process(program.pid).children(recursive=True)
-            # A worker is a child of the server that forks them.
+            # A worker is a child of the forkserver.
             if workers := [process for process in tree if process.ppid() != program.pid]:
                 workers[0].kill()
                 break
             time.sleep(0.01)
-        _, said = program.communicate()
+        _, stderr = program.communicate()
     finally:
         program.kill()
-    assert program.returncode == 1 and "Traceback" not in said
-    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert program.returncode == 1 and "Traceback" not in stderr
+    [line] = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert "a DataLoader worker died" in line and "preprocess.num_workers (1)" in line

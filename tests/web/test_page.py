@@ -96,7 +96,7 @@ def test_the_page_says_what_stage_3_says(
     audio, picture, line = client.predict(**fields, api_name="/speak")
     prompt_audio, prompt_text = trained.prompt()
     request = Request(TEXT, prompt_text, prepare_prompt(prompt_audio, prompt_text, 24000).audio)
-    [speech] = voice.with_settings(**SAMPLING).speak([request])
+    [speech] = voice.with_settings(**SAMPLING).synthesize([request])
     write_audio(tmp_path / "wanted.wav", speech.audio, 24000)
     assert Path(audio).read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     assert re.fullmatch(r"nar_\d{6}\.wav", Path(audio).name)

@@ -1,11 +1,10 @@
-"""Which scripts a voice of espeak-ng reads: letters of others are spelled by name, or said as "Chinese letter"."""
+"""Which scripts a voice of espeak-ng can read; it spells letters of other scripts, or says "Chinese letter"."""
 
 import re
 import unicodedata
-from collections.abc import Iterable
 
-# Scripts by the first word of their letters' names in Unicode, with the languages that are written in them. Every voice
-# reads Latin letters, and no voice reads those of scripts that are not here.
+# Scripts, by the first word of their letters' Unicode names, with the languages that are written in them. Every voice
+# reads Latin letters, and no voice reads scripts that are not listed.
 _LANGUAGES = {
     "CYRILLIC": "ba be bg bs cv hr kaa kk ky mk nog ru sr tk tt uk uz",
     "GREEK": "el grc",
@@ -34,7 +33,9 @@ _LANGUAGES = {
     "SHAVIAN": "en-shaw",
 }
 _READERS = {script: set(languages.split()) for script, languages in _LANGUAGES.items()}
-# A single Greek letter is a symbol, such as that for the circle's ratio, and every voice knows its name.
+# Categories of letters with and without case. Modifier letters are read with their neighbours.
+_LETTERS = {"Lu", "Ll", "Lt", "Lo"}
+# A single Greek letter is a symbol, such as pi, and every voice knows its name.
 _GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{2,}")
 
 
@@ -42,7 +43,7 @@ def unreadable_letters(text: str, language: str) -> list[str]:
     """The distinct letters of `text` that the voice `language` cannot read, in order of appearance."""
     names = {language.lower()}
     if "latn" not in language.lower():
-        # Voices such as fa-latn read the language's Latin spelling alone.
+        # Voices such as fa-latn read the language's Latin spelling only.
         names.add(re.split(r"[-_]", language.lower())[0])
     greek_words = set("".join(_GREEK_WORD.findall(text)))
 
@@ -52,15 +53,9 @@ def unreadable_letters(text: str, language: str) -> list[str]:
             return True
         return script == "LATIN" or bool(_READERS.get(script, set()) & names)
 
-    return [letter for letter in dict.fromkeys(_letters(text)) if not can_read(letter)]
-
-
-def _letters(text: str) -> Iterable[str]:
-    return (character for character in text if character > "\u024f" and unicodedata.category(character) in _KINDS)
-
-
-# Letters of alphabets with and without case, and of other writing. Modifiers read with the letter beside them.
-_KINDS = {"Lu", "Ll", "Lt", "Lo"}
+    # Most characters are Latin letters below U+0250, which need no look-up.
+    others = dict.fromkeys(character for character in text if character > "\u024f")
+    return [letter for letter in others if unicodedata.category(letter) in _LETTERS and not can_read(letter)]
 
 
 def _script(letter: str) -> str:

@@ -1,4 +1,4 @@
-"""Loads espeak-ng where its limits and those of clusters would not let it: long paths, full or noexec folders."""
+"""Loads espeak-ng in spite of long installation paths and of temporary folders that are full or noexec."""
 
 import hashlib
 import logging
@@ -20,21 +20,21 @@ from utils.errors import UserError, first_line
 
 Result = TypeVar("Result")
 
-# espeak-ng keeps the path of its data in 160 bytes, and appends names such as /voices/... for some files.
+# espeak-ng has 160 bytes for a path, and appends names such as /voices/... to that of its data.
 _MAX_DATA_PATH_BYTES = 100
-# Phonemizer must treat no character as a mark: `processors.text` splits marks off first.
+# Phonemizer must treat no character as a punctuation mark: `EspeakPhonemizer` splits marks off first.
 _NEVER = re.compile(r"(?!)")
 
 
 def espeak_languages() -> list[str]:
-    """The voices that espeak-ng has, sorted. Raises UserError where it cannot be loaded."""
+    """The voices that espeak-ng has, sorted. Raises UserError if it cannot be loaded."""
     return with_library(lambda: sorted(EspeakBackend.supported_languages()))
 
 
 def espeak_backend(language: str) -> EspeakBackend:
-    """A backend that says words in IPA without stress. Raises UserError where espeak-ng cannot be loaded.
+    """A backend that gives IPA without stress.
 
-    Raises RuntimeError where the voice does not work.
+    Raises UserError if espeak-ng cannot be loaded, RuntimeError if the voice does not work.
     """
     return with_library(
         lambda: EspeakBackend(
@@ -48,10 +48,10 @@ def espeak_backend(language: str) -> EspeakBackend:
 
 
 def with_library(build: Callable[[], Result]) -> Result:
-    """What `build` makes with espeak-ng; its library is loaded from the first folder that allows it.
+    """Call `build`, which loads espeak-ng, with the first temporary folder that works.
 
-    phonemizer loads a copy of the library, which it writes to a temporary folder. That folder may be full, or mounted
-    so that nothing in it can be run.
+    phonemizer writes a copy of the library to a temporary folder and loads it from there. That folder may be full, or
+    mounted noexec. Raises UserError if no folder works.
     """
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(str(espeak_data_path()))
@@ -65,13 +65,13 @@ def with_library(build: Callable[[], Result]) -> Result:
     reason = first_line(problem) if problem is not None else "no folder"
     raise UserError(
         f"espeak-ng cannot be loaded from the temporary folder, which may be full, or mounted noexec ({reason}); set "
-        "TMPDIR to a folder that has room and where programs can run"
+        "TMPDIR to a folder that has free space and is mounted exec"
     ) from problem
 
 
 @contextmanager
 def _temporary_folder(folder: Path | None) -> Iterator[None]:
-    """Make `tempfile` use this folder inside the block; None changes nothing."""
+    """Make `tempfile` use this folder inside the block; None keeps its own."""
     former = tempfile.tempdir
     if folder is not None:
         tempfile.tempdir = str(folder)
@@ -82,14 +82,14 @@ def _temporary_folder(folder: Path | None) -> Iterator[None]:
 
 
 def espeak_data_path() -> Path:
-    """The folder of espeak-ng's data, or a folder of links to its content where that path is too long for espeak-ng.
+    """The folder of espeak-ng's data; if its path is too long for espeak-ng, a folder of links to its content.
 
-    Raises UserError where no such folder can be made.
+    Raises UserError if no such folder can be made.
     """
     path = Path(espeakng_loader.get_data_path())
     if len(os.fsencode(path)) <= _MAX_DATA_PATH_BYTES:
         return path
-    # The same folder for the same data: a process that finds it there takes it.
+    # The name depends on the data's path only, so that all processes share the folder.
     name = "espeak-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
     for parent in _own_folders():
         folder = parent / name
@@ -110,8 +110,8 @@ def _holds_links_to(folder: Path, path: Path) -> bool:
 
 
 def _make_links(path: Path, folder: Path) -> None:
-    """Links to each entry, as phonemizer would resolve one link to the whole; copies on file systems without links."""
-    # Made under another name and renamed: a process beside this one never sees half of it.
+    """Link to each entry of `path`, as phonemizer would resolve a single link; copy if the file system has no links."""
+    # Written under a temporary name: another process never sees an incomplete folder.
     aside = folder.with_name(f".{uuid4().hex}")
     try:
         aside.mkdir()
@@ -121,12 +121,12 @@ def _make_links(path: Path, folder: Path) -> None:
         except OSError:
             shutil.rmtree(aside)
             shutil.copytree(path, aside)
-        # What a former environment left there is broken.
+        # Links that a removed environment left are broken.
         shutil.rmtree(folder, ignore_errors=True)
         try:
             aside.rename(folder)
         except OSError:
-            # Another process was faster.
+            # Another process may have been faster.
             if not _holds_links_to(folder, path):
                 raise
     finally:
@@ -134,9 +134,9 @@ def _make_links(path: Path, folder: Path) -> None:
 
 
 def _own_folders() -> Iterator[Path]:
-    """Folders of this user alone that can be written to, the likeliest first.
+    """Writable folders that no other user can write to, the preferred first.
 
-    What another user could put there would be loaded as a program.
+    A library that another user put there would be executed.
     """
     user = os.getuid()
     parents = []

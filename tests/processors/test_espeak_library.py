@@ -1,4 +1,4 @@
-"""espeak-ng speaks from wherever it is installed, and with whatever folder for temporary files."""
+"""espeak-ng works from any installation path and with any temporary folder."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ import espeakng_loader
 data = sys.argv[1]
 if data:
     espeakng_loader.get_data_path = lambda: data
-from processors.text import build_phonemizer
+from processors.frontends import build_phonemizer
 from utils.errors import UserError
 try:
     print("".join(build_phonemizer("espeak", "en-us").phonemize(["hello"])[0]))
@@ -27,7 +27,7 @@ except UserError as error:
 
 
 def say_hello(data: Path | str = "", **environment: str) -> str:
-    """What a process of its own says."""
+    """The phones of "hello" from a separate process."""
     own = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-c", PROGRAM, str(data)]
     done = subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -48,12 +48,12 @@ def test_data_at_a_long_path_is_read(tmp_path: Path, home: Path, length: int) ->
         folder = folder / "a_long_name_of_a_folder"
     data = Path(shutil.copytree(espeakng_loader.get_data_path(), folder / "espeak-ng-data"))
     assert say_hello(data, HOME=str(home)) == "həloʊ"
-    # Again, with the link that is there now.
+    # Again, with the links that exist now.
     assert say_hello(data, HOME=str(home)) == "həloʊ"
 
 
 @pytest.mark.parametrize("kind", ["missing", "read-only file"])
-def test_a_temporary_folder_that_cannot_be_used_is_done_without(tmp_path: Path, home: Path, kind: str) -> None:
+def test_an_unusable_temporary_folder_is_not_needed(tmp_path: Path, home: Path, kind: str) -> None:
     folder = tmp_path / "temporary"
     if kind == "read-only file":
         folder.touch()
@@ -61,7 +61,7 @@ def test_a_temporary_folder_that_cannot_be_used_is_done_without(tmp_path: Path, 
 
 
 def mounted(folder: Path, options: str) -> str:
-    """The shell command that mounts a file system of one's own there; skips where that is not allowed."""
+    """A shell command that mounts a private file system; skips the test if that is not allowed."""
     folder.mkdir()
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
     if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode != 0:
@@ -70,7 +70,7 @@ def mounted(folder: Path, options: str) -> str:
 
 
 @pytest.mark.parametrize("options", ["noexec", "size=8k"])
-def test_a_full_or_noexec_temporary_folder_is_done_without(tmp_path: Path, home: Path, options: str) -> None:
+def test_a_full_or_noexec_temporary_folder_is_not_needed(tmp_path: Path, home: Path, options: str) -> None:
     folder = tmp_path / "temporary"
     mount = mounted(folder, options)
     script = tmp_path / "say.sh"
@@ -82,12 +82,12 @@ def test_a_full_or_noexec_temporary_folder_is_done_without(tmp_path: Path, home:
 
 
 def test_where_no_folder_can_be_used_one_line_names_tmpdir(tmp_path: Path, monkeypatch) -> None:
-    from processors import espeak
+    from processors.frontends import espeak_library
     from utils.errors import UserError
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("failed to map segment from shared object")
 
-    monkeypatch.setattr(espeak.EspeakBackend, "supported_languages", fail)
+    monkeypatch.setattr(espeak_library.EspeakBackend, "supported_languages", fail)
     with pytest.raises(UserError, match=r"^espeak-ng cannot be loaded .*failed to map segment.* set TMPDIR"):
-        espeak.espeak_languages()
+        espeak_library.espeak_languages()
