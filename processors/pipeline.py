@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import islice
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -79,17 +79,23 @@ class Preparation:
                 index += 1
 
     def _recorded_rows(self, rows: Sequence[SourceUtterance]) -> tuple[dict[str, Split], str]:
-        """The ids and splits of finished data in their order, and what the order is; nothing where the rule changed."""
+        """The ids and splits of data that were prepared before, in their order, and the name of that order.
+
+        Nothing is recorded where there are no such data, or another rule split them.
+        """
+        recorded: dict[str, Split] = {}
         try:
             stats = json.loads((self.folder / "stats.json").read_text(encoding="utf-8"))
             if stats["split"] == self.split_rule:
-                lines = (self.folder / "splits.tsv").read_text(encoding="utf-8").splitlines()
-                return dict(line.rsplit("\t", 1) for line in lines), stats.get("row_order", "id")
+                for line in (self.folder / "splits.tsv").read_text(encoding="utf-8").splitlines():
+                    row_id, _, split = line.rpartition("\t")
+                    recorded[row_id] = cast(Split, split)
+                return recorded, stats.get("row_order", "id")
         except (OSError, ValueError, KeyError, TypeError):
-            # An older version may have been stopped before it wrote stats.json: its shards are in the order of ids.
-            for report in islice((self.folder / "reports").glob("*.json"), 1):
+            # A run of an older version may have stopped before stats.json: its shards are in the order of ids.
+            for path in islice((self.folder / "reports").glob("*.json"), 1):
                 with suppress(OSError, ValueError):
-                    if "row_order" not in json.loads(report.read_text(encoding="utf-8")):
+                    if json.loads(path.read_text(encoding="utf-8")).get("row_order", "id") == "id":
                         return {row.id: row.split for row in rows}, "id"
         return {}, "hash"
 

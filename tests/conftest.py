@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -141,6 +141,7 @@ def made_up_utterances(num: int, num_quantizers: int = 4, num_codes: int = 20, s
     ]
 
 
+@cache
 def defaults() -> Defaults:
     return load_settings(ROOT / "config" / "valle.json", Defaults, root=ROOT)
 

@@ -63,9 +63,7 @@ def _add_zero_gradients(model: nn.Module, _: Any, losses: dict[str, LossSums]) -
     return {**losses, name: replace(first, loss_sum=first.loss_sum + zero)}
 
 
-def prepare(
-    model: CodecLM, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> tuple[nn.Module, torch.optim.Optimizer]:
+def prepare(model: CodecLM, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> tuple[nn.Module, Any]:
     """The model as this rank calls it in training, wrapped or sharded, and its optimizer. A collective."""
     if accelerator.is_fsdp2:
         prepare_for_sharding(model)

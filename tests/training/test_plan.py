@@ -178,7 +178,8 @@ def test_partners_come_from_all_utterances_of_the_speaker_in_a_folder_and_from_t
 
 def test_a_third_of_draws_falls_to_each_of_three_others() -> None:
     corpus = made_up_corpus([4], num_speakers=1)
-    plans = (plan_epoch(corpus, tiny_train(), num_positions, epoch, with_others=True) for epoch in range(600))
+    train = tiny_train()
+    plans = (plan_epoch(corpus, train, num_positions, epoch, with_others=True) for epoch in range(600))
     pairs = Counter(pair for plan in plans for pair in zip(plan.numbers.tolist(), plan.others.tolist(), strict=True))
     assert len(pairs) == 12 and min(pairs.values()) > 150 and max(pairs.values()) < 250
 
@@ -213,7 +214,7 @@ def test_5000_consecutive_batches_see_the_speakers_of_a_large_corpus() -> None:
 def test_epochs_seeds_and_pools_change_the_batches() -> None:
     corpus = made_up_corpus([50] * 8)
     plans = [
-        plan_epoch(corpus, tiny_train(**changes), num_positions, epoch)
+        plan_epoch(corpus, tiny_train(max_tokens=2000, **changes), num_positions, epoch)
         for epoch, changes in ((0, {}), (1, {}), (0, {"random_seed": 9}), (0, {"shards_per_pool": 2}))
     ]
     batches = [{frozenset(plan.batch(i, None).numbers.tolist()) for i in range(len(plan))} for plan in plans]
