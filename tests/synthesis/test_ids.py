@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from models.valle.valle import VALLE
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance
-from processors.symbols import SymbolTable
+from processors.symbols import SymbolTable, join_phones
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from tests.reference import SilentCodec
-from training.examples import join
 from training.samples import SampleLogger
 
 TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")
@@ -53,8 +52,9 @@ def test_samples_training_and_inference_read_the_same_ids(prefix_mode: int, add_
         assert (sample.ids, sample.target_start) == (at_inference.ids, at_inference.target_start)
         assert sample.num_target_phones == at_inference.num_target_phones
         # Models train on joined utterances and, in modes 2 and 4, on a target without the prompt's text.
-        assert list(at_inference.ids) == tokenizer.ids(join(own, target).phones)
-        shown = target.phones if prefix_mode in (2, 4) else join(own, target).phones
+        joined = join_phones(own.phones, target.phones)
+        assert list(at_inference.ids) == tokenizer.ids(joined)
+        shown = target.phones if prefix_mode in (2, 4) else joined
         assert list(synthesizer.model.nar_ids(at_inference)) == tokenizer.ids(shown)
 
     check()
