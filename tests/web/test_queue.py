@@ -31,8 +31,8 @@ class Recorder:
         self.built: list[Path] = []
         self.groups: list[list[str]] = []
         self.failure: Exception | None = None
-        self._speak = Synthesizer.speak
-        monkeypatch.setattr(Synthesizer, "speak", lambda *given, **others: self._noted(*given, **others))
+        self._speak = Synthesizer.synthesize
+        monkeypatch.setattr(Synthesizer, "synthesize", lambda *given, **others: self._noted(*given, **others))
 
     def build(self, checkpoint) -> Synthesizer:
         self.built.append(checkpoint.path)
