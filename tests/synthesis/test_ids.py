@@ -10,7 +10,11 @@ from models.valle.valle import VALLE
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance
 from processors.symbols import SymbolTable, join_phones
+<<<<<<< HEAD
 from processors.text import TextTokenizer
+=======
+from processors.text import GraphemePhonemizer, TextTokenizer
+>>>>>>> plan
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from tests.reference import SilentCodec
@@ -51,10 +55,16 @@ def test_samples_training_and_inference_read_the_same_ids(prefix_mode: int, add_
         sample = SampleLogger(synthesizer, [target, own], writer=None)._prompted()
         assert (sample.ids, sample.target_start) == (at_inference.ids, at_inference.target_start)
         assert sample.num_target_phones == at_inference.num_target_phones
+<<<<<<< HEAD
         # Models train on joined utterances and, in modes 2 and 4, on a target without the prompt's text.
         joined = join_phones(own.phones, target.phones)
         assert list(at_inference.ids) == tokenizer.ids(joined)
         shown = target.phones if prefix_mode in (2, 4) else joined
+=======
+        # What the models train on: joined utterances, and, in modes 2 and 4, a target whose prompt has no text.
+        assert list(at_inference.ids) == tokenizer.ids(join_phones(own.phones, target.phones))
+        shown = target.phones if prefix_mode in (2, 4) else join_phones(own.phones, target.phones)
+>>>>>>> plan
         assert list(synthesizer.model.nar_ids(at_inference)) == tokenizer.ids(shown)
 
     check()
