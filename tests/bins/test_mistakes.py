@@ -42,7 +42,7 @@ FLAGS: dict[str, tuple[Program, tuple[str, ...], str]] = {
     "list in single mode": (bins.inference, (*SINGLE, "x", "--test_list_file", "x"), "--test_list_file is for"),
     "no list": (bins.inference, BATCH, "--test_list_file: needed with --infer_mode batch"),
     "no such port": (bins.webui, ("--port", "70000"), "--port: takes 1 to 65535, not 70000"),
-    "text to go on with": (bins.inference, (*SINGLE, "x", "--continual"), "--infer_text: --continual says the prompt"),
+    "text to go on with": (bins.inference, (*SINGLE, "x", "--continual"), "--infer_text: --continual reads the prompt"),
 }
 
 CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {

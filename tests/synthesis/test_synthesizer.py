@@ -183,7 +183,7 @@ def test_a_request_that_fails_has_a_reason_and_does_not_affect_others(codec, req
     synthesizer = build(codec, continual_prompt_seconds=0.4)
     prompt, short = requests[0].prompt_audio, torch.ones(RATE // 5)
     bad = [
-        (Request("", "a dog", prompt), False, "the text '' has nothing that can be generation"),
+        (Request("", "a dog", prompt), False, "the text '' has nothing that can be spoken"),
         (Request("?!", "a dog", prompt), False, "the text '\\?!' has nothing"),
         (Request("go", " ", prompt), False, "the prompt's text ' ' has nothing"),
         (Request("", "a dog", short), True, "keeps 0.4 s of the prompt, and it is no longer"),

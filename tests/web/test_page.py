@@ -117,7 +117,7 @@ def test_requests_of_several_users_are_spoken_together(
     client: Client, page: Page, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    speak, has_begun, is_free = Synthesizer.speak, threading.Event(), threading.Event()
+    speak, has_begun, is_free = Synthesizer.synthesize, threading.Event(), threading.Event()
 
     def noted(self: Synthesizer, requests: list[Request], **others: Any) -> list:
         has_begun.set()
@@ -125,7 +125,7 @@ def test_requests_of_several_users_are_spoken_together(
         sizes.append(len(requests))
         return speak(self, requests, **others)
 
-    monkeypatch.setattr(Synthesizer, "speak", noted)
+    monkeypatch.setattr(Synthesizer, "synthesize", noted)
 
     def submit(number: str) -> Job:
         return client.submit(**{**fields, "text": f"{TEXT} {number}"}, api_name="/speak")
