@@ -50,19 +50,19 @@ def rows(settings: ValleExperiment, full: bool) -> list[Row]:
     for num, reading in zip(nums, readings, strict=True):
         job = f"{num:,} short utterances"
         met = reading.first_seconds <= 10
-        made.append(Row(f"{job}: first batch", reading.first_seconds, goal="at most 10 s", met=met))
+        made.append(Row(f"{job}: first batch", reading.first_seconds, goal="at most 10 s", goal_met=met))
         made.append(Row(f"{job}: first batch of the last block", reading.resumed_seconds))
         made.append(Row(f"{job}: read", rate=reading.rate, unit="utterance/s", peak_mib=reading.peak_mib))
     growth = readings[1].peak_mib / readings[0].peak_mib
     goal = f"at most 1.2 x that of {nums[0]:,}"
-    made[-1].goal, made[-1].met, made[-1].note = f"{goal} in memory", growth <= 1.2, f"{growth:.2f} x"
+    made[-1].goal, made[-1].goal_met, made[-1].note = f"{goal} in memory", growth <= 1.2, f"{growth:.2f} x"
     shared, alone = readings[1].shared_rate, readings[1].rate
     made.append(
         Row(
             f"{nums[1]:,} short utterances: the share of one of {NUM_READERS} processes, alone",
             nums[1] / shared,
             goal=f"at most 1/{NUM_READERS / 2:g} of the time of all",
-            met=shared >= alone * NUM_READERS / 2,
+            goal_met=shared >= alone * NUM_READERS / 2,
             note=f"1/{shared / alone:.1f} of the time",
         )
     )

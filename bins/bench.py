@@ -1,4 +1,4 @@
-"""Measures decoding, training, stage 1 and start-up beside the plain way and what the machine can do at best."""
+"""Benchmarks decoding, training, stage 1 and start-up against plain implementations and the machine's limits."""
 
 import json
 from collections.abc import Sequence
@@ -9,21 +9,23 @@ from utils.cli import Parser, run
 from utils.paths import ROOT
 
 DESCRIPTION = (
-    "Measure each part: time, rate, memory, the ratio to the plain way and to the machine's best, and the goal."
+    "Measure each part: time, rate, memory, speedup over the plain implementation, ratio to the machine's limit, goal."
 )
 PARTS = ("decoding", "training", "streaming", "features", "startup")
 
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION, prog="bench")
-    parser.add_argument("--part", action="append", choices=PARTS, help="this part alone; may be repeated")
+    parser.add_argument("--part", action="append", choices=PARTS, help="run this part only; may be repeated")
     parser.add_argument(
-        "--full", action="store_true", help="every step and layer instead of a sample: an hour on two cores"
+        "--full", action="store_true", help="all steps, layers and utterances instead of a sample: an hour on two cores"
     )
     parser.add_argument(
-        "--expt_dir", metavar="DIR", help="trained experiment to compare precisions on (default the demo's)"
+        "--expt_dir", metavar="DIR", help="trained experiment to compare precisions with (default: the demo's)"
     )
-    parser.add_argument("--output", default="bench.json", metavar="FILE", help="where the figures go, as JSON")
+    parser.add_argument(
+        "--output", default="bench.json", metavar="FILE", help="JSON file to write (default %(default)s)"
+    )
     flags = parser.parse(arguments)
 
     # Heavy libraries are imported once the flags are known to be right.
@@ -52,9 +54,9 @@ def main(arguments: Sequence[str] | None) -> int:
             found[part] = features.rows(settings.preprocess, device, flags.full)
         else:
             found[part] = startup.rows(settings, device)
-    described = machine(device)
-    print(f"{described}\n\n{table([row for rows in found.values() for row in rows])}")
-    content = {"machine": described, **{part: [asdict(row) for row in rows] for part, rows in found.items()}}
+    description = machine(device)
+    print(f"{description}\n\n{table([row for rows in found.values() for row in rows])}")
+    content = {"machine": description, **{part: [asdict(row) for row in rows] for part, rows in found.items()}}
     Path(flags.output).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0
 

@@ -37,7 +37,7 @@ def test_it_speaks_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_p
     try:
         assert server.stderr is not None
         told = server.stderr.readline()
-        assert told == f"the page is at http://127.0.0.1:{port}/ until Ctrl-C\n"
+        assert told == f"the page is at http://127.0.0.1:{port}/ (stop it with Ctrl-C)\n"
         audio, text = prompt(trained.corpus, "103")
         _, _, line = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False).predict(
             text="The old house.", prompt_audio=handle_file(str(audio)), prompt_text=text, api_name="/speak"
@@ -61,7 +61,7 @@ def test_a_port_in_use_is_one_line(trained: Recipe, capsys: pytest.CaptureFixtur
         assert trained.call(bins.webui, "--infer_expt_dir", str(trained.experiment("nar")), "--port", str(port)) == 1
         signal.signal(signal.SIGTERM, before)
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --host, --port: 127.0.0.1:{port} is in use or not this machine's; choose another")
+    assert line.startswith(f"error: --host, --port: 127.0.0.1:{port} is in use or not an address of this")
 
 
 def test_gradio_that_is_missing_is_one_line(
