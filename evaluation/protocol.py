@@ -34,11 +34,13 @@ def write_test_lists(rows: Sequence[SourceUtterance], folder: Path, seed: int = 
         raise UserError(
             f"--build_test_lists: no utterance of {shortest:g} to {longest:g} s with a text in the test split"
         )
+    # Candidates for prompts of each speaker, those closest to 3 s first.
     by_speaker: dict[str, list[SourceUtterance]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: abs(seconds.get(row.id, 0) - PROMPT_SECONDS)):
         if _PROMPT_RANGE_SECONDS[0] <= seconds.get(row.id, 0) <= _PROMPT_RANGE_SECONDS[1]:
             by_speaker[row.speaker].append(row)
     rng = random.Random(seed)
+    # A continuation's prompt is cut from its own utterance by stage 3.
     continuation = [_line(row, row) for row in tested]
     cross = []
     for row in tested:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -67,14 +66,10 @@ class Transformers:
         self._pipeline: Any = pipeline("automatic-speech-recognition", model=source, device=device)
 
     def transcribe(self, audio: np.ndarray) -> str:
-        return str(self._pipeline({"raw": audio, "sampling_rate": RATE_HZ}, **self._options)["text"])
-
-    @cached_property
-    def _options(self) -> dict[str, Any]:
         # Only Whisper takes a task, and needs timestamps for audio longer than its window of 30 s.
-        if self._pipeline.type != "seq2seq_whisper":
-            return {}
-        return {"return_timestamps": True, "generate_kwargs": {"task": "transcribe"}}
+        is_whisper = self._pipeline.type == "seq2seq_whisper"
+        options = {"return_timestamps": True, "generate_kwargs": {"task": "transcribe"}} if is_whisper else {}
+        return str(self._pipeline({"raw": audio, "sampling_rate": RATE_HZ}, **options)["text"])
 
 
 MODELS: dict[RecognizerName, str] = {

@@ -80,8 +80,11 @@ class Page:
             request = QueuedRequest(checkpoint, sampling, text, prompt_text, prompt)
             self.queue.submit(request)
             while not wait([request.done], timeout=_UPDATE_SECONDS).done:
-                progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=_progress_text(request))
+                state = f"{request.num_seconds:.1f} s generated" if request.num_seconds else request.state
+                # The length is a guess, so the bar stops short of its end.
+                progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=state)
             speech = request.done.result()
+            # The folder makes the path unique; the file's name is the one that a user downloads.
             audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
             write_audio(audio, speech.audio, speech.sample_rate_hz)
             picture = draw_speech(speech.audio, speech.sample_rate_hz)
@@ -164,6 +167,7 @@ def build_page(page: Page) -> gr.Blocks:
                 )
                 history = gr.State([])
                 gr.render(inputs=[history], show_progress="hidden")(_show_history)
+        # Each request waits in its own thread for the queue, so as many run at once as may wait.
         button.click(
             page.speak,
             inputs=[text, prompt_audio, prompt_text, experiment, *sampling, history],
@@ -220,21 +224,14 @@ def _show_history(history: Sequence[Remembered]) -> None:
         )
 
 
-def _progress_text(request: QueuedRequest) -> str:
-    return f"{request.num_seconds:.1f} s generated" if request.num_seconds else request.state
-
-
 def _line(speech: Speech, seed: int) -> str:
     tries = f"try {speech.num_tries}; " if speech.num_tries > 1 else ""
     return f"{speech.seconds:.2f} s; {tries}real-time factor {speech.real_time_factor:.2f}; seed {seed}"
 
 
-def _as_sentence(message: str) -> str:
-    """Capitalize a message, unless it begins with the name of a file, a setting or a flag."""
-    first = message.split(maxsplit=1)[0]
-    return message[0].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
-
-
 def _toast(message: str) -> gr.Error:
     """An error that stays on the page until it is closed. Escaped, as the page takes it as HTML."""
-    return gr.Error(html.escape(_as_sentence(message), quote=False), duration=None, print_exception=False)
+    # Capitalize it, unless it begins with the name of a file, a setting or a flag.
+    if message.split(maxsplit=1)[0].rstrip(",;:").isalpha():
+        message = message[0].upper() + message[1:]
+    return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)

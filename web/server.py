@@ -6,7 +6,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import gradio as gr
 
@@ -33,7 +32,8 @@ def serve(
     port: int,
 ) -> None:
     """Serve the page until the process is interrupted. Raises UserError if the address cannot be used."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Handle SIGTERM as Ctrl-C, so that the cleanup below runs.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Uploaded prompts and synthesized audio are deleted when the server ends.
     with tempfile.TemporaryDirectory(prefix="vallet-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -42,6 +42,7 @@ def serve(
             _, url, _ = blocks.launch(
                 server_name=host,
                 server_port=port,
+                # No tunnel through gradio's servers, and no server of Node beside this one.
                 share=False,
                 ssr_mode=False,
                 quiet=True,
@@ -67,7 +68,3 @@ def serve(
         finally:
             blocks.close(verbose=False)
             queue.close()
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

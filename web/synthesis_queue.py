@@ -34,10 +34,6 @@ class QueuedRequest:
     guessed_seconds: float = math.inf
     done: "Future[Speech]" = field(default_factory=Future)
 
-    def goes_with(self, other: "QueuedRequest") -> bool:
-        """Whether the two can be in one batch."""
-        return (self.checkpoint, self.sampling) == (other.checkpoint, other.sampling)
-
 
 class SynthesisQueue:
     """Runs requests in a thread of its own. Loads experiments on demand and keeps the `MAX_LOADED` last used."""
@@ -111,7 +107,8 @@ class SynthesisQueue:
     def _take(self, first: QueuedRequest, most: int | None = None) -> list[QueuedRequest]:
         """Remove the first request and those that fit in its batch, at most `most` in all, from the queue."""
         with self._changed:
-            group = [request for request in self._waiting if request.goes_with(first)][:most]
+            key = first.checkpoint, first.sampling
+            group = [request for request in self._waiting if (request.checkpoint, request.sampling) == key][:most]
             self._waiting = [request for request in self._waiting if request not in group]
         return group
 

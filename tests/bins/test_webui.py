@@ -1,4 +1,4 @@
-"""Stage 5 as it is started: a server that speaks until it is stopped, and lines where it cannot start."""
+"""Stage 5 through `run.sh`, and its messages if it cannot start."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.tiny_runs import ROOMY, let_speech_end, sets
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 
 
-def test_it_speaks_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_path: Path) -> None:
+def test_the_server_answers_until_it_is_stopped_and_leaves_no_files(trained: Recipe, tmp_path: Path) -> None:
     port = free_port()
     environment = {
         "VIRTUAL_ENV": sys.prefix,
@@ -27,17 +27,16 @@ def test_it_speaks_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_p
         "CUDA_VISIBLE_DEVICES": "",
     }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    speaking = trained.copied("nar", "nar_of_the_page")
-    let_speech_end(speaking)
+    experiment = trained.copied("nar", "nar_of_the_page")
+    let_speech_end(experiment)
     flags = ["--stage", "5", "--config", str(trained.config), "--port", str(port), "--set", "infer.seed=3"]
-    flags += ["--infer_expt_dir", str(speaking), *sets(ROOMY)]
+    flags += ["--infer_expt_dir", str(experiment), *sets(ROOMY)]
     server = subprocess.Popen(
         ["sh", str(RUN_SH), *flags], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )
     try:
         assert server.stderr is not None
-        told = server.stderr.readline()
-        assert told == f"the page is at http://127.0.0.1:{port}/ (stop it with Ctrl-C)\n"
+        assert server.stderr.readline() == f"the page is at http://127.0.0.1:{port}/ (stop it with Ctrl-C)\n"
         audio, text = prompt(trained.corpus, "103")
         _, _, line = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False).predict(
             text="The old house.", prompt_audio=handle_file(str(audio)), prompt_text=text, api_name="/speak"

@@ -53,7 +53,7 @@ def page(copy: Trained, tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[set[str]]:
-    """Every address that this process connects to."""
+    """All addresses that this process connects to."""
     reached: set[str] = set()
     connect = socket.socket.connect
 
