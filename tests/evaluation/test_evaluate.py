@@ -53,8 +53,9 @@ def recognizer(folder: Path) -> tuple[str, ...]:
     return "--asr", "hubert", "--asr_model", str(save_hubert(folder / "hubert"))
 
 
-# For tests that do not need transcripts.
-NO_WORDS = ("--asr", "none")
+# For tests that look at the numbers alone: drawing spectrograms takes most of the time of a small evaluation.
+NO_PICTURES = ("--num_report_texts", "0")
+NO_WORDS = ("--asr", "none", *NO_PICTURES)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,9 @@ def mixed(folder: Path, recognizer: tuple[str, ...]) -> tuple[dict, str, str]:
     prompt = good.splitlines()[-1].split("|", 1)[1]
     odd = ("...|often find|missing.wav", "only one", f"?!|{prompt}", f"Hmm.|{prompt}", f"Early birds.|{prompt}")
     (folder / "mixed.txt").write_text("\n".join((good, *odd)))
-    metrics, page = evaluate(folder, *experiments(folder, 1), *recognizer, test_list="mixed.txt", status=1)
+    metrics, page = evaluate(
+        folder, *experiments(folder, 1), *recognizer, *NO_PICTURES, test_list="mixed.txt", status=1
+    )
     return metrics, page, (folder / "out" / "metrics.json").read_text()
 
 
@@ -88,7 +91,7 @@ def experiments(folder: Path, *seeds: int) -> list[str]:
 
 
 def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path, recognizer) -> None:
-    metrics, page = evaluate(folder, *experiments(folder, 1, 2), *recognizer)
+    metrics, page = evaluate(folder, *experiments(folder, 1, 2), *recognizer, *NO_PICTURES)
     systems = metrics["systems"]
     # Both have the same codec.
     assert list(systems) == ["ground truth", "codec resynthesis", "pair_1", "pair_2"]
