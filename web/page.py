@@ -150,7 +150,7 @@ def build_page(page: Page) -> gr.Blocks:
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=300):
-                text, prompt_audio, prompt_text, experiment, *sampling = _build_inputs(page)
+                texts, experiment, sampling = _build_inputs(page)
                 button = gr.Button("Speak", variant="primary", elem_id="speak")
             with gr.Column(min_width=300):
                 speech = gr.Audio(
@@ -170,7 +170,7 @@ def build_page(page: Page) -> gr.Blocks:
         # Each request waits in its own thread for the queue, so as many run at once as may wait.
         button.click(
             page.speak,
-            inputs=[text, prompt_audio, prompt_text, experiment, *sampling, history],
+            inputs=[*texts, experiment, *sampling, history],
             outputs=[speech, picture, line, history],
             show_progress_on=[speech],
             concurrency_limit=_MAX_WAITING,
@@ -181,12 +181,12 @@ def build_page(page: Page) -> gr.Blocks:
     return blocks.queue(max_size=_MAX_QUEUED)
 
 
-def _build_inputs(page: Page) -> list[gr.Component]:
-    """Fields for the text, the prompt's audio and text, the experiment, and sampling, in the order of `Page.speak`."""
+def _build_inputs(page: Page) -> tuple[list[gr.Component], gr.Dropdown, list[gr.Component]]:
+    """Build the fields of the text, the prompt and its text; the experiments; and the fields of sampling."""
     found = page.experiments.find()
     names = list(found)
     top_k, top_p, temperature, seed = sampling_fields(page.settings(Experiment.of(found[names[0]])))
-    fields: list[gr.Component] = [
+    texts: list[gr.Component] = [
         gr.Textbox(label="Text", lines=3, max_lines=8, max_length=MAX_CHARACTERS, elem_id="text"),
         gr.Audio(
             label=f"Prompt, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
@@ -196,17 +196,17 @@ def _build_inputs(page: Page) -> list[gr.Component]:
             elem_id="prompt",
         ),
         gr.Textbox(label="Text of the prompt", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt_text"),
-        # Custom values, as experiments that finish while the server runs are accepted, too.
-        gr.Dropdown(names, value=names[0], label="Experiment", allow_custom_value=True, elem_id="experiment"),
     ]
+    # Custom values, as experiments that finish while the server runs are accepted, too.
+    experiment = gr.Dropdown(names, value=names[0], label="Experiment", allow_custom_value=True, elem_id="experiment")
     with gr.Accordion("Sampling", open=False, elem_id="sampling"):
-        fields += [
+        sampling: list[gr.Component] = [
             gr.Number(label="Top-k", info="Sample among the k likeliest codes; 0: all", precision=0, **top_k),
             gr.Slider(label="Top-p", info="Sample among the likeliest codes of this mass", step=0.01, **top_p),
             gr.Slider(label="Temperature", info="Lower: safer; higher: more varied", step=0.01, **temperature),
             gr.Number(label="Seed", info="The same seed gives the same speech", precision=0, **seed),
         ]
-    return fields
+    return texts, experiment, sampling
 
 
 def _show_history(history: Sequence[Remembered]) -> None:
