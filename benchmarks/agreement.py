@@ -1,4 +1,4 @@
-"""How often weights in bf16 and int8 choose the code that fp32 chooses, on a trained model."""
+"""How often bf16 and int8 weights predict the same code as fp32, with a trained model."""
 
 from pathlib import Path
 from typing import Literal
@@ -20,11 +20,11 @@ NUM_UTTERANCES = 40
 
 
 def rows(folder: Path) -> list[Row]:
-    """Greedy codes on validation utterances, the true codes before them: as in decoding, but for what would follow."""
+    """Compare greedy codes on validation utterances, predicted from the true codes before each frame."""
     found = find_checkpoints(folder / "checkpoint")
-    jobs = {precision: f"codes as in fp32, {precision}, {folder.name}" for precision in ("bf16", "int8")}
+    jobs = {precision: f"codes equal to fp32's, {precision}, {folder.name}" for precision in ("bf16", "int8")}
     if not found:
-        return [Row(job, note="not measured: needs make demo") for job in jobs.values()]
+        return [Row(job, note="not measured: run make demo first") for job in jobs.values()]
     experiment = Experiment(folder)
     settings = experiment.settings()
     data = read_prepared(settings)
@@ -47,7 +47,7 @@ def rows(folder: Path) -> list[Row]:
 
 @torch.inference_mode()
 def choices(model: CodecLM, inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """The likeliest code at every frame."""
+    """The most likely code of each frame of codebook 0."""
     assert isinstance(model, VALLE)
     chosen = []
     for text, codes in inputs:

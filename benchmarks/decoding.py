@@ -1,4 +1,4 @@
-"""AR and NAR decoding: steps against their linear layers, the cache against none, a batch against one text."""
+"""AR and NAR decoding: steps against their linear layers alone, with and without a cache, one text and batches."""
 
 import statistics
 import time
@@ -27,12 +27,11 @@ NUM_PHONES, FRAME_RATE_HZ, PROMPT_SECONDS, CLIP_SECONDS = 60, 75, 3, 4
 Precision = Literal["fp32", "bf16", "int8"]
 NUM_PROMPT, NUM_NEW = PROMPT_SECONDS * FRAME_RATE_HZ, CLIP_SECONDS * FRAME_RATE_HZ
 LONG_CONTEXT = 1000
-# Of the texts that a GPU row decodes.
+# Texts of a GPU row, all of different lengths.
 NUM_LENGTHS = 11
 
 
 def rows(settings: ValleSettings, device: torch.device, full: bool) -> list[Row]:
-    """Everything about decoding."""
     if device.type == "cuda":
         return _gpu_rows(settings, device)
     found = []
@@ -53,7 +52,7 @@ def rows(settings: ValleSettings, device: torch.device, full: bool) -> list[Row]
 
 
 def build(settings: ValleSettings, precision: Precision, device: torch.device) -> VALLE:
-    """A pair of random weights."""
+    """An AR and a NAR model with random weights."""
     torch.manual_seed(0)
     model = VALLE(settings).requires_grad_(False).eval()
     model.prepare_inference(precision, device)
@@ -61,7 +60,7 @@ def build(settings: ValleSettings, precision: Precision, device: torch.device) -
 
 
 class Texts:
-    """The inputs of a batch: 60 phones and a prompt of 3 s each, and a clip of 4 s to decode, or other lengths."""
+    """Inputs of a batch: by default 60 phones, a prompt of 3 s, and a clip of 4 s to decode, for each text."""
 
     def __init__(
         self,
@@ -80,17 +79,17 @@ class Texts:
 
     @property
     def length(self) -> int:
-        """Positions of a row of the NAR."""
+        """Number of positions in a row of the NAR's input."""
         return self.text.shape[1] + self.codes.shape[1] + self.num_new
 
     def decode(self, decoder: ARGenerator, num_frames: int, on_frames: Callable[[int], None] | None = None) -> None:
-        """Exactly so many frames, greedily."""
+        """Decode exactly `num_frames` frames greedily."""
         exactly = torch.full_like(self.codes_lens, num_frames)
         inputs = (self.text, self.text_lens, self.codes[..., 0], self.codes_lens)
         decoder.generate(*inputs, TokenSampler(top_k=1), 0, exactly, exactly, on_frames)
 
     def seconds_of_steps(self, decoder: ARGenerator, num_steps: int) -> float:
-        """Seconds that `num_steps` steps take within one generation, after its first new frame."""
+        """Time `num_steps` steps within one generation, after its first frame: the prefill is not included."""
         times: list[float] = []
 
         def note(num_frames: int) -> None:
@@ -98,12 +97,12 @@ class Texts:
                 synchronize()
                 times.append(time.perf_counter())
 
-        # The last frame is not reported: nothing follows it.
+        # `on_frames` is not called after the last frame.
         self.decode(decoder, num_steps + 2, note)
         return times[1] - times[0]
 
     def fill(self, model: VALLE) -> None:
-        """The NAR's passes for a clip behind the prompt."""
+        """Run all passes of the NAR for the clip after the prompt."""
         assert model.nar is not None
         codes = nn.functional.pad(self.codes, (0, 0, 0, self.num_new))
         is_prompt = torch.arange(codes.shape[1], device=codes.device)[None] < self.codes.shape[1]
@@ -112,13 +111,13 @@ class Texts:
 
 
 def texts_of_many_lengths(batch: int, device: torch.device, first: int = 0) -> list[Texts]:
-    """Batches whose lengths all differ, around the usual ones: a GPU may plan for each shape that it has not seen.
+    """Batches whose lengths all differ, around the default ones: a GPU may prepare kernels for each new shape.
 
-    Lists with another `first`, below `NUM_LENGTHS`, have no length in common.
+    Two lists with different `first`, below `NUM_LENGTHS`, have no length in common.
     """
     found = []
     for index in range(NUM_LENGTHS):
-        # A permutation of -n..n, so that lengths do not grow with time.
+        # A permutation of -n..n, so that the lengths are in no order.
         step = (index * 7 + 3) % NUM_LENGTHS - NUM_LENGTHS // 2
         offset = step * NUM_LENGTHS + first
         lengths = (NUM_PROMPT + offset, max(3, NUM_PHONES + offset // 4), NUM_NEW + offset)
@@ -127,7 +126,7 @@ def texts_of_many_lengths(batch: int, device: torch.device, first: int = 0) -> l
 
 
 def step_seconds(model: VALLE, texts: Texts, num_frames: int = 25) -> float:
-    """Of one AR step behind the texts' prompts."""
+    """Time of one AR step after the texts' prompts."""
     decoder = ARGenerator(model.ar)
     texts.decode(decoder, 2)
     return statistics.median(texts.seconds_of_steps(decoder, num_frames) for _ in range(3)) / num_frames
@@ -135,7 +134,7 @@ def step_seconds(model: VALLE, texts: Texts, num_frames: int = 25) -> float:
 
 @torch.inference_mode()
 def linear_seconds(model: VALLE, batch: int) -> float:
-    """Of the linear layers that a step of the AR calls, in torch's plain way, and nothing else."""
+    """Time of the linear layers of an AR step alone, with torch's plain functions."""
     linears = [
         module for module in model.ar.modules() if isinstance(module, nn.Linear | SplitLinear | Bf16Linear | Int8Linear)
     ]
@@ -169,8 +168,8 @@ def _step_rows(model: VALLE, precision: str, device: torch.device) -> list[Row]:
             seconds = step_seconds(model, texts)
         floor = linear_seconds(model, 1)
         read = num_bytes / read_bytes_per_second(device)
-        goal = f"at most 1.25 x its linears ({1000 * floor:.1f} ms; their bytes alone {1000 * read:.1f} ms)"
-        job = f"AR step, {precision}, {context} positions before"
+        goal = f"at most 1.25 x its linear layers ({1000 * floor:.1f} ms; reading their weights {1000 * read:.1f} ms)"
+        job = f"AR step, {precision}, context of {context} positions"
         ratio = seconds / floor
         found.append(Row(job, seconds, 1 / seconds, "frame/s", peak.mib, None, ratio, goal, ratio <= 1.25))
     return found
@@ -183,15 +182,16 @@ def _cached_row(model: VALLE, device: torch.device, every_step: bool) -> Row:
         cached = seconds_once(lambda: texts.decode(decoder, NUM_NEW))
 
     @torch.inference_mode()
-    def whole(step: int) -> None:
+    def uncached_step(step: int) -> None:
         codes = torch.zeros(1, NUM_PROMPT + step, dtype=torch.long, device=device)
         hidden, may_attend, packing = model.ar.sequence(texts.text, texts.text_lens, codes, texts.codes_lens + step)
         model.ar.predict_layer(packing.last_positions(model.ar.decoder(hidden, may_attend))).argmax(-1)
 
-    # The time grows smoothly with the step: some of them tell for all.
+    # The time grows smoothly with the step, so a sample of the steps is enough.
     steps = range(0, NUM_NEW, 1 if every_step else 50)
-    whole(0)
-    uncached = sum(seconds_once(lambda step=step: whole(step)) for step in steps) * NUM_NEW / len(steps)  # type: ignore[misc]
+    uncached_step(0)
+    seconds = sum(seconds_once(lambda step=step: uncached_step(step)) for step in steps)  # type: ignore[misc]
+    uncached = seconds * NUM_NEW / len(steps)
     job, ratio = f"AR, fp32, {CLIP_SECONDS} s clip, cached", uncached / cached
     goal = f"at least 25 x without a cache ({uncached:.0f} s)"
     return Row(job, cached, NUM_NEW / cached, "frame/s", peak.mib, ratio, None, goal, ratio >= 25)
@@ -208,7 +208,7 @@ def _batch_row(model: VALLE, device: torch.device) -> Row:
 
 
 def _nar_row(model: VALLE, clips: list[Texts]) -> Row:
-    """One clip is measured once it is warm; of several each is measured the first time that its length comes."""
+    """Time the NAR: one clip after a warm-up, or several clips of different lengths, each the first time it is seen."""
     assert model.nar is not None
     nar, device = model.nar, clips[0].text.device
 
@@ -223,7 +223,7 @@ def _nar_row(model: VALLE, clips: list[Texts]) -> Row:
             Texts(1, device, NUM_PROMPT, NUM_PHONES, NUM_NEW).fill(model)
             seconds = seconds_once(lambda: fill(clips))
     width, num_layers = nar.decoder.width, len(nar.decoder.layers)
-    # 12 D^2 weights a layer, and L keys and values that each position attends to.
+    # A layer has 12 D^2 weights, and each position attends to L keys and values.
     products = sum(
         2 * texts.length * num_layers * (12 * width**2 + 2 * texts.length * width) * (nar.num_quantizers - 1)
         for texts in clips
@@ -246,14 +246,14 @@ def _gpu_rows(settings: ValleSettings, device: torch.device) -> list[Row]:
     for batch, limit, goal in ((1, 0.06, "at most 0.06 of real time"), (32, 0.01, "at least 100 times real time")):
         decoder, clips = ARGenerator(model.ar), texts_of_many_lengths(batch, device)
 
-        def speak(clips: list[Texts], decoder: ARGenerator = decoder) -> None:
+        def synthesize(clips: list[Texts], decoder: ARGenerator = decoder) -> None:
             for texts in clips:
                 texts.decode(decoder, texts.num_new)
                 texts.fill(model)
 
-        speak([Texts(batch, device, NUM_PROMPT, NUM_PHONES, NUM_NEW)])
+        synthesize([Texts(batch, device, NUM_PROMPT, NUM_PHONES, NUM_NEW)])
         with peak_memory() as peak:
-            seconds = seconds_once(lambda clips=clips: speak(clips))  # type: ignore[misc]
+            seconds = seconds_once(lambda clips=clips: synthesize(clips))  # type: ignore[misc]
         factor = seconds * FRAME_RATE_HZ / (batch * sum(texts.num_new for texts in clips))
         seconds /= len(clips)
         job = f"AR and NAR, bf16, {batch} text{'s' if batch > 1 else ''}, GPU"
@@ -262,7 +262,7 @@ def _gpu_rows(settings: ValleSettings, device: torch.device) -> list[Row]:
 
 
 def _step_seconds_of_many_lengths(model: VALLE, device: torch.device) -> float:
-    """Of an AR step, over texts of many lengths, each of which comes for the first time."""
+    """Time of an AR step over texts of many lengths, each seen for the first time."""
     decoder, num_frames = ARGenerator(model.ar), NUM_NEW // 2
     Texts(1, device, NUM_PROMPT, NUM_PHONES, NUM_NEW).decode(decoder, 2)
     clips = texts_of_many_lengths(1, device, first=1)

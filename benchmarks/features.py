@@ -1,4 +1,4 @@
-"""Stage 1: what it costs around the codec, batches of audio against single files, and phones."""
+"""Stage 1: its overhead beside the codec, batches of audio against single files, and phonemization."""
 
 import shutil
 import tempfile
@@ -24,7 +24,6 @@ NUM_TEXTS, NUM_PROCESSES, CHUNK = 8000, 2, 16
 
 
 def rows(settings: PreprocessSettings, device: torch.device, full: bool) -> list[Row]:
-    """Everything about stage 1."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "LibriTTS"
         write_demo_corpus(corpus, minutes=15 if full or device.type == "cuda" else 2)
@@ -36,16 +35,16 @@ def rows(settings: PreprocessSettings, device: torch.device, full: bool) -> list
 
 
 def untrained_encodec() -> EncodecModel:
-    """Random weights cost what trained ones do."""
+    """EnCodec with random weights, which take as long as trained ones."""
     with warnings.catch_warnings():
-        # The package builds its layers with a form of weight norm that torch calls deprecated.
+        # The package uses a weight norm that torch has deprecated.
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(0)
         return EncodecModel.encodec_model_24khz(pretrained=False)
 
 
 class Recorder(Encodec):
-    """EnCodec that keeps what it is given."""
+    """EnCodec that records its input batches."""
 
     def __init__(self) -> None:
         super().__init__(untrained_encodec())
@@ -57,8 +56,8 @@ class Recorder(Encodec):
             self.batches.append((audio, audio_lens))
         return super().encode(audio, audio_lens)
 
-    def again(self) -> None:
-        """All batches once more, and nothing else."""
+    def replay(self) -> None:
+        """Encode all recorded batches again, and do nothing else."""
         self.is_recording = False
         for audio, audio_lens in self.batches:
             codes, _ = self.encode(audio, audio_lens)
@@ -75,14 +74,14 @@ def _overhead_row(
         Preparation("libritts", corpus, folder / "data", ROOT, settings).run(codec, device, lambda: None)
         shutil.rmtree(folder / "data")
 
-    # The first run warms up and records; then both by turns, as a machine's speed varies.
+    # The first run warms up and records. The two then alternate, as the machine's speed varies.
     prepare()
-    whole, codec_alone = [], []
+    stage, codec_alone = [], []
     for _ in range(3):
-        codec_alone.append(seconds_once(codec.again))
+        codec_alone.append(seconds_once(codec.replay))
         with peak_memory() as peak:
-            whole.append(seconds_once(prepare))
-    seconds, alone = min(whole), min(codec_alone)
+            stage.append(seconds_once(prepare))
+    seconds, alone = min(stage), min(codec_alone)
     audio_seconds = sum(int(lens.sum()) for _, lens in codec.batches) / codec.sample_rate_hz
     goal = f"at most 1.15 x the codec alone ({alone:.1f} s)"
     ratio = seconds / alone
@@ -93,7 +92,7 @@ def _overhead_row(
 
 def _batched_row(codec: Recorder) -> Row:
     with peak_memory() as peak:
-        together = seconds_of(codec.again, repeats=1)
+        together = seconds_of(codec.replay, repeats=1)
     rows = [
         row[None, :length] for audio, lens in codec.batches for row, length in zip(audio, lens.tolist(), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What every measurement is made of: a row of the table, times, peak memory, and what the machine can do at best."""
+"""Tools of all benchmarks: rows and their table, timing, peak memory, and the machine's peak rates."""
 
 import platform
 import re
@@ -17,10 +17,10 @@ MIB = 2**20
 
 @dataclass
 class Row:
-    """A job, what it took, and how that compares.
+    """A measurement.
 
-    `to_plain` is how many times faster it is than the plain way, `to_floor` how many times longer it takes than the
-    machine needs at least; both from the same run. `goal` is in words, and `met` says whether it is.
+    `speedup` is relative to the plain implementation, `ratio_to_floor` the time relative to the least that the machine
+    needs; both come from the same run. `goal` is in words, and `goal_met` is None if there is none.
     """
 
     job: str
@@ -28,33 +28,29 @@ class Row:
     rate: float | None = None
     unit: str = ""
     peak_mib: float | None = None
-    to_plain: float | None = None
-    to_floor: float | None = None
+    speedup: float | None = None
+    ratio_to_floor: float | None = None
     goal: str = ""
-    met: bool | None = None
+    goal_met: bool | None = None
     note: str = ""
 
 
 @dataclass
 class Peak:
-    """The most memory that a block of work had at a time, above what was there before it."""
+    """Peak memory of a block of code, above what was in use before it."""
 
     mib: float | None = None
     before: float = field(default=0.0, repr=False)
 
 
 def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
-    """The median time of `repeats` runs, after one to warm up."""
+    """Return the median time of `repeats` runs, after one to warm up."""
     work()
-    return statistics.median(_once(work) for _ in range(repeats))
+    return statistics.median(seconds_once(work) for _ in range(repeats))
 
 
 def seconds_once(work: Callable[[], object]) -> float:
-    """The time of one run, without a warm-up: for what takes long."""
-    return _once(work)
-
-
-def _once(work: Callable[[], object]) -> float:
+    """Return the time of one run, without a warm-up."""
     synchronize()
     started = time.perf_counter()
     work()
@@ -63,14 +59,14 @@ def _once(work: Callable[[], object]) -> float:
 
 
 def synchronize() -> None:
-    """Wait for a GPU's work; on a CPU there is nothing to wait for."""
+    """Wait until the GPU is idle, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """Peak of the GPU's memory where there is one, else of this process; unknown where the system does not tell."""
+    """Measure peak memory of the GPU, or of this process without one; None if the system does not report it."""
     peak = Peak()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -79,7 +75,7 @@ def peak_memory() -> Iterator[Peak]:
         peak.mib = (torch.cuda.max_memory_allocated() - before) / MIB
         return
     try:
-        # Linux forgets the peak so far when it is written a 5.
+        # On Linux, writing 5 resets the peak.
         Path("/proc/self/clear_refs").write_text("5")
         peak.before = _status_mib("VmRSS")
         yield peak
@@ -96,42 +92,42 @@ def _status_mib(name: str) -> float:
 
 @cache
 def read_bytes_per_second(device: torch.device) -> float:
-    """Memory bandwidth, by a large read."""
+    """Memory bandwidth, measured by summing a large tensor."""
     size = 64 if device.type == "cpu" else 1024
     data = torch.ones(size * MIB, device=device)
     return data.numel() * 4 / min(seconds_of(data.sum) for _ in range(3))
 
 
-# A product that takes this long is large enough to be measured.
+# A product that takes this long is large enough for a measurement.
 _LONG_SECONDS = 0.2
 
 
 @cache
 def products_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations of a large matrix product, two for each multiply and add."""
+    """Rate of a large matrix product, in floating-point operations; a multiply-add counts as two."""
     largest = 2048 if device.type == "cpu" else 8192
     size = largest // 16
     while True:
         square = torch.randn(size, size, device=device, dtype=dtype)
-        # A CPU without instructions for bf16 takes minutes for what others do in a tenth of a second.
+        # Start small: a CPU without bf16 instructions would take minutes for the largest size.
         if size == largest or seconds_once(lambda: square @ square) > _LONG_SECONDS:  # noqa: B023 (called at once)
             return 2 * size**3 / min(seconds_once(lambda: square @ square) for _ in range(4))  # noqa: B023
         size *= 2
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as lines of text, a column each."""
-    head = ("job", "seconds", "rate", "peak MiB", "to plain", "to floor", "goal", "met")
+    """Format rows as a Markdown table."""
+    head = ("job", "seconds", "rate", "peak MiB", "speedup", "ratio to floor", "goal", "met")
     body = [
         (
             row.job,
             _number(row.seconds),
             f"{_number(row.rate)} {row.unit}" if row.rate is not None else "",
             _number(row.peak_mib),
-            f"{row.to_plain:.1f} x" if row.to_plain is not None else "",
-            f"{row.to_floor:.2f} x" if row.to_floor is not None else "",
+            f"{row.speedup:.1f} x" if row.speedup is not None else "",
+            f"{row.ratio_to_floor:.2f} x" if row.ratio_to_floor is not None else "",
             row.goal,
-            {True: "yes", False: "no", None: row.note}[row.met],
+            {True: "yes", False: "no", None: row.note}[row.goal_met],
         )
         for row in rows
     ]
@@ -150,7 +146,7 @@ def _number(value: float | None) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """What the figures were measured on."""
+    """Describe the machine: its name, memory bandwidth and matrix product rates."""
     bandwidth = f"{read_bytes_per_second(device) / 1e9:.0f} GB/s read"
     products = ", ".join(
         f"{products_per_second(device, dtype) / 1e9:.0f} GFLOP/s {name}"

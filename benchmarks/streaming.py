@@ -73,7 +73,7 @@ def _size_rows(settings: ValleExperiment, shards: Sequence[str], many: Sequence[
         peaks.append(reading.peak_mib)
         job = f"{len(of_size) * SHARD_SIZE:,} utterances: first batch"
         is_met = reading.first_seconds <= 10
-        made.append(Row(job, reading.first_seconds, peak_mib=reading.peak_mib, goal="at most 10 s", met=is_met))
+        made.append(Row(job, reading.first_seconds, peak_mib=reading.peak_mib, goal="at most 10 s", goal_met=is_met))
     growth = peaks[1] / peaks[0]
     made.append(
         Row(
@@ -81,7 +81,7 @@ def _size_rows(settings: ValleExperiment, shards: Sequence[str], many: Sequence[
             rate=growth,
             unit="x",
             goal="at most 1.2 x",
-            met=growth <= 1.2,
+            goal_met=growth <= 1.2,
         )
     )
     return made

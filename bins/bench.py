@@ -1,4 +1,4 @@
-"""Benchmarks: decoding, training, stage 1 and start-up, against a baseline and the best the machine can do."""
+"""Benchmarks decoding, training, stage 1 and start-up against plain implementations and the machine's limits."""
 
 import json
 from collections.abc import Sequence
@@ -9,21 +9,23 @@ from utils.cli import Parser, run
 from utils.paths import ROOT
 
 DESCRIPTION = (
-    "Benchmark each part: time, rate, memory, the ratios to a baseline and to the machine's best, and the goal."
+    "Measure each part: time, rate, memory, speedup over the plain implementation, ratio to the machine's limit, goal."
 )
 PARTS = ("decoding", "training", "streaming", "features", "startup")
 
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION, prog="bench")
-    parser.add_argument("--part", action="append", choices=PARTS, help="run only this part; may be repeated")
+    parser.add_argument("--part", action="append", choices=PARTS, help="run this part only; may be repeated")
     parser.add_argument(
-        "--full", action="store_true", help="time all steps and layers instead of a sample: an hour on two cores"
+        "--full", action="store_true", help="all steps, layers and utterances instead of a sample: an hour on two cores"
     )
     parser.add_argument(
-        "--expt_dir", metavar="DIR", help="trained experiment to compare precisions on (default: the demo's)"
+        "--expt_dir", metavar="DIR", help="trained experiment to compare precisions with (default: the demo's)"
     )
-    parser.add_argument("--output", default="bench.json", metavar="FILE", help="where to write the results, as JSON")
+    parser.add_argument(
+        "--output", default="bench.json", metavar="FILE", help="JSON file to write (default %(default)s)"
+    )
     flags = parser.parse(arguments)
 
     # Import heavy libraries only after the flags are checked.
@@ -53,9 +55,9 @@ def main(arguments: Sequence[str] | None) -> int:
             found[part] = features.rows(settings.preprocess, device, flags.full)
         else:
             found[part] = startup.rows(settings, device)
-    described = machine(device)
-    print(f"{described}\n\n{table([row for rows in found.values() for row in rows])}")
-    content = {"machine": described, **{part: [asdict(row) for row in rows] for part, rows in found.items()}}
+    description = machine(device)
+    print(f"{description}\n\n{table([row for rows in found.values() for row in rows])}")
+    content = {"machine": description, **{part: [asdict(row) for row in rows] for part, rows in found.items()}}
     Path(flags.output).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0
 

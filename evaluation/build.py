@@ -1,4 +1,4 @@
-"""What can be measured here, and what is missing."""
+"""Builds the measures of stage 4 from what is installed, and collects what is missing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def build_measures(
     dnsmos_dir: Path | None,
     device: torch.device = CPU,
 ) -> tuple[Measures, dict[str, str]]:
-    """Everything that is to be had, and for each metric that is not, how to get it: no one stops the others."""
+    """Build all measures that are available. The second value maps each missing metric to how to get it."""
     missing: dict[str, str] = {}
 
     def attempt(metric: str, build: Callable[[], Tool]) -> Tool | None:

@@ -1,4 +1,4 @@
-"""Mel-cepstral distance: how far two renderings of a text lie apart, in decibels, whatever their timing."""
+"""Mel-cepstral distance of two recordings of a text, in decibels, after time alignment."""
 
 from functools import cache
 
@@ -12,19 +12,19 @@ HOP_SECONDS = 0.01
 _WINDOW_SECONDS = 0.04
 _NUM_MELS = 40
 _NUM_CEPSTRA = 13
-# What lies this far below the loudest is noise in one recording and exact silence in another.
+# Levels further below the peak are clipped: there one recording has noise and another exact silence.
 _FLOOR_DB = 40
 
 
 def trim(audio: np.ndarray) -> np.ndarray:
-    """(N,) audio from its first to its last sound."""
+    """Remove silence from both ends of (N,) audio."""
     return trim_silence(audio, top_db=_FLOOR_DB - 5)[0]
 
 
 def mel_cepstra(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """(F, 13) cepstra of (N,) audio every 10 ms, without the energy.
+    """Mel cepstra (F, 13) of (N,) audio every 10 ms, without the energy coefficient.
 
-    Coefficients c of log|H(w)| = sum of c[m] cos(m w): the distance of two frames in decibels is then that of
+    The coefficients c satisfy log|H(w)| = sum of c[m] cos(m w), so that the distance of two frames in decibels is the
     mel-cepstral distortion, 10 / ln 10 * sqrt(2 * sum of squares).
     """
     size = round(_WINDOW_SECONDS * sample_rate_hz)
@@ -45,10 +45,9 @@ def _cosines() -> np.ndarray:
 
 
 def align(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
-    """Dynamic time warping of cepstra (F, 13) and (G, 13).
+    """Align cepstra (F, 13) and (G, 13) by dynamic time warping.
 
-    Returns:
-        the mean distance along the best path, in decibels, and that path: (P, 2) pairs of frames, in time.
+    Returns the mean distance along the best path in decibels, and the path: (P, 2) pairs of frames in order of time.
     """
     squares = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
     distances = 10 / np.log(10) * np.sqrt(2 * squares)

@@ -1,4 +1,4 @@
-"""DNSMOS: how people would rate the sound, as a model of their ratings says (arXiv 2010.15258, 2110.01763)."""
+"""DNSMOS: predicted listener ratings of audio quality (arXiv 2010.15258, 2110.01763)."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from utils.errors import UserError, first_line
 FILES = ("sig_bak_ovr.onnx", "model_v8.onnx")
 _WINDOW = 144160
 _HOP = RATE_HZ
-# From the networks' scale to that of the ratings, P.835: speech, background, overall.
+# Polynomials that map the network's outputs to P.835 ratings: speech, background, overall.
 _CALIBRATION = (
     np.poly1d([-0.08397278, 1.22083953, 0.0052439]),
     np.poly1d([-0.13166888, 1.60915514, -0.39604546]),
@@ -21,7 +21,7 @@ _CALIBRATION = (
 
 
 class Dnsmos:
-    """Ratings from 1 to 5 by P.835 (speech, background, overall) and P.808, from a folder with both networks."""
+    """Predicts ratings from 1 to 5: P.835 (speech, background, overall) and P.808. `folder` holds both networks."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
@@ -34,7 +34,7 @@ class Dnsmos:
         )
 
     def rate(self, audio: np.ndarray) -> tuple[float, float, float, float]:
-        """(N,) audio at 16 kHz; means over windows of 9.01 s, a second apart, which shorter audio fills repeatedly."""
+        """Rate (N,) audio at 16 kHz: the mean over windows of 9.01 s, 1 s apart. Shorter audio is repeated."""
         audio = np.tile(audio, -(-_WINDOW // max(1, len(audio)))) if len(audio) < _WINDOW else audio
         windows = np.lib.stride_tricks.sliding_window_view(audio, _WINDOW)[::_HOP].astype(np.float32)
         raw = _run(self._p835, windows).mean(0)
@@ -48,18 +48,18 @@ def _run(network: Any, inputs: np.ndarray) -> np.ndarray:
 
 
 def _log_mel(window: np.ndarray) -> np.ndarray:
-    """(900, 120), as the network was trained on."""
+    """The P.808 network's input: (900, 120) scaled decibels."""
     mel = librosa.feature.melspectrogram(y=window[: -RATE_HZ // 100], sr=RATE_HZ, n_fft=321, hop_length=160, n_mels=120)
     return ((librosa.power_to_db(mel, ref=np.max) + 40) / 40).T.astype(np.float32)
 
 
 def build_dnsmos(folder: Path | None) -> Dnsmos:
-    """Raises UserError where the networks are not there, saying how to get them."""
+    """Load the networks from `folder`. Raises UserError with how to get them if they cannot be loaded."""
     how = f"give --dnsmos_dir DIR with {' and '.join(FILES)} of Microsoft's DNS-Challenge, DNSMOS/DNSMOS"
     if folder is None:
         raise UserError(how)
     try:
         return Dnsmos(folder)
-    except Exception as error:  # Of many types, from the runtime.
+    except Exception as error:  # The runtime raises many types.
         reason = first_line(error)
         raise UserError(f"DNSMOS cannot be loaded ({reason}); pip install 'vallet[eval]' and {how}") from error

@@ -1,4 +1,4 @@
-"""Stage 4's work: what systems say of a test list, measured beside the recordings and what the codec keeps of them."""
+"""Stage 4: measures systems on a test list, next to the recordings and their codec resynthesis."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from evaluation.measures import COLUMNS, Clip, Measures, Target, Value, interval
+from evaluation.measures import COLUMNS, Clip, Measures, Ratio, Target, interval
 from models.experiment import Experiment
 from synthesis.results import COPY_ENDING, RESULTS, read_results, synthesize_list
 from synthesis.synthesizer import Synthesizer
@@ -22,47 +22,47 @@ GROUND_TRUTH, RESYNTHESIS = "ground truth", "codec resynthesis"
 
 @dataclass(frozen=True)
 class MeasuredClip:
-    """A clip of a system, what was measured of it, and what was heard."""
+    """A system's clip with its metrics and the recognizer's transcript."""
 
     clip: Clip
-    values: dict[str, Value]
-    heard: str
+    values: dict[str, Ratio]
+    transcript: str
 
 
 @dataclass
 class System:
-    """A row of the table: each job's audio, what stage 3 told of it, and the prompt as the system's codec keeps it."""
+    """A row of the table. All dictionaries are by the name of a list item.
+
+    `results` holds the rows of stage 3's results.jsonl, `prompt_copies` the prompts after the system's codec.
+    """
 
     name: str
     clips: dict[str, Clip]
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
     prompt_copies: dict[str, Clip] = field(default_factory=dict)
     measured: dict[str, MeasuredClip] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     def sums(self) -> dict[str, tuple[float, float, float]]:
-        """Mean and confidence interval of every metric that the system has."""
-        found = {
+        """Mean and confidence interval of each metric that the system has."""
+        values = {
             column.key: [row.values[column.key] for row in self.measured.values() if column.key in row.values]
             for column in COLUMNS
         }
-        # A text that gave no audio at all has failed, too.
-        found["failed"] += [Value(1.0) for name in self.failures if found["failed"] and name not in self.measured]
-        return {key: interval(values) for key, values in found.items() if values}
+        # Texts without any audio count as failed, too.
+        values["failed"] += [Ratio(1.0) for name in self.failures if values["failed"] and name not in self.measured]
+        return {key: interval(of_metric) for key, of_metric in values.items() if of_metric}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that the report and `metrics.json` tell.
-
-    `missing` says of a metric how to get it, and `heard_by` which recognizer heard the words.
-    """
+    """The content of the report and of `metrics.json`. `missing` maps metrics to how to get them."""
 
     jobs: list[ListItem]
     targets: dict[str, Target]
     systems: list[System]
     missing: dict[str, str]
-    heard_by: str | None
+    recognizer_name: str | None
 
 
 def gather(
@@ -72,13 +72,14 @@ def gather(
     output: Path,
     continual: bool,
 ) -> tuple[list[System], float]:
-    """Every row of the table with its audio, and how many seconds of a continuation are the prompt.
+    """Synthesize and collect the audio of all systems; also return how many seconds of a continuation are the prompt.
 
-    Experiments speak into `output`. The first row are the recordings; before the first system of each codec comes
-    what that codec keeps of them.
+    Experiments write their audio below `output`. The recordings come first, and the resynthesis by a codec before the
+    first system that uses it. Systems without any audio or failure are left out.
     """
     jobs = [line for line in lines if isinstance(line, ListItem)]
-    systems, codecs, prompt_seconds = [recordings(jobs)], set(), 0.0
+    recordings = {job.name: Clip(job.reference_audio) for job in jobs if job.reference_audio}
+    systems, codecs, prompt_seconds = [System(GROUND_TRUTH, recordings)], set(), 0.0
     for synthesizer, experiment in voices:
         if continual:
             prompt_seconds = synthesizer.settings.continual_prompt_seconds
@@ -87,7 +88,7 @@ def gather(
         if codec not in codecs:
             systems.append(resynthesize(synthesizer, jobs, output / f"{name}_codec", _unique(RESYNTHESIS, systems)))
             codecs.add(codec)
-        # An evaluation is made anew each time, with whatever list.
+        # The folder may hold the audio of an earlier evaluation with another list.
         synthesize_list(synthesizer, lines, output / name, continual, copysyn=True, may_overwrite=True)
         systems.append(read_system(name, output / name, lines))
     systems += [read_system(_unique(folder.name, systems), folder, lines) for folder in audio_folders]
@@ -101,19 +102,19 @@ def _unique(name: str, systems: Sequence[System]) -> str:
 
 
 def read_system(name: str, folder: Path, jobs: Sequence[ListItem | InvalidLine]) -> System:
-    """What stage 3 wrote into `folder`. Raises UserError where it wrote nothing."""
+    """Read the output of stage 3 from `folder`. Raises UserError if there is none."""
     path = folder / RESULTS
     if not path.is_file():
         raise UserError(f"--audio_dir: {path} is missing; give a folder that stage 3 wrote with this test list")
-    told = {row["name"]: row for row in read_results(path) if "name" in row}
-    system = System(name, {}, told)
+    results = {row["name"]: row for row in read_results(path) if "name" in row}
+    system = System(name, {}, results)
     for job in jobs:
         audio, copy = folder / f"{job.name}.wav", folder / f"{job.name}{COPY_ENDING}.wav"
-        row = told.get(job.name, {"error": f"{path}: has no {job.name}; speak the list with stage 3 first"})
+        row = results.get(job.name, {"error": f"{path}: has no {job.name}; run stage 3 with this list first"})
         has_audio = "audio" in row and audio.is_file()
         if "error" in row or not has_audio:
             system.failures[job.name] = row.get("error", f"{audio}: no such audio file")
-        # Speech that failed is measured as well: what is left out would make the rest look better.
+        # Failed audio is measured, too: without it the system's means would look better.
         if has_audio:
             system.clips[job.name] = Clip(audio)
             if copy.is_file():
@@ -122,7 +123,7 @@ def read_system(name: str, folder: Path, jobs: Sequence[ListItem | InvalidLine])
 
 
 def resynthesize(synthesizer: Synthesizer, jobs: Sequence[ListItem], folder: Path, name: str) -> System:
-    """The references through the codec and back: the best that a system with this codec could sound."""
+    """Encode and decode the references with the codec: an upper bound for systems that use it."""
     system = System(name, {})
     for job in jobs:
         if job.reference_audio is not None:
@@ -137,11 +138,6 @@ def resynthesize(synthesizer: Synthesizer, jobs: Sequence[ListItem], folder: Pat
     return system
 
 
-def recordings(jobs: Sequence[ListItem]) -> System:
-    """The references as they are."""
-    return System(GROUND_TRUTH, {job.name: Clip(job.reference_audio) for job in jobs if job.reference_audio})
-
-
 def evaluate(
     lines: Sequence[ListItem | InvalidLine],
     systems: Sequence[System],
@@ -149,14 +145,14 @@ def evaluate(
     missing: dict[str, str],
     prompt_seconds: float,
 ) -> Evaluation:
-    """Measure all clips of all systems; of continuations, `prompt_seconds` of each are the prompt."""
+    """Measure all clips of all systems. `prompt_seconds` is not 0 for continuations: so much of each is the prompt."""
     jobs = [line for line in lines if isinstance(line, ListItem)]
     if not any(job.reference_audio for job in jobs):
         missing = {**missing, "MCD, F0 and duration": "name the reference audio in a fourth field of the list's lines"}
     copies = next((system.prompt_copies for system in systems if system.prompt_copies), {})
     targets = {}
     with progress_bar(total=sum(len(system.clips) for system in systems), desc="measuring", unit="clip") as bar:
-        # Text by text, as all systems' clips of one are compared with the same recording.
+        # Text by text, so that the features of a reference are computed once for all systems.
         for job in jobs:
             for system in systems:
                 if job.name in system.clips:
@@ -167,10 +163,10 @@ def evaluate(
     if measures.recognizer is not None:
         wordless = [name for name, target in targets.items() if not measures.has_words(target.text)]
         if wordless:
-            why = f"normalisation leaves no word of {', '.join(wordless)}"
+            why = f"normalization leaves no word of {', '.join(wordless)}"
             missing = {**missing, f"word error rate of {len(wordless)} of {len(targets)} texts": why}
-    heard_by = measures.recognizer.name if measures.recognizer else None
-    return Evaluation(jobs, targets, list(systems), missing, heard_by)
+    recognizer_name = measures.recognizer.name if measures.recognizer else None
+    return Evaluation(jobs, targets, list(systems), missing, recognizer_name)
 
 
 def _target(system: System, job: ListItem, copy: Clip | None, prompt_seconds: float) -> Target:
@@ -189,20 +185,20 @@ def _target(system: System, job: ListItem, copy: Clip | None, prompt_seconds: fl
 def _measure(system: System, job: ListItem, target: Target, measures: Measures) -> None:
     clip = system.clips[job.name]
     try:
-        values, heard = measures.measure(clip, target)
+        values, transcript = measures.measure(clip, target)
     except UserError as error:
         system.failures[job.name] = str(error)
         return
-    told = system.told.get(job.name, {})
-    if "real_time_factor" in told:
-        values["real_time_factor"] = Value(told["real_time_factor"])
-    if "ended" in told:
-        values["failed"] = Value(float(told["ended"] != "eos"))
-    system.measured[job.name] = MeasuredClip(clip, values, heard)
+    row = system.results.get(job.name, {})
+    if "real_time_factor" in row:
+        values["real_time_factor"] = Ratio(row["real_time_factor"])
+    if "ended" in row:
+        values["failed"] = Ratio(float(row["ended"] != "eos"))
+    system.measured[job.name] = MeasuredClip(clip, values, transcript)
 
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:
-    """`metrics.json`: sums with their intervals, and every utterance's values."""
+    """Write `metrics.json`: means with their intervals, and the values of each utterance."""
     systems = {
         system.name: {
             "metrics": {
@@ -214,7 +210,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
                 name: {
                     **{key: value.mean for key, value in row.values.items()},
                     "audio": str(row.clip.path),
-                    "heard": row.heard,
+                    "heard": row.transcript,
                 }
                 for name, row in system.measured.items()
             },
@@ -227,7 +223,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
 
 
 def log_table(evaluation: Evaluation) -> None:
-    """The table on the screen: a line a system, and what is missing."""
+    """Log the table, one line per system, then what is missing and what failed."""
     sums = {system.name: system.sums() for system in evaluation.systems}
     columns = [column for column in COLUMNS if any(column.key in row for row in sums.values())]
     width = max(len(name) for name in sums)

@@ -1,4 +1,4 @@
-"""What is measured of a clip, and in which column of the table it stands."""
+"""The metrics of a clip, and the columns of the results table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from evaluation.speakers import Embedder
 from utils.audio import read_audio
 
 WIDE_RATE_HZ = 24000
-"""Sample rate for metrics without a model."""
-# No model of those that stage 4 names needs more.
+"""Sample rate of the metrics that need no model."""
+# The shortest input that all models named by stage 4 accept.
 _MIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric: its key in metrics.json, its title, what to multiply it with for the table, and which way is better."""
+    """A metric: its key in metrics.json, and how the table shows it. Values are multiplied by `scale` there."""
 
     key: str
     title: str
@@ -47,8 +47,8 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Value:
-    """A sum and how many it is of, such as wrong words of all words: sums of several are a corpus's."""
+class Ratio:
+    """A numerator and a denominator, such as wrong words and all words: a corpus's value is the ratio of their sums."""
 
     total: float
     count: float = 1
@@ -60,39 +60,39 @@ class Value:
 
 @dataclass(frozen=True)
 class Clip:
-    """An audio file, or a part of it."""
+    """An audio file or a part of one."""
 
     path: Path
     start_seconds: float = 0.0
     duration_seconds: float | None = None
 
     def read(self, rate_hz: int) -> np.ndarray:
-        """(N,) samples. Raises UserError where the file cannot be read."""
+        """Read (N,) samples at `rate_hz`. Raises UserError if the file cannot be read."""
         return read_audio(self.path, rate_hz, self.start_seconds, self.duration_seconds).numpy()
 
 
 @dataclass(frozen=True)
-class Sound:
-    """What measures need of a clip, each once."""
+class ClipFeatures:
+    """Audio and features of a clip, each computed once, when it is first needed."""
 
     clip: Clip
 
     @cached_property
     def narrow(self) -> np.ndarray:
-        """(N,) at 16 kHz."""
+        """Audio (N,) at 16 kHz."""
         return self.clip.read(RATE_HZ)
 
     @property
     def padded(self) -> np.ndarray:
-        """(N,) at 16 kHz, with silence behind a clip that is too short for the windows of recognizer and speaker model.
+        """Audio (N,) at 16 kHz, padded with silence if it is shorter than the models' windows.
 
-        DNSMOS repeats a short clip itself.
+        Not for DNSMOS, which repeats short audio itself.
         """
         return np.pad(self.narrow, (0, max(0, round(_MIN_SECONDS * RATE_HZ) - len(self.narrow))))
 
     @cached_property
     def wide(self) -> np.ndarray:
-        """(N,) at 24 kHz, from the first to the last sound."""
+        """Audio (N,) at 24 kHz, without silence at its ends."""
         return cepstra.trim(self.clip.read(WIDE_RATE_HZ))
 
     @cached_property
@@ -105,16 +105,16 @@ class Sound:
 
 
 @lru_cache(maxsize=16)
-def listen(clip: Clip) -> Sound:
-    """The clip's sound, kept while the systems' clips of one text are measured."""
-    return Sound(clip)
+def features_of(clip: Clip) -> ClipFeatures:
+    """Features of a clip, from a cache large enough for all systems' clips of one text."""
+    return ClipFeatures(clip)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a clip should be: its text, the voice as recorded and as its codec keeps it, and a reference.
+    """What a clip is compared with: its text, its prompt, the prompt after the codec, and a reference recording.
 
-    Of a continuation the first seconds are the prompt itself, and tell nothing of the voice.
+    The first `prompt_seconds` of a continuation are the prompt itself, so speaker similarity leaves them out.
     """
 
     text: str
@@ -126,7 +126,7 @@ class Target:
 
 @dataclass
 class Measures:
-    """Everything that can be measured; what is None is left out."""
+    """Computes the metrics of clips; those whose model is None are left out."""
 
     normalize: Callable[[str], str]
     recognizer: Recognizer | None = None
@@ -134,57 +134,57 @@ class Measures:
     dnsmos: Dnsmos | None = None
     _embeddings: dict[Clip, np.ndarray] = field(default_factory=dict)
 
-    def measure(self, clip: Clip, target: Target) -> tuple[dict[str, Value], str]:
-        """Values by key, and what the recognizer heard. Raises UserError where the clip cannot be read."""
-        values: dict[str, Value] = {}
-        sound, heard = listen(clip), ""
+    def measure(self, clip: Clip, target: Target) -> tuple[dict[str, Ratio], str]:
+        """Return the metrics by key and the recognizer's transcript. Raises UserError if the clip cannot be read."""
+        values: dict[str, Ratio] = {}
+        features, transcript = features_of(clip), ""
         if self.recognizer is not None:
-            heard = self.recognizer.transcribe(sound.padded)
+            transcript = self.recognizer.transcribe(features.padded)
             if self.has_words(target.text):
-                values["wer"] = word_errors(self.normalize(target.text), self.normalize(heard))
+                values["wer"] = word_errors(self.normalize(target.text), self.normalize(transcript))
         if self.embedder is not None:
             own = self._embedding(Clip(clip.path, clip.start_seconds + target.prompt_seconds))
             for key, prompt in (("sim_o", target.prompt), ("sim_r", target.prompt_copy)):
                 if prompt is not None:
-                    values[key] = Value(float(own @ self._embedding(prompt)))
+                    values[key] = Ratio(float(own @ self._embedding(prompt)))
         if self.dnsmos is not None:
             names = ("dnsmos_speech", "dnsmos_background", "dnsmos_overall", "dnsmos_p808")
-            values |= {key: Value(rating) for key, rating in zip(names, self.dnsmos.rate(sound.narrow), strict=True)}
+            values |= {key: Ratio(rating) for key, rating in zip(names, self.dnsmos.rate(features.narrow), strict=True)}
         if target.reference is not None:
-            values |= compare(sound, listen(target.reference))
-        # A clip without sound has no embedding and no cepstra: a mean must not become NaN for it.
-        return {key: value for key, value in values.items() if np.isfinite(value.mean)}, heard
+            values |= compare(features, features_of(target.reference))
+        # Metrics of a silent clip are NaN: one of them would make the system's mean NaN.
+        return {key: value for key, value in values.items() if np.isfinite(value.mean)}, transcript
 
     def has_words(self, text: str) -> bool:
-        """Whether normalisation leaves any word of a text; without words there is no word error rate."""
+        """Whether any word of the text is left after normalization; if not, it has no word error rate."""
         return bool(self.normalize(text).split())
 
     def _embedding(self, clip: Clip) -> np.ndarray:
         assert self.embedder is not None
         if clip not in self._embeddings:
-            self._embeddings[clip] = self.embedder.embed(listen(clip).padded)
+            self._embeddings[clip] = self.embedder.embed(features_of(clip).padded)
         return self._embeddings[clip]
 
 
-def word_errors(reference: str, heard: str) -> Value:
-    """Wrong, missing and added words of the reference's words."""
+def word_errors(reference: str, transcript: str) -> Ratio:
+    """Substituted, deleted and inserted words, over the words of the reference."""
     import jiwer
 
-    counts = jiwer.process_words([reference], [heard])
+    counts = jiwer.process_words([reference], [transcript])
     num_words = counts.hits + counts.substitutions + counts.deletions
-    return Value(counts.substitutions + counts.deletions + counts.insertions, num_words)
+    return Ratio(counts.substitutions + counts.deletions + counts.insertions, num_words)
 
 
-def compare(sound: Sound, reference: Sound) -> dict[str, Value]:
-    """What can be told without a model where it is known how the text should sound."""
-    distance, path = cepstra.align(sound.cepstra, reference.cepstra)
-    values = {"mcd_db": Value(distance), "duration_ratio": Value(len(sound.wide) / max(1, len(reference.wide)))}
-    correlation = pitch.correlation(sound.log_pitch, reference.log_pitch, path)
-    return values if correlation is None else values | {"pitch_correlation": Value(correlation)}
+def compare(features: ClipFeatures, reference: ClipFeatures) -> dict[str, Ratio]:
+    """Compute the metrics that need a reference recording and no model."""
+    distance, path = cepstra.align(features.cepstra, reference.cepstra)
+    values = {"mcd_db": Ratio(distance), "duration_ratio": Ratio(len(features.wide) / max(1, len(reference.wide)))}
+    correlation = pitch.correlation(features.log_pitch, reference.log_pitch, path)
+    return values if correlation is None else values | {"pitch_correlation": Ratio(correlation)}
 
 
-def interval(values: list[Value], num_draws: int = 1000) -> tuple[float, float, float]:
-    """The mean of a corpus and the ends of its 95 % confidence interval, by bootstrap over utterances."""
+def interval(values: list[Ratio], num_draws: int = 1000) -> tuple[float, float, float]:
+    """Return the corpus's value and the ends of its 95 % confidence interval, by bootstrap over utterances."""
     totals, counts = np.array([(value.total, value.count) for value in values], dtype=float).T
     rows = np.random.default_rng(0).integers(len(values), size=(num_draws, len(values)))
     means = totals[rows].sum(1) / np.maximum(counts[rows].sum(1), 1e-9)

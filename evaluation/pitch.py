@@ -1,4 +1,4 @@
-"""Pitch: how far the melody of one rendering follows that of another."""
+"""Pitch, and the correlation of two recordings' pitch."""
 
 import librosa
 import numpy as np
@@ -6,12 +6,12 @@ import numpy as np
 from evaluation.cepstra import HOP_SECONDS
 
 _LOWEST_HZ, _HIGHEST_HZ = 60, 500
-# Fewer frames have no melody.
+# With fewer voiced frames a correlation means nothing.
 _MIN_FRAMES = 10
 
 
 def log_pitch(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """(F,) natural logarithm of the pitch every 10 ms, by pYIN; NaN where there is no voice."""
+    """Natural logarithm (F,) of the pitch every 10 ms, by pYIN; NaN in unvoiced frames."""
     pitch, _, _ = librosa.pyin(
         audio,
         sr=sample_rate_hz,
@@ -19,14 +19,17 @@ def log_pitch(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
         fmax=_HIGHEST_HZ,
         frame_length=round(0.064 * sample_rate_hz),
         hop_length=round(HOP_SECONDS * sample_rate_hz),
-        # Ten times coarser than by default, a semitone's fifth, and as many times faster.
+        # A fifth of a semitone: ten times coarser than the default, and ten times faster.
         resolution=0.2,
     )
     return np.log(pitch)
 
 
 def correlation(a: np.ndarray, b: np.ndarray, path: np.ndarray) -> float | None:
-    """Pearson's correlation of log pitch (F,) and (G,) along a path (P, 2) of frames, where both have a voice."""
+    """Pearson correlation of log pitch (F,) and (G,) along a path (P, 2), over frames that are voiced in both.
+
+    None if there are too few of them, or one pitch is constant.
+    """
     pairs = np.stack([a[path[:, 0]], b[path[:, 1]]])
     pairs = pairs[:, np.isfinite(pairs).all(0)]
     if pairs.shape[1] < _MIN_FRAMES or not pairs.std(1).all():

@@ -1,4 +1,4 @@
-"""The usual test lists of zero-shot TTS, from a LibriSpeech or LibriTTS test set (VALL-E, section 5.1)."""
+"""Writes the usual zero-shot TTS test lists of a LibriSpeech or LibriTTS test set (VALL-E, section 5.1)."""
 
 import random
 from collections import defaultdict
@@ -13,19 +13,19 @@ from utils.log import log, progress_bar
 
 TEXT_SECONDS = (4.0, 10.0)
 PROMPT_SECONDS = 3.0
-# A whole utterance is a prompt with exactly its text: one that lasts about three seconds.
+# Prompts are whole utterances, so that their texts are exact.
 _PROMPT_RANGE_SECONDS = (2.0, 5.0)
 LISTS = ("continuation.txt", "cross_sentence.txt")
 
 
 def write_test_lists(rows: Sequence[SourceUtterance], folder: Path, seed: int = 0) -> list[Path]:
-    """Write both lists of utterances of 4 to 10 s, each its own reference, as stages 3 and 4 read them.
+    """Write two test lists of the utterances of 4 to 10 s, each with its recording as the reference.
 
     `continuation.txt` is for --continual: the first 3 s of an utterance are the prompt for the rest of it.
-    `cross_sentence.txt` has as prompt another utterance of the speaker, drawn from those of 2 to 5 s that are nearest
-    to 3 s; an utterance whose speaker has none is left out, and counted.
+    `cross_sentence.txt` prompts each text with another utterance of its speaker, drawn from the five of 2 to 5 s that
+    are closest to 3 s. Utterances whose speaker has no such prompt are left out, and their number is logged.
 
-    Raises UserError where no utterance fits.
+    Raises UserError if no utterance fits.
     """
     seconds = _durations(rows)
     shortest, longest = TEXT_SECONDS
@@ -34,11 +34,13 @@ def write_test_lists(rows: Sequence[SourceUtterance], folder: Path, seed: int = 
         raise UserError(
             f"--build_test_lists: no utterance of {shortest:g} to {longest:g} s with a text in the test split"
         )
+    # Candidates for prompts of each speaker, those closest to 3 s first.
     by_speaker: dict[str, list[SourceUtterance]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: abs(seconds.get(row.id, 0) - PROMPT_SECONDS)):
         if _PROMPT_RANGE_SECONDS[0] <= seconds.get(row.id, 0) <= _PROMPT_RANGE_SECONDS[1]:
             by_speaker[row.speaker].append(row)
     rng = random.Random(seed)
+    # A continuation's prompt is cut from its own utterance by stage 3.
     continuation = [_line(row, row) for row in tested]
     cross = []
     for row in tested:
@@ -52,17 +54,19 @@ def write_test_lists(rows: Sequence[SourceUtterance], folder: Path, seed: int = 
         log.info("%s: %d lines", folder / name, len(lines))
         paths.append(folder / name)
     if len(cross) < len(tested):
-        log.info("%d utterances have no other of their speaker that lasts about 3 s", len(tested) - len(cross))
+        num_left_out = len(tested) - len(cross)
+        log.info("%s leaves out %d utterances whose speaker has no prompt of about 3 s", LISTS[1], num_left_out)
     return paths
 
 
 def _durations(rows: Sequence[SourceUtterance]) -> dict[str, float]:
-    """Seconds by id, of those that can be read and have a text; a bar of a list's fields cannot be in one."""
+    """Map ids to seconds. Leaves out utterances without text, and those that cannot be read."""
     seconds = {}
     with progress_bar(total=len(rows), desc="test lists", unit="utterance") as bar:
         for row in rows:
             bar.update()
             try:
+                # A bar separates the fields of a list's line, so no text with one can stand there.
                 if row.text is not None and "|" not in row.text:
                     seconds[row.id] = read_duration_seconds(Path(row.audio_path))
             except UserError as error:

@@ -1,8 +1,7 @@
-"""Speech recognition, for word error rates: one interface, and what hears behind it."""
+"""Speech recognizers for word error rates, behind one interface."""
 
 import os
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,18 +16,18 @@ RecognizerName = Literal["pocketsphinx", "whisper", "hubert", "none"]
 
 
 class Recognizer(Protocol):
-    """Hears words. `name` says which model does."""
+    """Transcribes speech. `name` identifies the model in the report."""
 
     name: str
 
     def transcribe(self, audio: np.ndarray) -> str:
-        """The words of (N,) audio at 16 kHz."""
+        """Return the words in (N,) audio at 16 kHz."""
         ...
 
 
 def quiet_transformers() -> None:
-    """Errors are told by what is raised; logs and bars of the libraries beneath are not ours."""
-    # What is measured here is nobody else's business.
+    """Silence the logs and progress bars of transformers and the hub: errors are raised anyway."""
+    # Nothing about an evaluation is sent to other machines.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -39,7 +38,7 @@ def quiet_transformers() -> None:
 
 
 class PocketSphinx:
-    """The recognizer that brings its English model with it: small, fast, and far from today's best."""
+    """A small, fast recognizer that includes its English model. Far less accurate than current models."""
 
     name = "PocketSphinx"
 
@@ -53,12 +52,12 @@ class PocketSphinx:
         self._decoder.start_utt()
         self._decoder.process_raw(samples.tobytes(), full_utt=True)
         self._decoder.end_utt()
-        heard = self._decoder.hyp()
-        return heard.hypstr if heard else ""
+        hypothesis = self._decoder.hyp()
+        return hypothesis.hypstr if hypothesis else ""
 
 
 class Transformers:
-    """Whisper, HuBERT or another recognizer in the format of transformers: a folder, or a model's name on the hub."""
+    """Whisper, HuBERT or another transformers model; `source` is a folder or a name on the hub."""
 
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import pipeline
@@ -68,14 +67,10 @@ class Transformers:
         self._pipeline: Any = pipeline("automatic-speech-recognition", model=source, device=device)
 
     def transcribe(self, audio: np.ndarray) -> str:
-        return str(self._pipeline({"raw": audio, "sampling_rate": RATE_HZ}, **self._options)["text"])
-
-    @cached_property
-    def _options(self) -> dict[str, Any]:
-        # What a CTC model hears has no language to be told and no end to be cut at.
-        if self._pipeline.type != "seq2seq_whisper":
-            return {}
-        return {"return_timestamps": True, "generate_kwargs": {"task": "transcribe"}}
+        # Only Whisper takes a task, and needs timestamps for audio longer than its window of 30 s.
+        is_whisper = self._pipeline.type == "seq2seq_whisper"
+        options = {"return_timestamps": True, "generate_kwargs": {"task": "transcribe"}} if is_whisper else {}
+        return str(self._pipeline({"raw": audio, "sampling_rate": RATE_HZ}, **options)["text"])
 
 
 MODELS: dict[RecognizerName, str] = {
@@ -85,9 +80,9 @@ MODELS: dict[RecognizerName, str] = {
 
 
 def build_recognizer(name: RecognizerName, source: str | None, device: torch.device = CPU) -> Recognizer:
-    """The recognizer of a name; `source` is its folder or another model on the hub. PocketSphinx knows no device.
+    """Load a recognizer; `source` replaces the default model of `MODELS` by a folder or a name on the hub.
 
-    Raises UserError where it is not to be had, saying how to get it.
+    PocketSphinx runs on the CPU. Raises UserError with how to get the recognizer if it cannot be loaded.
     """
     if name == "none":
         raise UserError("give --asr pocketsphinx, whisper or hubert")
@@ -100,7 +95,7 @@ def build_recognizer(name: RecognizerName, source: str | None, device: torch.dev
 
 
 def build_normalizer(language: str) -> Callable[[str], str]:
-    """Text to the words that are compared: Whisper's rules, which for English also unify numbers and short forms."""
+    """Return Whisper's text normalizer: it also unifies numbers and contractions if the language is English."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
     return EnglishTextNormalizer({}) if language.startswith("en") else BasicTextNormalizer()

@@ -1,4 +1,4 @@
-"""`report.html`: one page that needs nothing beside it, with the table, the sounds and what they look like."""
+"""Writes `report.html`: one self-contained page with the table, audio players and spectrograms."""
 
 import base64
 import io
@@ -21,13 +21,20 @@ _ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 
 def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
-    """The page, with the sounds of the `num_texts` worst texts."""
-    columns = [column for column in COLUMNS if any(_has(system, column) for system in evaluation.systems)]
+    """Write the page, with the audio of the `num_texts` worst texts."""
+    measured = [row for system in evaluation.systems for row in system.measured.values()]
+    columns = [column for column in COLUMNS if any(column.key in row.values for row in measured)]
     jobs = [job for job in evaluation.jobs if any(job.name in system.measured for system in evaluation.systems)]
     sortable = [
         column for column in columns if column.better and any(_badness(evaluation, job, column) for job in jobs)
     ]
-    jobs.sort(key=lambda job: [_worst_first(_badness(evaluation, job, column)) for column in sortable])
+
+    def worst_first(job: ListItem) -> list[tuple[bool, float]]:
+        values = [_badness(evaluation, job, column) for column in sortable]
+        # Texts without a value come last.
+        return [(value is None, -(value or 0.0)) for value in values]
+
+    jobs.sort(key=worst_first)
     shown = jobs[:num_texts]
     with progress_bar(total=len(shown), desc="report", unit="text") as bar:
         utterances = []
@@ -35,6 +42,7 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
             utterances.append(_utterance(evaluation, job, columns, sortable))
             bar.update()
     values = {system.name: _values(system, columns) for system in evaluation.systems}
+    # A metric with the same value everywhere has no distribution to draw.
     spread = [column for column in columns if len({v for row in values.values() for v in row.get(column.key, ())}) > 1]
     page = jinja2.Environment(autoescape=True).from_string(
         Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
@@ -45,7 +53,7 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
         columns=columns,
         arrows=_ARROWS,
         rows=_rows(evaluation.systems, columns),
-        recognizer=evaluation.heard_by,
+        recognizer=evaluation.recognizer_name,
         missing=evaluation.missing,
         failures=[f"{s.name}, {name}: {reason}" for s in evaluation.systems for name, reason in s.failures.items()],
         distributions=_data("image/png", distributions_picture(spread, values)) if spread else None,
@@ -56,25 +64,21 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def _has(system: System, column: Column) -> bool:
-    return any(column.key in row.values for row in system.measured.values())
-
-
 def _values(system: System, columns: Sequence[Column]) -> dict[str, list[float]]:
     return {
         column.key: [row.values[column.key].mean for row in system.measured.values() if column.key in row.values]
         for column in columns
-        if column.key != "real_time_factor"  # That of the texts decoded together.
+        if column.key != "real_time_factor"  # Texts of a batch share one value.
     }
 
 
 def _is_bound(system: System) -> bool:
-    """Whether it is a row that systems are held against."""
+    """Whether this row is a bound to compare systems with, and not a system itself."""
     return system.name == GROUND_TRUTH or system.name.startswith(RESYNTHESIS)
 
 
 def _badness(evaluation: Evaluation, job: ListItem, column: Column) -> float | None:
-    """How bad the systems' clips of a job are by one metric, on average."""
+    """Mean of one metric over the systems' clips of a text, negated if higher is better; None if not measured."""
     values = [
         system.measured[job.name].values[column.key].mean
         for system in evaluation.systems
@@ -82,11 +86,6 @@ def _badness(evaluation: Evaluation, job: ListItem, column: Column) -> float | N
         if not _is_bound(system) or all(map(_is_bound, evaluation.systems))
     ]
     return float(np.mean(values)) * (1 if column.better == "lower" else -1) if values else None
-
-
-def _worst_first(badness: float | None) -> tuple[bool, float]:
-    """A sorting key: the worst first, and what was not measured last."""
-    return badness is None, -(badness or 0.0)
 
 
 def _rows(systems: Sequence[System], columns: Sequence[Column]) -> list[dict[str, Any]]:
@@ -124,13 +123,13 @@ def _utterance(
                 for column in columns
                 if column.key in row.values
             ]
-            heard = row.heard if "wer" in row.values else None
-            clips.append(_clip(system.name, row.clip, heard, ", ".join(numbers)))
+            transcript = row.transcript if "wer" in row.values else None
+            clips.append(_clip(system.name, row.clip, transcript, ", ".join(numbers)))
     badness = {column.key: _badness(evaluation, job, column) for column in sortable}
     return {"name": job.name, "text": target.text, "clips": clips, "badness": badness}
 
 
-def _clip(title: str, clip: Clip, heard: str | None, numbers: str) -> dict[str, Any]:
+def _clip(title: str, clip: Clip, transcript: str | None, numbers: str) -> dict[str, Any]:
     audio = clip.read(WIDE_RATE_HZ)
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, WIDE_RATE_HZ, format="FLAC", subtype="PCM_16")
@@ -138,7 +137,7 @@ def _clip(title: str, clip: Clip, heard: str | None, numbers: str) -> dict[str, 
         "title": title,
         "audio": _data("audio/flac", buffer.getvalue()),
         "picture": _data("image/png", spectrogram_picture(audio, WIDE_RATE_HZ)),
-        "heard": heard,
+        "transcript": transcript,
         "numbers": numbers,
     }
 

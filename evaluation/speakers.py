@@ -12,15 +12,15 @@ MODEL = "microsoft/wavlm-base-plus-sv"
 
 
 class Embedder(Protocol):
-    """Tells voices apart."""
+    """Computes speaker embeddings."""
 
     def embed(self, audio: np.ndarray) -> np.ndarray:
-        """(N,) audio at 16 kHz to an embedding (E,) of length 1."""
+        """Map (N,) audio at 16 kHz to a unit-length embedding (E,)."""
         ...
 
 
 class XVectors:
-    """WavLM, or another model of transformers, with an x-vector head of time-delay layers."""
+    """WavLM or another transformers model with an x-vector head."""
 
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
@@ -38,7 +38,10 @@ class XVectors:
 
 
 def build_embedder(source: str | None, device: torch.device = CPU) -> Embedder:
-    """A folder, or a model's name on the hub. Raises UserError where it is not to be had, saying how to get it."""
+    """Load a speaker model; `source` is a folder or a name on the hub.
+
+    Raises UserError with how to get one if `source` is None or cannot be loaded.
+    """
     how = f"give --speaker_model {MODEL} to download it once, or a folder with it or another model with x-vectors"
     if source is None:
         raise UserError(how)

@@ -1,12 +1,16 @@
-"""Each command of the recipe, run for real through `run.sh`, and what it leaves.
+"""The commands of the recipe and their outputs.
 
-A fixture is a command; it runs once, when the first test asks for it, on what those before it made.
+A fixture is a command. It runs once, on the outputs of others. One command of each of the stages 1 to 3 runs through
+`run.sh`, the others run in this process.
 """
 
 import json
+import os
 import shutil
 import subprocess
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,11 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import bins.inference
+import bins.train
+from tests.conftest import ROOT
 from tests.recipe import BROKEN_AUDIO, NO_TRANSCRIPT, NUM_ROWS, Recipe, listing, make_recipe, prompt, write_corpus
-from tests.tiny_runs import ROOMY, let_speech_end, sets
+from tests.tiny_runs import ROOMY, call, let_speech_end, sets
 
 Done = subprocess.CompletedProcess[str]
 
@@ -37,40 +44,44 @@ def features(recipe: Recipe) -> Done:
     return recipe.run("--stage", "1", "--config", str(recipe.config), "--num_workers", "1")
 
 
-def train(recipe: Recipe, name: str, stage: int, *flags: str) -> Done:
-    own = ("--name", name, "--stage", "2", f"--config={recipe.config}", "--model_train_stage", str(stage))
-    return recipe.run(*flags, *own)
+def train(recipe: Recipe, name: str, stage: int, *flags: str) -> str:
+    """Train in this process; returns what was logged."""
+    own = ("--name", name, f"--config={recipe.config}", "--model_train_stage", str(stage))
+    with redirect_stderr(StringIO()) as logged:
+        assert call(bins.train, *flags, *own) == 0
+    return logged.getvalue()
 
 
 @pytest.fixture(scope="module")
 def ar(recipe: Recipe, features: Done) -> Done:
-    return train(recipe, "ar", 1, "--set", "train.dataloader.num_worker=1")
+    own = ("--name", "ar", "--stage", "2", f"--config={recipe.config}", "--model_train_stage", "1")
+    return recipe.run("--set", "train.dataloader.num_worker=1", *own)
 
 
 @pytest.fixture(scope="module")
-def nar(recipe: Recipe, ar: Done) -> Done:
+def nar(recipe: Recipe, ar: Done) -> str:
     return train(recipe, "nar", 2, "--ar_model_ckpt_dir", str(recipe.experiment("ar")))
 
 
 @pytest.fixture(scope="module")
-def resumed(recipe: Recipe, ar: Done) -> Done:
+def resumed(recipe: Recipe, ar: Done) -> str:
     recipe.copied("ar", "resumed")
     return train(recipe, "resumed", 1, "--resume", "true", "--set", "train.max_steps=6")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(recipe: Recipe, features: Done) -> Done:
+def uninterrupted(recipe: Recipe, features: Done) -> str:
     return train(recipe, "uninterrupted", 1, "--set=train.max_steps=6")
 
 
 @pytest.fixture(scope="module")
-def rewound(recipe: Recipe, ar: Done) -> Done:
+def rewound(recipe: Recipe, ar: Done) -> str:
     older = recipe.copied("ar", "rewound") / "checkpoint" / recipe.checkpoints("ar")[0].name
     return train(recipe, "rewound", 1, "--resume_from_ckpt_path", str(older))
 
 
 @pytest.fixture(scope="module")
-def finetuned(recipe: Recipe, ar: Done) -> Done:
+def finetuned(recipe: Recipe, ar: Done) -> str:
     flags = ("--resume_from_ckpt_path", str(recipe.experiment("ar")), "--resume_type", "finetune")
     return train(recipe, "finetuned", 1, *flags, "--set", "train.max_steps=1", "--set", "train.base_lr=1e-12")
 
@@ -102,7 +113,7 @@ def scalars(experiment: Path, name: str) -> dict[int, float]:
     return values
 
 
-def test_features_add_up_and_name_what_is_left_out(recipe: Recipe, features: Done) -> None:
+def test_the_counts_of_stage_1_add_up_and_failures_are_named(recipe: Recipe, features: Done) -> None:
     stats = json.loads((recipe.data / "stats.json").read_text())
     split_sizes = {split: counts["utterances"] for split, counts in stats["splits"].items()}
     assert split_sizes == {"train": 10, "valid": 4, "test": 8}
@@ -120,7 +131,7 @@ def test_features_add_up_and_name_what_is_left_out(recipe: Recipe, features: Don
     assert "2 left out" in features.stderr
 
 
-def test_ar_training_leaves_an_experiment_that_is_complete(recipe: Recipe, ar: Done) -> None:
+def test_ar_training_writes_a_complete_experiment(recipe: Recipe, ar: Done) -> None:
     experiment = recipe.experiment("ar")
     assert json.loads((experiment / "args.json").read_text())["train"]["base_lr"] == 1e-3
     assert (experiment / "symbols.dict").read_bytes() == (recipe.data / "symbols.dict").read_bytes()
@@ -129,10 +140,10 @@ def test_ar_training_leaves_an_experiment_that_is_complete(recipe: Recipe, ar: D
     older, newer = recipe.checkpoints("ar")
     loss = scalars(experiment, "train/loss")
     for step, checkpoint in ((2, older), (3, newer)):
-        place, in_name = checkpoint.name.rsplit("-", 1)
-        assert place == f"epoch-0000_step-{step:07d}_loss" and len(in_name.split(".")[1]) == 6
-        # TensorBoard keeps single precision.
-        assert float(in_name) == pytest.approx(loss[step], abs=1e-5)
+        position, loss_in_name = checkpoint.name.rsplit("-", 1)
+        assert position == f"epoch-0000_step-{step:07d}_loss" and len(loss_in_name.split(".")[1]) == 6
+        # TensorBoard stores single precision.
+        assert float(loss_in_name) == pytest.approx(loss[step], abs=1e-5)
     assert {name.split("_")[0] for name in weights(newer)} == {"ar"}
     assert optimizer_steps(newer) == {3}
     assert (weights(older)["ar_predict_layer.weight"] != weights(newer)["ar_predict_layer.weight"]).any()
@@ -156,19 +167,19 @@ def test_ar_training_logs_numbers_speech_and_attention(recipe: Recipe, ar: Done)
         assert picture.step == 3 and picture.width > 100
 
 
-def test_nar_training_carries_the_ar(recipe: Recipe, nar: Done) -> None:
+def test_nar_training_copies_the_ar(recipe: Recipe, nar: str) -> None:
     newest_ar, newest = weights(recipe.checkpoints("ar")[-1]), weights(recipe.checkpoints("nar")[-1])
     assert_same({name: value for name, value in newest.items() if name.startswith("ar_")}, newest_ar)
     assert any(name.startswith("nar_decoder") for name in newest)
     logged = [f"train/nar_{stage}/top10" for stage in range(1, 8)]
-    # A step trains one stage; those that were drawn were logged.
+    # Each step trains and logs one stage.
     assert sum(len(scalars(recipe.experiment("nar"), name)) for name in logged) == 3
     assert list(scalars(recipe.experiment("nar"), "valid/nar_7/top10")) == [3]
 
 
-def test_resume_goes_on_as_if_there_had_been_no_break(recipe: Recipe, resumed: Done, uninterrupted: Done) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(recipe: Recipe, resumed: str, uninterrupted: str) -> None:
     broken, whole = recipe.checkpoints("resumed"), recipe.checkpoints("uninterrupted")
-    # Step 3 is within the first epoch, step 6 within the second: the place in the data is restored as well.
+    # Step 3 is inside the first epoch and step 6 inside the second, so the position in the data is restored, too.
     assert broken[-1].name == whole[-1].name
     assert broken[-1].name.startswith("epoch-0001_step-0000006")
     assert_same(weights(broken[-1]), weights(whole[-1]))
@@ -183,23 +194,23 @@ def test_resume_goes_on_as_if_there_had_been_no_break(recipe: Recipe, resumed: D
         assert 6 in values[0]
 
 
-def test_a_named_checkpoint_wins_over_a_newer_one(recipe: Recipe, rewound: Done) -> None:
+def test_a_given_checkpoint_is_used_even_if_there_is_a_newer_one(recipe: Recipe, rewound: str) -> None:
     older, newer = recipe.checkpoints("ar")
-    assert f"resumed from {recipe.experiment('rewound') / 'checkpoint' / older.name}" in rewound.stderr
+    assert f"resumed from {recipe.experiment('rewound') / 'checkpoint' / older.name}" in rewound
     superseded = recipe.experiment("rewound") / "checkpoint" / "superseded"
     assert [path.name for path in superseded.iterdir()] == [newer.name]
     assert [path.name for path in recipe.checkpoints("rewound")] == [older.name, newer.name]
-    # The same step from the same state: it is the same again.
+    # The same step from the same state gives the same weights.
     assert_same(weights(recipe.checkpoints("rewound")[-1]), weights(newer))
 
 
-def test_fine_tuning_takes_the_weights_and_nothing_else(recipe: Recipe, finetuned: Done) -> None:
+def test_fine_tuning_takes_only_the_weights(recipe: Recipe, finetuned: str) -> None:
     [checkpoint] = recipe.checkpoints("finetuned")
     assert checkpoint.name.startswith("epoch-0000_step-0000001")
     assert optimizer_steps(checkpoint) == {1}
     source, tuned = weights(recipe.checkpoints("ar")[-1]), weights(checkpoint)
     assert source.keys() == tuned.keys()
-    # The learning rate was next to nothing, so these are the weights that it began with.
+    # The learning rate was almost 0, so these are still the initial weights.
     for name, value in source.items():
         torch.testing.assert_close(tuned[name], value, rtol=0, atol=1e-9)
     first_loss = scalars(recipe.experiment("finetuned"), "train/loss")[1]
@@ -207,22 +218,40 @@ def test_fine_tuning_takes_the_weights_and_nothing_else(recipe: Recipe, finetune
     assert len(recipe.checkpoints("ar")) == 2
 
 
+# Characters that a shell could expand, split or drop.
+TEXT = 'Fünf  "große" Vögel; it\'s $HOME, `ls` * \\n & more!'
+
+
 @pytest.mark.parametrize("shell", ["dash", "bash"])
-def test_single_inference_speaks_into_its_folder_alone(recipe: Recipe, nar: Done, shell: str, tmp_path: Path) -> None:
-    """In both shells that a user may have: nothing else in `run.sh` depends on how words are quoted."""
+def test_each_stage_starts_its_program_with_the_flags_as_given(shell: str, tmp_path: Path) -> None:
+    """With a `python` that prints its arguments: whatever `run.sh` does with them, it does before Python starts."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    recipe = replace(recipe, shell=shell)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || printf "%s\\0" "$CUDA_VISIBLE_DEVICES" "$VALLET_GPU" "$@"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "VIRTUAL_ENV": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    for stage, program in enumerate(("preprocess", "train", "inference", "evaluate", "webui"), start=1):
+        stage_flags = ["-s", str(stage)] if stage % 2 else [f"--stage={stage}"]
+        flags = ["--a", TEXT, *stage_flags, "--b=my speech", "--gpu", "3", "--set", "c=[1, 2]", ""]
+        command = [shell, str(ROOT / "egs" / "tts" / "VALLE" / "run.sh"), *flags]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True)
+        given = ["--a", TEXT, "--b=my speech", "--set", "c=[1, 2]", ""]
+        assert done.stdout.split("\0")[:-1] == ["3", "3", str(ROOT / "bins" / f"{program}.py"), *given]
+
+
+def test_single_inference_writes_only_into_its_folder(recipe: Recipe, nar: str, tmp_path: Path) -> None:
+    if shutil.which("bash") is not None:
+        recipe = replace(recipe, shell="bash")
     audio, text = prompt(recipe.corpus, "101")
     shutil.copy(audio, tmp_path / "my prompt.wav")
     shutil.copytree(recipe.experiment("nar"), tmp_path / "nar")
     let_speech_end(tmp_path / "nar")
     before = listing(tmp_path)
-    # A folder with names like ours in it, paths from there, flags in any order and a text that shells could break.
+    # Run from a folder that has a module with the name of one of ours, with relative paths and flags in any order.
     (tmp_path / "utils.py").write_text("raise RuntimeError('not the project')")
-    said = 'Fünf  "große" Vögel; it\'s $HOME, `ls` * \\n & more!'
     recipe.run(
-        *("--infer_audio_prompt", "my prompt.wav", f"--infer_text={said}", "--copysyn", "--infer_mode=single"),
+        *("--infer_audio_prompt", "my prompt.wav", f"--infer_text={TEXT}", "--copysyn", "--infer_mode=single"),
         *("--stage", "3", "--infer_text_prompt", text, "--infer_expt_dir", "nar", "--infer_output_dir=my speech"),
         *sets(ROOMY),
         cwd=tmp_path,
@@ -233,7 +262,7 @@ def test_single_inference_speaks_into_its_folder_alone(recipe: Recipe, nar: Done
     assert {name: after[name] for name in before} == before
     [row] = [json.loads(line) for line in (tmp_path / "my speech" / "results.jsonl").read_text().splitlines()]
     speech, rate_hz = soundfile.read(tmp_path / "my speech" / row["audio"])
-    assert (row["text"], row["prompt_text"], row["prompt_audio"]) == (said, text, str(tmp_path / "my prompt.wav"))
+    assert (row["text"], row["prompt_text"], row["prompt_audio"]) == (TEXT, text, str(tmp_path / "my prompt.wav"))
     assert (rate_hz, row["seconds"]) == (24000, round(len(speech) / 24000, 3))
     assert row["ended"] == "eos" and "error" not in row
     assert row["real_time_factor"] > 0
@@ -242,7 +271,9 @@ def test_single_inference_speaks_into_its_folder_alone(recipe: Recipe, nar: Done
     assert len(copy) == pytest.approx(24000 * row["prompt"]["seconds"], abs=24)
 
 
-def test_batch_inference_speaks_every_line_that_can_be(recipe: Recipe, nar: Done, tmp_path: Path) -> None:
+def test_batch_inference_synthesizes_every_valid_line(
+    recipe: Recipe, nar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (first, first_text), (second, second_text) = (prompt(recipe.corpus, speaker) for speaker in ("101", "102"))
     lines = [
         "# text|text_prompt|audio_prompt",
@@ -255,9 +286,8 @@ def test_batch_inference_speaks_every_line_that_can_be(recipe: Recipe, nar: Done
     (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
     before = listing(recipe.experiment("nar"))
     flags = ("--infer_mode", "batch", "--infer_expt_dir", str(recipe.experiment("nar")))
-    done = recipe.run(
-        *("-s", "3", *flags, "--test_list_file", "list.txt", "--infer_output_dir", "out"), cwd=tmp_path, status=1
-    )
+    monkeypatch.chdir(tmp_path)
+    assert call(bins.inference, *flags, "--test_list_file", "list.txt", "--infer_output_dir", "out") == 1
     assert listing(recipe.experiment("nar")) == before
     names = [f"batch/2_{first.stem}", f"batch/4_{second.stem}", f"batch/6_{second.stem}"]
     assert listing(tmp_path / "out").keys() == {f"{name}.wav" for name in names} | {"results.jsonl"}
@@ -267,5 +297,6 @@ def test_batch_inference_speaks_every_line_that_can_be(recipe: Recipe, nar: Done
     [failed] = [row for row in rows if "audio" not in row]
     assert failed["name"] == "batch/5"
     assert "missing.wav" in failed["error"]
-    assert "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if "missing.wav" in line] == [f"batch/5: {failed['error']}"]
+    logged = capsys.readouterr().err
+    assert "Traceback" not in logged
+    assert [line for line in logged.splitlines() if "missing.wav" in line] == [f"batch/5: {failed['error']}"]

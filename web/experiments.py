@@ -1,4 +1,4 @@
-"""Which experiments can speak: those with an AR and a NAR model."""
+"""Finds the experiments that the page offers: those that are trained completely."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from utils.log import log
 
 @dataclass(frozen=True)
 class ExperimentList:
-    """The experiments below `log_dir`, and `first`, which may lie elsewhere and may be one checkpoint."""
+    """The experiments below `log_dir`, after `first`: an experiment or a checkpoint, anywhere."""
 
     log_dir: Path
     first: Path | None = None
 
     def find(self) -> dict[str, Checkpoint]:
-        """What speaks for each experiment, by name, with `first` before the others; read from the disk anew."""
+        """Return the checkpoint to use for each experiment, by name, `first` before the others. Rereads the disk."""
         found: dict[str, Checkpoint] = {}
         if self.first is not None:
-            # Where it was removed the others are still there.
+            # If it was removed, the others are still offered.
             with suppress(UserError):
                 checkpoint = resolve_checkpoint(self.first, "--infer_expt_dir")
                 found[experiment_of(checkpoint).name] = checkpoint
@@ -34,7 +34,7 @@ class ExperimentList:
         return found
 
     def first_checkpoint(self) -> Checkpoint:
-        """What is chosen before anyone chooses. Raises UserError when nothing can speak."""
+        """Return the checkpoint that the page selects at first. Raises UserError if there is no usable experiment."""
         if self.first is not None:
             return resolve_checkpoint(self.first, "--infer_expt_dir")
         for checkpoint in self.find().values():
@@ -47,7 +47,7 @@ class ExperimentList:
 
 @lru_cache(maxsize=1024)
 def can_speak(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint has both models, and its experiment what goes with them; a damaged one is logged."""
+    """Whether a checkpoint holds the complete model and its experiment can be read; if not, the reason is logged."""
     experiment = Experiment.of(checkpoint)
     try:
         SymbolTable.load(experiment.symbols)

@@ -1,4 +1,4 @@
-"""The web page: its fields, and what its button does."""
+"""The web page: its fields and events."""
 
 import html
 import textwrap
@@ -26,20 +26,20 @@ from web.pictures import draw_speech
 from web.prompts import MAX_CHARACTERS, check_prompt, check_text
 from web.synthesis_queue import QueuedRequest, SynthesisQueue
 
-# So many wait for the speaker, which takes together those that fit; more wait for a place among them.
+# Requests in the synthesis queue, which batches them, and in gradio's queue before it.
 _MAX_WAITING = 32
 _MAX_QUEUED = 256
 _MAX_HISTORY = 10
 _MAX_SHOWN = 80
 _UPDATE_SECONDS = 0.2
 _INTRODUCTION = (
-    "# Vallet\nSays a text in the voice of a prompt: a recording, of about three seconds, whose text is known."
+    "# Vallet\nReads a text in the voice of a prompt: a recording of about three seconds and its transcript."
 )
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """One text that this browser session has heard."""
+    """An entry of the history of a browser session."""
 
     time: str
     text: str
@@ -48,9 +48,9 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Page:
-    """What the page's events do; `settings` reads the infer section of an experiment.
+    """Handlers of the page's events. `settings` reads the infer section of an experiment.
 
-    Speech is written below `folder`, which is gradio's own: it removes what is old.
+    Audio is written below `folder`, gradio's cache, which deletes old files.
     """
 
     queue: SynthesisQueue
@@ -71,7 +71,7 @@ class Page:
         history: Sequence[Remembered],
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for it among the defaults)
     ) -> tuple[Path, Image, str, list[Remembered]]:
-        """The speech's file, its picture, a line about it, and the history with it in front."""
+        """Return the audio file, its picture, a line about it, and the history with it as the first entry."""
         try:
             text, prompt_text = check_text(text, "the text"), check_text(prompt_text, "the prompt's text")
             prompt = check_prompt(prompt_audio)
@@ -80,26 +80,29 @@ class Page:
             request = QueuedRequest(checkpoint, sampling, text, prompt_text, prompt)
             self.queue.submit(request)
             while not wait([request.done], timeout=_UPDATE_SECONDS).done:
-                progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=_doing(request))
+                state = f"{request.num_seconds:.1f} s generated" if request.num_seconds else request.state
+                # The length is a guess, so the bar stops short of its end.
+                progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=state)
             speech = request.done.result()
+            # The folder makes the path unique; the file's name is the one that a user downloads.
             audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
             write_audio(audio, speech.audio, speech.sample_rate_hz)
             picture = draw_speech(speech.audio, speech.sample_rate_hz)
         except UserError as error:
-            raise _told(str(error)) from None
+            raise _toast(str(error)) from None
         except Exception:
-            log.exception("a text could not be spoken")
-            raise _told("something went wrong on the server; its log says what") from None
+            log.exception("a request to the page failed")
+            raise _toast("something went wrong on the server; see its log") from None
         remembered = Remembered(f"{datetime.now():%H:%M:%S}", text, audio)
         return audio, picture, _line(speech, sampling.seed), [remembered, *history][:_MAX_HISTORY]
 
     def _sampling(self, checkpoint: Checkpoint, **given: float | None) -> SamplingSettings:
-        """The experiment's own sampling, with what the page's fields say over it."""
+        """The experiment's sampling settings, replaced by the values of the page's fields."""
         if any(value is None for value in given.values()):
             raise UserError("top-k, top-p, temperature and seed each need a number")
         own = self.settings(Experiment.of(checkpoint)).model_dump(include=set(SamplingSettings.model_fields))
         try:
-            # Fields of whole numbers may come as floats.
+            # The browser may send whole numbers as floats.
             return SamplingSettings.model_validate({**own, **given}, strict=False)
         except ValidationError as error:
             first = error.errors()[0]
@@ -114,21 +117,21 @@ class Page:
         return checkpoint
 
     def list_experiments(self, chosen: str | None) -> dict:
-        """The choices of the dropdown as they are now; what is chosen stays while it is there."""
+        """Update the dropdown's choices from the disk; the selection stays if it still exists."""
         names = list(self.experiments.find())
         return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
 
     def list_sampling(self, experiment: str | None) -> list[dict]:
-        """The fields of sampling, with what the experiment's own settings say."""
+        """Set the sampling fields to the experiment's own settings."""
         try:
             infer = self.settings(Experiment.of(self._checkpoint(experiment)))
         except UserError as error:
-            raise _told(str(error)) from None
+            raise _toast(str(error)) from None
         return [gr.update(**field) for field in sampling_fields(infer)]
 
 
 def sampling_fields(infer: InferSettings) -> list[dict]:
-    """Value and limits of each field that samples: sane ones, which take in the experiment's own value."""
+    """Value and limits of each sampling field. The limits are wide enough for the experiment's own value."""
     return [
         {"value": infer.top_k, "minimum": 0, "maximum": max(1024, infer.top_k)},
         {"value": infer.top_p, "minimum": min(0.05, infer.top_p), "maximum": 1},
@@ -142,37 +145,18 @@ def sampling_fields(infer: InferSettings) -> list[dict]:
 
 
 def build_page(page: Page) -> gr.Blocks:
-    """The page; nothing in it is fetched from elsewhere, and nothing is told to others."""
-    found = page.experiments.find()
-    names = list(found)
-    first = page.settings(Experiment.of(found[names[0]]))
+    """Build the page. It fetches nothing from other machines, and reports nothing to them."""
     with gr.Blocks(title="Vallet", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=300):
-                text = gr.Textbox(label="Text to say", lines=3, max_lines=8, max_length=MAX_CHARACTERS, elem_id="text")
-                prompt_audio = gr.Audio(
-                    label=f"Prompt, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
-                    sources=["upload", "microphone"],
-                    type="filepath",
-                    buttons=[],
-                    elem_id="prompt",
-                )
-                prompt_text = gr.Textbox(
-                    label="What the prompt says", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt_text"
-                )
-                # Those that are trained while the server runs are taken as well: the events look for themselves.
-                experiment = gr.Dropdown(
-                    names, value=names[0], label="Experiment", allow_custom_value=True, elem_id="experiment"
-                )
-                with gr.Accordion("Sampling", open=False, elem_id="sampling"):
-                    sampling = _build_sampling(first)
+                texts, experiment, sampling = _build_inputs(page)
                 button = gr.Button("Speak", variant="primary", elem_id="speak")
             with gr.Column(min_width=300):
                 speech = gr.Audio(
                     label="Speech", type="filepath", interactive=False, buttons=["download"], elem_id="speech"
                 )
-                line = gr.Markdown(label="How it went", elem_id="line")
+                line = gr.Markdown(label="Result", elem_id="line")
                 picture = gr.Image(
                     label="Waveform and spectrogram",
                     interactive=False,
@@ -183,10 +167,10 @@ def build_page(page: Page) -> gr.Blocks:
                 )
                 history = gr.State([])
                 gr.render(inputs=[history], show_progress="hidden")(_show_history)
-        fields = [text, prompt_audio, prompt_text, experiment, *sampling]
+        # Each request waits in its own thread for the queue, so as many run at once as may wait.
         button.click(
             page.speak,
-            inputs=[*fields, history],
+            inputs=[*texts, experiment, *sampling, history],
             outputs=[speech, picture, line, history],
             show_progress_on=[speech],
             concurrency_limit=_MAX_WAITING,
@@ -197,14 +181,32 @@ def build_page(page: Page) -> gr.Blocks:
     return blocks.queue(max_size=_MAX_QUEUED)
 
 
-def _build_sampling(infer: InferSettings) -> list[gr.Component]:
-    top_k, top_p, temperature, seed = sampling_fields(infer)
-    return [
-        gr.Number(label="Top-k", info="Among the k likeliest codes; 0: all, 1: the likeliest", precision=0, **top_k),
-        gr.Slider(label="Top-p", info="Among the likeliest codes of this mass", step=0.01, **top_p),
-        gr.Slider(label="Temperature", info="Below 1 safer, above 1 more varied", step=0.01, **temperature),
-        gr.Number(label="Seed", info="The same seed says it the same way", precision=0, **seed),
+def _build_inputs(page: Page) -> tuple[list[gr.Component], gr.Dropdown, list[gr.Component]]:
+    """Build the fields of the text, the prompt and its text; the experiments; and the fields of sampling."""
+    found = page.experiments.find()
+    names = list(found)
+    top_k, top_p, temperature, seed = sampling_fields(page.settings(Experiment.of(found[names[0]])))
+    texts: list[gr.Component] = [
+        gr.Textbox(label="Text", lines=3, max_lines=8, max_length=MAX_CHARACTERS, elem_id="text"),
+        gr.Audio(
+            label=f"Prompt, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
+            sources=["upload", "microphone"],
+            type="filepath",
+            buttons=[],
+            elem_id="prompt",
+        ),
+        gr.Textbox(label="Text of the prompt", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt_text"),
     ]
+    # Custom values, as experiments that finish while the server runs are accepted, too.
+    experiment = gr.Dropdown(names, value=names[0], label="Experiment", allow_custom_value=True, elem_id="experiment")
+    with gr.Accordion("Sampling", open=False, elem_id="sampling"):
+        sampling: list[gr.Component] = [
+            gr.Number(label="Top-k", info="Sample among the k likeliest codes; 0: all", precision=0, **top_k),
+            gr.Slider(label="Top-p", info="Sample among the likeliest codes of this mass", step=0.01, **top_p),
+            gr.Slider(label="Temperature", info="Lower: safer; higher: more varied", step=0.01, **temperature),
+            gr.Number(label="Seed", info="The same seed gives the same speech", precision=0, **seed),
+        ]
+    return texts, experiment, sampling
 
 
 def _show_history(history: Sequence[Remembered]) -> None:
@@ -222,25 +224,14 @@ def _show_history(history: Sequence[Remembered]) -> None:
         )
 
 
-def _doing(request: QueuedRequest) -> str:
-    return f"{request.num_seconds:.1f} s spoken" if request.num_seconds else request.doing
-
-
 def _line(speech: Speech, seed: int) -> str:
     tries = f"try {speech.num_tries}; " if speech.num_tries > 1 else ""
     return f"{speech.seconds:.2f} s; {tries}real-time factor {speech.real_time_factor:.2f}; seed {seed}"
 
 
-def _as_sentence(message: str) -> str:
-    """A capital in front, unless the first word is a name: of a file, a setting or a flag."""
-    first = message.split(maxsplit=1)[0]
-    return message[0].upper() + message[1:] if first.rstrip(",;:").isalpha() else message
-
-
-def _told(message: str) -> gr.Error:
-    """A message that stays until it is closed; the page takes it as HTML."""
-    return gr.Error(
-        html.escape(_as_sentence(message), quote=False),
-        duration=None,
-        print_exception=False,
-    )
+def _toast(message: str) -> gr.Error:
+    """An error that stays on the page until it is closed. Escaped, as the page takes it as HTML."""
+    # Capitalize it, unless it begins with the name of a file, a setting or a flag.
+    if message.split(maxsplit=1)[0].rstrip(",;:").isalpha():
+        message = message[0].upper() + message[1:]
+    return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)

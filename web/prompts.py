@@ -1,4 +1,4 @@
-"""What the page takes: texts and prompts of a sane length, told in one line where they are not."""
+"""Checks texts and prompts from the page; each mistake is one line."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ MAX_CHARACTERS = 1000
 
 
 def check_text(text: str, name: str) -> str:
-    """The text without blanks around it. Raises UserError when it is empty or too long; `name` says which it is."""
+    """Strip a text. Raises UserError if it is empty or too long; `name` is what the message calls it."""
     text = text.strip()
     if not text:
         raise UserError(f"{name} is empty; write it first")
     if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{name} has {len(text)} characters; at most {MAX_CHARACTERS} are taken, so say it in parts")
+        raise UserError(f"{name} has {len(text)} characters; the limit is {MAX_CHARACTERS}, so split it")
     return text
 
 
 def check_prompt(path: str | None) -> Path:
-    """The prompt's file. Raises UserError when there is none, it is not audio, or it is too short or too long."""
+    """Return the prompt's file. Raises UserError if there is none, or it is not audio, or too short or too long."""
     if not path:
         raise UserError("there is no prompt; upload or record a few seconds of the voice")
     try:
@@ -30,7 +30,7 @@ def check_prompt(path: str | None) -> Path:
 
 
 def read_prompt(path: Path, text: str, sample_rate_hz: int) -> Prompt:
-    """`prepare_prompt`, with errors that name an upload as its owner does."""
+    """Call `prepare_prompt`; errors name the file as the user who uploaded it knows it."""
     try:
         return prepare_prompt(path, text, sample_rate_hz)
     except UserError as error:
@@ -38,5 +38,5 @@ def read_prompt(path: Path, text: str, sample_rate_hz: int) -> Prompt:
 
 
 def _by_its_name(path: Path, error: UserError) -> UserError:
-    """The error without the folder that uploads lie in, which says nothing to who uploaded."""
+    """Remove the server's upload folder from an error: it means nothing to the user."""
     return UserError(str(error).replace(str(path), path.name))

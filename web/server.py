@@ -1,4 +1,4 @@
-"""The server that shows the page until it is stopped."""
+"""Serves the page until the process is stopped."""
 
 import os
 import signal
@@ -6,7 +6,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import gradio as gr
 
@@ -19,9 +18,9 @@ from web.page import Page, build_page
 from web.synthesis_queue import SynthesisQueue
 
 _MAX_UPLOAD = "64mb"
-# Enough for every request that waits, and for what the page asks beside.
+# Enough for all waiting requests and for the page's other events.
 _MAX_THREADS = 64
-# A long label stands beside the button of its player, not below it.
+# Keep a long label beside the player's button, not below it.
 _CSS = ".remembered > label { max-width: calc(100% - 3rem); }"
 
 
@@ -32,9 +31,10 @@ def serve(
     host: str,
     port: int,
 ) -> None:
-    """Show the page until the process is interrupted. Raises UserError when nothing can listen there."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    # ExperimentList that are uploaded and speech that is made are gone with the server.
+    """Serve the page until the process is interrupted. Raises UserError if the address cannot be used."""
+    # Handle SIGTERM as Ctrl-C, so that the cleanup below runs.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Uploaded prompts and synthesized audio are deleted when the server ends.
     with tempfile.TemporaryDirectory(prefix="vallet-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = build_page(Page(queue, experiments, settings, Path(folder)))
@@ -42,6 +42,7 @@ def serve(
             _, url, _ = blocks.launch(
                 server_name=host,
                 server_port=port,
+                # No tunnel through gradio's servers, and no server of Node beside this one.
                 share=False,
                 ssr_mode=False,
                 quiet=True,
@@ -50,24 +51,20 @@ def serve(
                 max_file_size=_MAX_UPLOAD,
                 footer_links=["api"],
                 css=_CSS,
-                # The fonts of the machine: nothing is fetched from elsewhere.
+                # System fonts, so that the page fetches nothing from other machines.
                 theme=gr.themes.Default(
                     primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
                 ),
             )
         except OSError as error:
             raise UserError(
-                f"--host, --port: {host}:{port} is in use or not this machine's; choose another port, such as "
-                f"--port {port % 65535 + 1}"
+                f"--host, --port: {host}:{port} is in use or not an address of this machine; "
+                f"choose another port, such as --port {port % 65535 + 1}"
             ) from error
         queue.start()
-        log.info("the page is at %s until Ctrl-C", url)
+        log.info("the page is at %s (stop it with Ctrl-C)", url)
         try:
             threading.Event().wait()
         finally:
             blocks.close(verbose=False)
             queue.close()
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

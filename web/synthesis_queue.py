@@ -1,4 +1,4 @@
-"""One thread that speaks for all who wait: requests that fit together are decoded together."""
+"""One thread that synthesizes for all users. Waiting requests for the same model and sampling form a batch."""
 
 import math
 import threading
@@ -16,31 +16,27 @@ from utils.errors import UserError
 from web.prompts import read_prompt
 
 _CLOSING = "the server is closing"
-# Experiments in memory at a time.
+# Experiments kept in memory.
 MAX_LOADED = 2
 
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """One text to say, and how far it is: `num_seconds` of it are decoded, of a length that is guessed."""
+    """A text to synthesize and its progress: `num_seconds` are decoded, of about `guessed_seconds`."""
 
     checkpoint: Checkpoint
     sampling: SamplingSettings
     text: str
     prompt_text: str
     prompt_audio: Path
-    doing: Literal["waiting", "loading the model", "speaking"] = "waiting"
+    state: Literal["waiting", "loading the model", "speaking"] = "waiting"
     num_seconds: float = 0.0
     guessed_seconds: float = math.inf
     done: "Future[Speech]" = field(default_factory=Future)
 
-    def goes_with(self, other: "QueuedRequest") -> bool:
-        """Whether the two can be decoded together."""
-        return (self.checkpoint, self.sampling) == (other.checkpoint, other.sampling)
-
 
 class SynthesisQueue:
-    """Loads an experiment when it is first chosen, and keeps the last `MAX_LOADED` that were."""
+    """Runs requests in a thread of its own. Loads experiments on demand and keeps the `MAX_LOADED` last used."""
 
     def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
         self._build = build
@@ -54,30 +50,27 @@ class SynthesisQueue:
         self._thread.start()
 
     def submit(self, request: QueuedRequest) -> None:
-        """Put a request behind those that wait; `request.done` gets its speech, or UserError."""
+        """Append a request to the queue; `request.done` receives its Speech or an exception."""
         with self._changed:
             self._waiting.append(request)
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread, which stops speaking at the next frame; those that wait are told."""
+        """Stop the thread at the next frame; all unfinished requests fail with UserError."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
 
     def load(self, checkpoint: Checkpoint) -> Synthesizer:
-        """The experiment's synthesizer, built unless it is one of those in memory.
-
-        Raises UserError when the experiment cannot speak.
-        """
+        """Return the experiment's synthesizer, from memory if it is there. Raises UserError if it cannot be loaded."""
         folder = experiment_of(checkpoint)
         found = self._loaded.pop(folder, None)
         if found is None or found[0] != checkpoint:
-            # What has to go goes before the new one comes: there may be no room for both.
+            # Free the old model before loading the new one: there may be no memory for both.
             found = None
             while len(self._loaded) >= MAX_LOADED:
-                # The first is the one that was chosen longest ago.
+                # The dictionary is in order of last use.
                 self._loaded.pop(next(iter(self._loaded)))
             release_memory()
             found = checkpoint, self._build(checkpoint)
@@ -95,50 +88,51 @@ class SynthesisQueue:
             self._speak_next(first)
 
     def _speak_next(self, first: QueuedRequest) -> None:
-        """Speak the first request and those that go with it. Every error is reported to the requests that it concerns.
+        """Synthesize the first request with all that fit in its batch; errors go to the requests they concern.
 
-        No local name of `_run` holds the voice, so that one that leaves memory does so before the next is loaded.
+        This is not part of `_run`, so that no local variable keeps a model alive while the next one is loaded.
         """
-        first.doing = "loading the model"
+        first.state = "loading the model"
         try:
-            voice = self.load(first.checkpoint)
+            synthesizer = self.load(first.checkpoint)
         except Exception as error:
             _fail(self._take(first), error)
             return
-        group = self._take(first, voice.settings.max_batch_size)
+        group = self._take(first, synthesizer.settings.max_batch_size)
         try:
-            self._speak_group(voice, group)
+            self._speak_group(synthesizer, group)
         except Exception as error:
             _fail(group, error)
 
     def _take(self, first: QueuedRequest, most: int | None = None) -> list[QueuedRequest]:
-        """The first request and those that wait and go with it, at most `most` together, out of the queue."""
+        """Remove the first request and those that fit in its batch, at most `most` in all, from the queue."""
         with self._changed:
-            group = [request for request in self._waiting if request.goes_with(first)][:most]
+            key = first.checkpoint, first.sampling
+            group = [request for request in self._waiting if (request.checkpoint, request.sampling) == key][:most]
             self._waiting = [request for request in self._waiting if request not in group]
         return group
 
-    def _speak_group(self, voice: Synthesizer, group: Sequence[QueuedRequest]) -> None:
-        """Speak jobs of one voice and one sampling together; one that cannot be spoken does not take others with it."""
+    def _speak_group(self, synthesizer: Synthesizer, group: Sequence[QueuedRequest]) -> None:
+        """Synthesize a batch of one experiment and one sampling; a request that fails does not affect the others."""
         ready: list[tuple[QueuedRequest, Request]] = []
         for request in group:
-            request.doing = "speaking"
+            request.state = "speaking"
             try:
-                prompt = read_prompt(request.prompt_audio, request.prompt_text, voice.codec.sample_rate_hz)
-                # As fast as the prompt was said.
+                prompt = read_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
+                # Assume the speaking rate of the prompt.
                 request.guessed_seconds = prompt.seconds * len(request.text) / len(prompt.text)
                 ready.append((request, Request(request.text, prompt.text, prompt.audio)))
             except Exception as error:
                 request.done.set_exception(error)
 
-        def hear(num_frames: int) -> None:
+        def on_frames(num_frames: int) -> None:
             if self._is_closed:
                 raise UserError(_CLOSING)
             for request, _ in ready:
-                request.num_seconds = num_frames / voice.codec.frame_rate_hz
+                request.num_seconds = num_frames / synthesizer.codec.frame_rate_hz
 
-        sampled = voice.with_settings(**group[0].sampling.model_dump())
-        speeches = sampled.synthesize([request for _, request in ready], on_frames=hear)
+        sampled = synthesizer.with_settings(**group[0].sampling.model_dump())
+        speeches = sampled.synthesize([request for _, request in ready], on_frames=on_frames)
         for (request, _), speech in zip(ready, speeches, strict=True):
             if isinstance(speech, UserError):
                 request.done.set_exception(speech)

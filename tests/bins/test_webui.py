@@ -1,54 +1,72 @@
-"""Starting stage 5: a server that runs until it is stopped, or one line if it cannot start."""
+"""Stage 5: a server that answers until it is stopped, and its messages if it cannot start."""
 
 import os
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
 
 import bins.webui
-from tests.conftest import ROOT, free_port
+from tests.conftest import free_port
 from tests.recipe import Recipe, prompt
 from tests.tiny_runs import ROOMY, let_speech_end, sets
 
-RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The server changes these for its whole process."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
-def test_it_runs_until_it_is_stopped_and_leaves_nothing(trained: Recipe, tmp_path: Path) -> None:
-    port = free_port()
-    environment = {
-        "VIRTUAL_ENV": sys.prefix,
-        "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(tmp_path),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    speaking = trained.copied("nar", "nar_of_the_page")
-    let_speech_end(speaking)
-    flags = ["--stage", "5", "--config", str(trained.config), "--port", str(port), "--set", "infer.seed=3"]
-    flags += ["--infer_expt_dir", str(speaking), *sets(ROOMY)]
-    server = subprocess.Popen(
-        ["sh", str(RUN_SH), *flags], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
-    )
+def test_the_server_answers_until_it_is_stopped_and_leaves_no_files(
+    trained: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    port, lines = free_port(), []
+    experiment = trained.copied("nar", "nar_of_the_page")
+    let_speech_end(experiment)
+    audio, text = prompt(trained.corpus, "103")
+
+    has_ended = threading.Event()
+
+    def is_listening() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def use_and_stop() -> None:
+        while not is_listening():
+            if has_ended.wait(0.05):
+                return
+        try:
+            client = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False)
+            fields = {"text": "The old house.", "prompt_audio": handle_file(str(audio)), "prompt_text": text}
+            lines.append(client.predict(**fields, api_name="/speak")[2])
+            client.close()
+        finally:
+            # Its handler is installed before the server listens.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    user = threading.Thread(target=use_and_stop)
+    user.start()
+    flags = ("--config", str(trained.config), "--port", str(port), "--set", "infer.seed=3", *sets(ROOMY))
     try:
-        assert server.stderr is not None
-        told = server.stderr.readline()
-        assert told == f"the page is at http://127.0.0.1:{port}/ until Ctrl-C\n"
-        audio, text = prompt(trained.corpus, "103")
-        _, _, line = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False).predict(
-            text="The old house.", prompt_audio=handle_file(str(audio)), prompt_text=text, api_name="/speak"
-        )
-        assert line.endswith("; seed 3")
-        server.send_signal(signal.SIGTERM)
-        rest = server.communicate(timeout=300)[1]
+        assert trained.call(bins.webui, *flags, "--infer_expt_dir", str(experiment)) == 130
     finally:
-        server.kill()
-    assert server.returncode == 130
-    assert rest.splitlines()[-1] == "interrupted" and "Traceback" not in rest
+        has_ended.set()
+        user.join()
+    [line] = lines
+    assert line.endswith("; seed 3")
+    logged = capsys.readouterr().err
+    assert f"the page is at http://127.0.0.1:{port}/ (stop it with Ctrl-C)\n" in logged
+    assert logged.splitlines()[-1] == "interrupted" and "Traceback" not in logged
     assert not list(tmp_path.glob("vallet-*"))
 
 
@@ -57,11 +75,9 @@ def test_a_port_in_use_is_one_line(trained: Recipe, capsys: pytest.CaptureFixtur
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         port = listening.getsockname()[1]
-        before = signal.getsignal(signal.SIGTERM)
         assert trained.call(bins.webui, "--infer_expt_dir", str(trained.experiment("nar")), "--port", str(port)) == 1
-        signal.signal(signal.SIGTERM, before)
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --host, --port: 127.0.0.1:{port} is in use or not this machine's; choose another")
+    assert line.startswith(f"error: --host, --port: 127.0.0.1:{port} is in use or not an address of this")
 
 
 def test_gradio_that_is_missing_is_one_line(

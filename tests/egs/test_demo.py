@@ -1,5 +1,6 @@
-"""The demo's check tells sentences apart, and its lists hold what it says they do."""
+"""The demo's check recognizes sentences and voices; its list, picture and steps are as documented."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def speak(folder: Path, lines: list, shift: int = 0, words_per_minute: int = 25) -> Path:
-    """What a good model would have made of the lines, or, shifted, of others: each voice, but faster and noisy."""
+    """Write clips as a good model would: each voice, but faster and noisy; with `shift`, with other lines' texts."""
     noise = np.random.default_rng(0)
     (folder / "batch").mkdir(parents=True)
     for i, line in enumerate(lines):
@@ -45,41 +46,47 @@ def speak(folder: Path, lines: list, shift: int = 0, words_per_minute: int = 25)
     return folder
 
 
-def test_the_check_hears_what_was_said_and_by_whom(
+def test_the_check_recognizes_sentences_and_voices(
     demo: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = demo.held_out_lines(corpus)[::2]
-    said, others = speak(tmp_path / "said", lines), speak(tmp_path / "others", lines, shift=7)
-    assert demo.check(said, said, lines)
-    assert not demo.check(others, said, lines)
+    # One line of each voice: as many as a clip is compared with.
+    lines = demo.held_out_lines(corpus)[::4]
+    assert len(lines) == demo.NUM_REFERENCES
+    right, wrong, exact = (
+        demo.match_clips(speak(tmp_path / name, lines, **changes), lines)
+        for name, changes in (("right", {}), ("wrong", {"shift": 7}), ("exact", {"words_per_minute": 1}))
+    )
+    assert demo.check(right, right, lines)
+    assert not demo.check(wrong, right, lines)
     good, bad = re.findall(r"model +(\d+) % +(\d+) % +([\d.]+) dB", capsys.readouterr().out)
     assert int(good[0]) >= 95 and int(good[1]) >= 95
-    # The text that was said instead is among the ten.
+    # The text of the other line is among the ten.
     assert int(bad[0]) == 0 and float(bad[2]) > 1.5 * float(good[2])
-    # Right and yet far from what the codec could do.
-    assert not demo.check(said, speak(tmp_path / "exact", lines, words_per_minute=1), lines)
+    # All sentences and voices are right, but the distance is too large compared with the codec's.
+    assert not demo.check(right, exact, lines)
 
 
-def test_a_voice_that_is_not_kept_is_heard(demo: ModuleType, corpus: Path) -> None:
+def test_another_voice_is_recognized(demo: ModuleType, corpus: Path) -> None:
     line = demo.held_out_lines(corpus)[0]
-    other = demo.hear(render(line.text, VOICES[1]), line, [line.text])
+    other = demo.match(render(line.text, VOICES[1]), line, [line.text])
     assert (other.voice, other.text) == (VOICES[1], line.text)
-    assert demo.hear(render(line.text, line.voice), line, [line.text]).distance_db < 0.5 < other.distance_db
+    assert demo.match(render(line.text, line.voice), line, [line.text]).distance_db < 0.5 < other.distance_db
 
 
-def test_silence_and_a_missing_file_are_told(demo: ModuleType, corpus: Path, tmp_path: Path) -> None:
-    lines = demo.held_out_lines(corpus)[:3]
-    said = speak(tmp_path, lines)
-    path = said / "batch" / f"3_{lines[2].audio_prompt.stem}.wav"
+def test_silence_and_a_missing_file_are_errors(demo: ModuleType, corpus: Path, tmp_path: Path) -> None:
+    [line, *_] = demo.held_out_lines(corpus)
+    lines = [replace(line, audio_prompt=Path("prompt.wav"))]
+    path = tmp_path / "batch" / "1_prompt.wav"
+    path.parent.mkdir()
     soundfile.write(path, np.zeros(24000), 24000)
     with pytest.raises(UserError, match="silent"):
-        demo.listen(said, lines)
+        demo.match_clips(tmp_path, lines)
     path.unlink()
     with pytest.raises(UserError, match="missing"):
-        demo.listen(said, lines)
+        demo.match_clips(tmp_path, lines)
 
 
-def test_lists_are_spread_over_the_voices_and_no_prompt_tells_the_text(
+def test_the_list_has_all_voices_and_no_prompt_has_the_text_of_its_line(
     demo: ModuleType, corpus: Path, tmp_path: Path
 ) -> None:
     lines = demo.held_out_lines(corpus)
@@ -112,11 +119,11 @@ def test_the_picture_has_both_trainings_and_both_spectrograms(demo: ModuleType, 
     assert pyplot.imread(tmp_path / "demo.png").shape[:2] == (660, 1210)
 
 
-def test_a_part_is_done_once_and_not_mixed_with_other_settings(
+def test_a_step_runs_once_and_is_not_mixed_with_other_settings(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "CONFIG", "egs/tts/VALLE/exp_config.json")
-    notes, product, calls = tmp_path / "done.json", tmp_path / "product", []
+    done, product, calls = tmp_path / "done.json", tmp_path / "product", []
 
     def work() -> None:
         product.mkdir(exist_ok=True)
@@ -125,14 +132,26 @@ def test_a_part_is_done_once_and_not_mixed_with_other_settings(
             raise UserError("interrupted")
 
     with pytest.raises(UserError, match="interrupted"):
-        demo.Parts(notes).run("part", work, product)
+        demo.run_step(done, "step", work, product)
     for _ in range(2):
-        demo.Parts(notes).run("part", work, product)
+        demo.run_step(done, "step", work, product)
     assert len(calls) == 2
     product.rmdir()
-    demo.Parts(notes).run("part", work, product)
+    demo.run_step(done, "step", work, product)
     assert len(calls) == 3
-    assert "there already" in capsys.readouterr().out
+    assert "step: complete, in" in capsys.readouterr().out
     monkeypatch.setattr(demo, "CONFIG", "config/base.json")
-    with pytest.raises(UserError, match="product"):
-        demo.Parts(notes).run("part", work, product)
+    with pytest.raises(UserError, match="product was not made by this demo"):
+        demo.run_step(done, "step", work, product)
+
+
+def test_a_step_without_a_product_always_runs_and_keeps_the_time_of_its_first_run(
+    demo: ModuleType, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+    demo.run_step(tmp_path / "done.json", "step", lambda: calls.append(1))
+    notes = json.loads((tmp_path / "done.json").read_text())
+    notes["step"]["seconds"] = 99.0
+    (tmp_path / "done.json").write_text(json.dumps(notes))
+    demo.run_step(tmp_path / "done.json", "step", lambda: calls.append(2))
+    assert calls == [1, 2] and json.loads((tmp_path / "done.json").read_text()) == notes

@@ -1,4 +1,4 @@
-"""Stage 4 on tiny experiments: the table's rows, the page, the lists, and what is told where something lacks."""
+"""Stage 4 on tiny experiments: the rows of the table, the report, test lists, and errors."""
 
 import base64
 import html
@@ -24,7 +24,7 @@ from utils.errors import UserError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus, two pairs and a test list of three texts, the last without a reference."""
+    """A corpus, two experiments and a test list of three texts, the last without a reference."""
     folder = tmp_path_factory.mktemp("evaluation")
     corpus = write_custom(folder / "corpus", 16)
     config = write_config(folder / "exp_config.json", corpus, folder)
@@ -38,40 +38,62 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(folder: Path, *flags: str, status: int = 0) -> tuple[dict, str]:
-    """`metrics.json` and `report.html` of a call on the test list."""
+def evaluate(folder: Path, *flags: str, test_list: str = "list.txt", status: int = 0) -> tuple[dict, str]:
+    """`metrics.json` and `report.html` of a run of stage 4."""
     output = folder / "out"
     shutil.rmtree(output, ignore_errors=True)
-    own = ("--test_list_file", str(folder / "list.txt"), "--eval_output_dir", str(output))
+    own = ("--test_list_file", str(folder / test_list), "--eval_output_dir", str(output))
     assert call(bins.evaluate, *own, *flags) == status
     return json.loads((output / "metrics.json").read_text()), (output / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")
-def hearing(folder: Path) -> tuple[str, ...]:
-    """Flags for a tiny recognizer: PocketSphinx takes most of the time of an evaluation of noise."""
+def recognizer(folder: Path) -> tuple[str, ...]:
+    """Flags for a tiny recognizer. PocketSphinx takes many seconds to transcribe noise."""
     return "--asr", "hubert", "--asr_model", str(save_hubert(folder / "hubert"))
 
 
-# Few tests look at what was heard.
-DEAF = ("--asr", "none")
+# For tests that look at the numbers alone: drawing spectrograms takes most of the time of a small evaluation.
+NO_PICTURES = ("--num_report_texts", "0")
+NO_WORDS = ("--asr", "none", *NO_PICTURES)
 
 
 @pytest.fixture(scope="module")
-def measured(folder: Path, hearing: tuple[str, ...]) -> tuple[dict, str, Path]:
-    """`metrics.json` and `report.html` of the first pair, and a copy of the folder that they lie in."""
-    metrics, page = evaluate(folder, *experiments(folder, 1), *hearing)
+def measured(folder: Path, recognizer: tuple[str, ...]) -> tuple[dict, str, Path]:
+    """`metrics.json` and `report.html` of the first experiment, and a copy of the output folder."""
+    metrics, page = evaluate(folder, *experiments(folder, 1), *recognizer)
     return metrics, page, Path(shutil.copytree(folder / "out", folder / "measured"))
+
+
+@pytest.fixture(scope="module")
+def from_audio(folder: Path, measured, recognizer: tuple[str, ...]) -> tuple[dict, str, Path]:
+    """The same for the audio that `measured` wrote, with one text in the report; and the folder of the audio."""
+    audio = Path(shutil.copytree(measured[2] / "pair_1", folder / "audio"))
+    metrics, page = evaluate(folder, "--audio_dir", str(audio), *recognizer, "--num_report_texts", "1")
+    return metrics, page, audio
+
+
+@pytest.fixture(scope="module")
+def mixed(folder: Path, recognizer: tuple[str, ...]) -> tuple[dict, str, str]:
+    """`metrics.json` and `report.html` of a list with invalid lines and odd texts, and the text of the former."""
+    good = (folder / "list.txt").read_text()
+    prompt = good.splitlines()[-1].split("|", 1)[1]
+    odd = ("...|often find|missing.wav", "only one", f"?!|{prompt}", f"Hmm.|{prompt}", f"Early birds.|{prompt}")
+    (folder / "mixed.txt").write_text("\n".join((good, *odd)))
+    metrics, page = evaluate(
+        folder, *experiments(folder, 1), *recognizer, *NO_PICTURES, test_list="mixed.txt", status=1
+    )
+    return metrics, page, (folder / "out" / "metrics.json").read_text()
 
 
 def experiments(folder: Path, *seeds: int) -> list[str]:
     return [part for seed in seeds for part in ("--infer_expt_dir", str(folder / "ckpts" / f"pair_{seed}"))]
 
 
-def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path) -> None:
-    metrics, page = evaluate(folder, *experiments(folder, 1, 2))
+def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path, recognizer) -> None:
+    metrics, page = evaluate(folder, *experiments(folder, 1, 2), *recognizer, *NO_PICTURES)
     systems = metrics["systems"]
-    # Both have one codec.
+    # Both have the same codec.
     assert list(systems) == ["ground truth", "codec resynthesis", "pair_1", "pair_2"]
     assert [systems[name]["num_utterances"] for name in systems] == [2, 2, 3, 3]
     assert set(metrics["missing"]) == {"speaker similarity", "DNSMOS"}
@@ -88,7 +110,7 @@ def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path) -> No
         assert row in html.unescape(page)
 
 
-def test_the_page_holds_its_sounds_worst_first_and_asks_nobody(folder: Path, measured) -> None:
+def test_the_report_has_its_audio_worst_first_and_fetches_nothing(measured, from_audio) -> None:
     metrics, page, _ = measured
     sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     # Prompt and speech of three texts, recording and resynthesis of two.
@@ -99,44 +121,52 @@ def test_the_page_holds_its_sounds_worst_first_and_asks_nobody(folder: Path, mea
     assert badness == sorted(badness, reverse=True)
     rows = metrics["systems"]["pair_1"]["utterances"]
     assert badness[0] == pytest.approx(max(row["wer"] for row in rows.values()))
-    _, short = evaluate(folder, *experiments(folder, 1), *DEAF, "--num_report_texts", "1")
+    _, short, _ = from_audio
     assert "The 1 worst of 3." in short and short.count("<section") == 1
 
 
-def test_audio_that_is_there_is_measured_as_it_is(folder: Path, measured, hearing) -> None:
-    spoken, _, output = measured
-    there = folder / "there"
-    shutil.copytree(output / "pair_1", there)
-    taken, _ = evaluate(folder, "--audio_dir", str(there), *hearing)
-    assert list(taken["systems"]) == ["ground truth", "there"]
-    assert taken["systems"]["there"]["metrics"] == spoken["systems"]["pair_1"]["metrics"]
-    [first, *_] = sorted(there.glob("batch/*.wav"))
+def test_existing_audio_has_the_metrics_of_the_experiment_that_wrote_it(folder: Path, measured, from_audio) -> None:
+    metrics, _, audio = from_audio
+    assert list(metrics["systems"]) == ["ground truth", "audio"]
+    assert metrics["systems"]["audio"]["metrics"] == measured[0]["systems"]["pair_1"]["metrics"]
+    incomplete = Path(shutil.copytree(audio, folder / "incomplete"))
+    [first, *_] = sorted(incomplete.glob("batch/*.wav"))
     first.unlink()
-    lacking, page = evaluate(folder, "--audio_dir", str(there), *DEAF, status=1)
-    [reason] = lacking["systems"]["there"]["failures"].values()
+    metrics, page = evaluate(folder, "--audio_dir", str(incomplete), *NO_WORDS, status=1)
+    [reason] = metrics["systems"]["incomplete"]["failures"].values()
     assert first.name in reason and first.name in page
-    assert lacking["systems"]["there"]["num_utterances"] == 2
+    assert metrics["systems"]["incomplete"]["num_utterances"] == 2
 
 
-def test_a_line_that_cannot_be_spoken_is_named_and_the_others_are_measured(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "list.txt").write_text((folder / "list.txt").read_text() + "\n...|often find|missing.wav\nonly one\n")
-    flags = ("--test_list_file", str(tmp_path / "list.txt"), "--eval_output_dir", str(tmp_path / "out"))
-    assert call(bins.evaluate, *flags, *experiments(folder, 1), *DEAF) == 1
-    system = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]["pair_1"]
-    assert system["num_utterances"] == 3 and len(system["failures"]) == 2
-    stderr = capsys.readouterr().err
-    assert "missing.wav" in stderr and "1 fields" in stderr and "Traceback" not in stderr
+def test_lines_without_speech_are_named_and_count_as_failed(mixed) -> None:
+    metrics, page, _ = mixed
+    system = metrics["systems"]["pair_1"]
+    assert system["num_utterances"] == 5 and len(system["failures"]) == 3
+    missing, one_field, no_words = system["failures"].values()
+    assert "missing.wav" in missing and "1 fields" in one_field and "?!" in no_words
+    assert all(reason in html.unescape(page) for reason in system["failures"].values())
+    assert system["metrics"]["failed"]["mean"] == 3 / 8
 
 
-def test_speech_that_failed_is_measured_and_is_a_failure(folder: Path, measured) -> None:
+def test_a_text_without_words_has_no_word_error_rate(mixed) -> None:
+    metrics, page, text = mixed
+    pair = metrics["systems"]["pair_1"]
+    [name] = [name for name, row in pair["utterances"].items() if "wer" not in row]
+    assert name.startswith("batch/7_") and np.isfinite(pair["metrics"]["wer"]["mean"])
+    how = metrics["missing"]["word error rate of 1 of 5 texts"]
+    assert name in how and how in html.unescape(page)
+    # Strict JSON has no NaN.
+    json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+
+
+def test_speech_that_failed_is_measured_and_is_a_failure(folder: Path, measured, capsys) -> None:
     short = ("--set", "infer.slack_seconds=0", "--set", "infer.max_seconds_per_phone=0.001")
-    metrics, page = evaluate(folder, *experiments(folder, 1), *short, *DEAF, status=1)
+    metrics, page = evaluate(folder, *experiments(folder, 1), *short, *NO_WORDS, status=1)
     pair = metrics["systems"]["pair_1"]
     assert len(pair["failures"]) == 3 and all("was cut off at" in reason for reason in pair["failures"].values())
     assert pair["num_utterances"] == 3 and pair["metrics"]["failed"]["mean"] == 1
-    assert "was cut off at" in page
+    logged = capsys.readouterr().err
+    assert "was cut off at" in page and "was cut off at" in logged and "Traceback" not in logged
     assert measured[0]["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0
 
 
@@ -145,51 +175,19 @@ def test_another_list_is_evaluated_in_the_same_folder(folder: Path, measured, tm
     other, output = tmp_path / "other.txt", Path(shutil.copytree(before, tmp_path / "out"))
     other.write_text((folder / "list.txt").read_text().replace("early birds", "green birds"))
     own = ("--test_list_file", str(other), "--eval_output_dir", str(output))
-    assert call(bins.evaluate, *own, *experiments(folder, 1), *DEAF) == 0
+    assert call(bins.evaluate, *own, *experiments(folder, 1), *NO_WORDS) == 0
     again = json.loads((output / "metrics.json").read_text())
     assert again["systems"]["pair_1"]["utterances"].keys() == metrics["systems"]["pair_1"]["utterances"].keys()
-    said = (output / "pair_1" / "results.jsonl").read_text()
-    assert "green birds 0" in said and "early birds" not in said
+    results = (output / "pair_1" / "results.jsonl").read_text()
+    assert "green birds 0" in results and "early birds" not in results
 
 
-def test_a_text_without_audio_counts_among_those_that_failed(folder: Path) -> None:
-    texts = folder / "list.txt"
-    before = texts.read_text()
-    texts.write_text(f"{before}\n?!|{before.splitlines()[-1].split('|', 1)[1]}")
-    try:
-        metrics, _ = evaluate(folder, *experiments(folder, 1), *DEAF, status=1)
-    finally:
-        texts.write_text(before)
-    assert metrics["systems"]["pair_1"]["metrics"]["failed"]["mean"] == 0.25
-
-
-def test_a_text_that_normalisation_empties_has_no_word_error_rate(folder: Path, hearing) -> None:
-    texts = folder / "list.txt"
-    before = texts.read_text()
-    prompt = before.splitlines()[-1].split("|", 1)[1]
-    texts.write_text(f"{before}\nHmm.|{prompt}\nEarly birds.|{prompt}")
-    try:
-        metrics, page = evaluate(folder, *experiments(folder, 1), *hearing)
-    finally:
-        texts.write_text(before)
-    pair = metrics["systems"]["pair_1"]
-    [name] = [name for name, row in pair["utterances"].items() if "wer" not in row]
-    assert name.startswith("batch/4_") and np.isfinite(pair["metrics"]["wer"]["mean"])
-    [how] = [how for metric, how in metrics["missing"].items() if metric == "word error rate of 1 of 5 texts"]
-    assert name in how and how in html.unescape(page)
-    # Strict JSON, with no number that is none.
-    text = (folder / "out" / "metrics.json").read_text()
-    json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
-
-
-def test_a_continuation_is_of_the_whole_text_and_its_prompt_tells_nothing_of_the_voice(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_continuation_is_compared_with_the_whole_recording(folder: Path, tmp_path: Path) -> None:
     wavs = sorted((folder / "corpus" / "wavs").iterdir())[:2]
     (tmp_path / "list.txt").write_text("".join(f"early birds|early birds|{wav}|{wav}\n" for wav in wavs))
     flags = ("--test_list_file", str(tmp_path / "list.txt"), "--eval_output_dir", str(tmp_path / "out"), "--continual")
     kept = sets({"infer.continual_prompt_seconds": 0.6})
-    assert call(bins.evaluate, *flags, *experiments(folder, 1), *kept, *DEAF) == 0
+    assert call(bins.evaluate, *flags, *experiments(folder, 1), *kept, *NO_WORDS) == 0
     system = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]["pair_1"]
     for row, wav in zip(system["utterances"].values(), wavs, strict=True):
         assert soundfile.info(row["audio"]).duration > 0.6
@@ -208,7 +206,7 @@ def test_a_continuation_is_of_the_whole_text_and_its_prompt_tells_nothing_of_the
         (("--build_test_lists", "libritts"), "--eval_output_dir: needed with --build_test_lists"),
     ],
 )
-def test_flags_that_do_not_fit_are_one_line(flags: tuple[str, ...], words: str, capsys) -> None:
+def test_flags_that_do_not_go_together_are_one_line(flags: tuple[str, ...], words: str, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         bins.evaluate.main(["--test_list_file", "x", *flags])
     assert ended.value.code == 2
@@ -216,7 +214,7 @@ def test_flags_that_do_not_fit_are_one_line(flags: tuple[str, ...], words: str, 
     assert words in line
 
 
-def test_the_usual_lists_have_texts_of_their_length_and_prompts_of_the_speaker(tmp_path: Path) -> None:
+def test_the_usual_lists_have_texts_of_4_to_10_s_and_prompts_of_the_same_speaker(tmp_path: Path) -> None:
     seconds = {"a": 3.5, "b": 6.0, "c": 9.9, "d": 10.5, "e": 3.1, "f": 5.0, "g": 8.0}
     speakers = {name: "s1" if name < "f" else "s2" for name in seconds}
     for name, length in seconds.items():
@@ -233,7 +231,7 @@ def test_the_usual_lists_have_texts_of_their_length_and_prompts_of_the_speaker(t
     lines = [[line.split("|") for line in (tmp_path / "lists" / name).read_text().splitlines()[1:]] for name in LISTS]
     continuation, cross = ([[Path(part).stem for part in line] for line in lines_of] for lines_of in lines)
     assert continuation == [[f"text {name}", f"text {name}", name, name] for name in "bcfg"]
-    # The second speaker's only short enough utterance is a prompt of the other, and has none itself.
+    # The second speaker has one utterance that is short enough for a prompt: it prompts the other, and has no prompt.
     assert [line[3] for line in cross] == ["b", "c", "g"]
     for text, prompt_text, prompt, reference in cross:
         assert (text, prompt_text) == (f"text {reference}", f"text {prompt}")

@@ -1,10 +1,10 @@
-"""What is measured without a model: distances, melody, words, intervals."""
+"""Metrics without a model: cepstral distance, pitch, word errors, intervals."""
 
 import numpy as np
 import pytest
 
 from evaluation.cepstra import align, mel_cepstra, trim
-from evaluation.measures import Value, interval, word_errors
+from evaluation.measures import Ratio, interval, word_errors
 from evaluation.pitch import correlation, log_pitch
 from evaluation.recognizers import build_normalizer
 from processors.demo_corpus import VOICES, render
@@ -23,7 +23,7 @@ def renderings() -> dict[tuple[int, int], np.ndarray]:
     return {(text, voice): features(render(TEXTS[text], VOICES[voice])) for text in (0, 1) for voice in (0, 1)}
 
 
-def test_the_same_is_nearest_then_the_same_text_or_voice_then_neither(renderings) -> None:
+def test_the_distance_grows_with_another_text_or_voice_and_more_with_both(renderings) -> None:
     same, other_text, other_voice, neither = (
         align(renderings[0, 0], renderings[key])[0] for key in ((0, 0), (1, 0), (0, 1), (1, 1))
     )
@@ -31,7 +31,7 @@ def test_the_same_is_nearest_then_the_same_text_or_voice_then_neither(renderings
     assert min(other_text, other_voice) > 1 and max(other_text, other_voice) < neither
 
 
-def test_timing_costs_nothing_and_the_path_follows_it(renderings) -> None:
+def test_timing_does_not_change_the_distance_and_the_path_follows_it(renderings) -> None:
     slow = np.repeat(renderings[0, 0], 2, axis=0)
     distance, path = align(slow, renderings[0, 0])
     assert distance < 1e-6
@@ -39,8 +39,8 @@ def test_timing_costs_nothing_and_the_path_follows_it(renderings) -> None:
     assert abs(path[:, 0] - 2 * path[:, 1]).max() <= 3
 
 
-def test_the_distance_of_two_flat_spectra_is_none_and_of_a_tilt_its_decibels() -> None:
-    """Cepstra without the energy know nothing of loudness; one coefficient c is 10 / ln 10 * sqrt(2) * c decibels."""
+def test_a_tilt_is_its_decibels_and_loudness_is_none() -> None:
+    """One coefficient c is 10 / ln 10 * sqrt(2) * c decibels; the energy coefficient is left out."""
     flat, tilted = np.zeros((5, 13)), np.zeros((5, 13))
     tilted[:, 0] = 1
     assert align(flat, tilted)[0] == pytest.approx(10 / np.log(10) * np.sqrt(2))
@@ -48,12 +48,12 @@ def test_the_distance_of_two_flat_spectra_is_none_and_of_a_tilt_its_decibels() -
     assert align(mel_cepstra(noise, RATE_HZ), mel_cepstra(0.1 * noise, RATE_HZ))[0] < 1e-3
 
 
-def test_silence_and_a_click_have_a_distance() -> None:
+def test_the_distance_of_silence_and_a_click_is_finite() -> None:
     silence, click = np.zeros(2400, np.float32), np.eye(1, 2400, 1200, dtype=np.float32)[0]
     assert np.isfinite(align(features(silence), features(click))[0])
 
 
-def test_melodies_that_rise_and_fall_together_or_against_each_other() -> None:
+def test_pitch_correlates_with_itself_and_against_its_mirror_image() -> None:
     seconds = np.arange(RATE_HZ) / RATE_HZ
 
     def melody(sign: int) -> np.ndarray:
@@ -69,20 +69,20 @@ def test_melodies_that_rise_and_fall_together_or_against_each_other() -> None:
     assert correlation(rising, np.full(101, np.nan), path) is None
 
 
-def test_words_are_compared_as_they_are_said() -> None:
+def test_words_are_normalized_before_they_are_compared() -> None:
     normalize = build_normalizer("en-us")
     same = normalize("Mr. Smith doesn't have twenty-one cats!"), normalize("mister smith does not have 21 cats")
     assert word_errors(*same).total == 0
-    assert word_errors("a b c d", "a x c d e") == Value(2, 4)
-    assert word_errors("a b", "") == Value(2, 2) and word_errors("", "a") == Value(1, 0)
+    assert word_errors("a b c d", "a x c d e") == Ratio(2, 4)
+    assert word_errors("a b", "") == Ratio(2, 2) and word_errors("", "a") == Ratio(1, 0)
     assert build_normalizer("de")("Grüß Gott, Welt!") == "grüß gott welt "
 
 
-def test_an_interval_is_about_a_corpuss_mean() -> None:
-    values = [Value(1, 2), Value(0, 10), Value(3, 8)]
+def test_the_interval_is_that_of_the_corpus_mean() -> None:
+    values = [Ratio(1, 2), Ratio(0, 10), Ratio(3, 8)]
     mean, low, high = interval(values)
     assert mean == pytest.approx(0.2) and low <= mean <= high
     assert interval(values) == (mean, low, high)
-    draws = [Value(number) for number in np.random.default_rng(0).normal(5, 1, 400)]
+    draws = [Ratio(number) for number in np.random.default_rng(0).normal(5, 1, 400)]
     mean, low, high = interval(draws)
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)

@@ -1,11 +1,11 @@
-"""Recognizers and speaker models: tiny random ones, saved in the formats of the real ones."""
+"""Recognizers, speaker models and DNSMOS; tiny models are saved in the formats of the real ones."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 
@@ -15,6 +15,7 @@ from evaluation.dnsmos import build_dnsmos
 from evaluation.measures import Clip, Target
 from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
 from evaluation.speakers import build_embedder
+from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, render
 from tests.conftest import TEST_DATA, requires
 from tests.hostile import saved, tone
 from utils.audio import read_audio
@@ -101,38 +102,62 @@ def noise() -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.1, RATE_HZ).astype(np.float32)
 
 
-def test_a_ctc_model_hears_letters(tmp_path: Path, noise: np.ndarray) -> None:
+def test_a_ctc_model_merges_the_frames_of_a_letter(tmp_path: Path, noise: np.ndarray) -> None:
     recognizer = build_recognizer("hubert", str(save_hubert(tmp_path / "hubert-tiny")))
     assert recognizer.name == "hubert-tiny"
-    assert set(re.sub("<[a-z]+>", "", recognizer.transcribe(noise))) <= set("abcdefgh ")
+    head = recognizer._pipeline.model.lm_head
+    with torch.no_grad():
+        # "c" wins in every frame.
+        head.weight.zero_()
+        head.bias.copy_(torch.eye(len(WORDS))[WORDS.index("c")])
+    assert recognizer.transcribe(noise) == "c"
 
 
-def test_whisper_hears_what_its_vocabulary_has(tmp_path: Path, noise: np.ndarray) -> None:
+def test_whisper_reads_audio_of_any_length_and_leaves_out_its_special_tokens(tmp_path: Path, noise: np.ndarray) -> None:
     recognizer = build_recognizer("whisper", str(save_whisper(tmp_path / "whisper-tiny")))
-    first = recognizer.transcribe(noise)
-    assert isinstance(first, str) and first == recognizer.transcribe(noise)
+    assert recognizer.name == "whisper-tiny"
+    model = recognizer._pipeline.model
+    with torch.no_grad():
+        # "b" wins at every position at which the timestamps' rules allow a letter.
+        norm = model.model.decoder.layer_norm
+        norm.weight.zero_()
+        norm.bias.copy_(100 * model.proj_out.weight[recognizer._pipeline.tokenizer.convert_tokens_to_ids("b")])
+    short = recognizer.transcribe(noise)
+    assert set(short) == {"b"}
+    # A window has 30 s; the others are not cut off.
+    long = recognizer.transcribe(np.resize(noise, 100 * RATE_HZ))
+    assert set(long) == {"b"} and len(long) > len(short)
+
+
+def test_the_default_recognizer_needs_no_download_and_recognizes_words(tmp_path: Path) -> None:
+    name = bins.evaluate.parse(["--test_list_file", "x", "--audio_dir", "y", "--eval_output_dir", "z"]).asr
+    soundfile.write(tmp_path / "five.wav", render("One two three four five.", VOICES[0]), SAMPLE_RATE_HZ)
+    recognizer = build_recognizer(name, None)
+    assert recognizer.name == "PocketSphinx"
+    words = recognizer.transcribe(read_audio(tmp_path / "five.wav", RATE_HZ).numpy()).split()
+    assert len({"one", "two", "three", "four", "five"} & set(words)) >= 3
 
 
 @requires(SPEECH / "LibriSpeech")
-def test_pocketsphinx_hears_a_human() -> None:
+def test_pocketsphinx_recognizes_a_human() -> None:
     [row, *_] = sorted((SPEECH / "LibriSpeech" / "test-other").rglob("*.trans.txt"))
     lines = dict(line.split(" ", 1) for line in row.read_text().splitlines())
     name = "1688-142285-0003"
     audio = read_audio(row.with_name(f"{name}.flac"), RATE_HZ).numpy()
     normalize = build_normalizer("en-us")
-    heard = normalize(build_recognizer("pocketsphinx", None).transcribe(audio)).split()
-    asked = normalize(lines[name]).split()
-    assert len(set(heard) & set(asked)) > len(set(asked)) / 2
+    found = normalize(build_recognizer("pocketsphinx", None).transcribe(audio)).split()
+    wanted = normalize(lines[name]).split()
+    assert len(set(found) & set(wanted)) > len(set(wanted)) / 2
 
 
-def test_embeddings_tell_sounds_apart(tmp_path: Path, noise: np.ndarray) -> None:
+def test_different_audio_has_different_embeddings(tmp_path: Path, noise: np.ndarray) -> None:
     embedder = build_embedder(str(save_wavlm(tmp_path / "wavlm")))
     first, same, other = (embedder.embed(audio) for audio in (noise, noise, np.sign(noise)[::-1].copy()))
     assert np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
     assert first @ same == pytest.approx(1, abs=1e-5) and first @ other < 1 - 1e-5
 
 
-def test_similarity_is_to_the_prompt_and_to_its_copy(tmp_path: Path) -> None:
+def test_similarity_is_to_the_prompt_and_to_its_resynthesis(tmp_path: Path) -> None:
     for name, rate_hz in (("prompt", 24000), ("copy", 16000)):
         saved(tone(1.0, rate_hz) + np.random.default_rng(rate_hz).normal(0, 0.05, (rate_hz, 1)), rate_hz)(
             tmp_path / f"{name}.wav"
@@ -155,8 +180,8 @@ def test_a_clip_of_any_length_is_measured(tmp_path: Path, num_samples: int) -> N
     assert values["duration_ratio"].mean < 0.1
 
 
-def test_models_are_on_the_device_that_is_handed_in(tmp_path: Path, noise: np.ndarray) -> None:
-    """A device without memory, which no model is on by itself."""
+def test_models_run_on_the_given_device(tmp_path: Path, noise: np.ndarray) -> None:
+    """The meta device, on which no model is by default."""
     hubert, wavlm = save_hubert(tmp_path / "hubert"), save_wavlm(tmp_path / "wavlm")
     measures, missing = build_measures("en-us", "hubert", str(hubert), str(wavlm), None, META)
     assert missing.keys() == {"DNSMOS"}
@@ -171,27 +196,27 @@ def test_models_are_on_the_device_that_is_handed_in(tmp_path: Path, noise: np.nd
     ):
         assert {parameter.device for parameter in model.parameters()} == {META}
         model.register_forward_pre_hook(note, with_kwargs=True)
-        # What comes out is asked back to the CPU, which such a device cannot give.
+        # The output cannot be copied from the meta device to the CPU.
         with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
             measure(noise)
     assert seen == [META, META]
 
 
-def test_stage_4_measures_on_the_device_that_is_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_4_measures_on_the_default_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(*arguments: object) -> None:
         assert arguments[-1] == META
-        raise UserError("asked")
+        raise UserError("called")
 
     monkeypatch.setattr("utils.device.pick_device", lambda: META)
     monkeypatch.setattr("evaluation.build.build_measures", build)
     saved(tone(0.5, RATE_HZ), RATE_HZ)(tmp_path / "prompt.wav")
     (tmp_path / "list.txt").write_text(f"a text|a prompt|{tmp_path / 'prompt.wav'}\n")
     flags = ["--test_list_file", str(tmp_path / "list.txt"), "--audio_dir", str(tmp_path)]
-    with pytest.raises(UserError, match=r"^asked$"):
+    with pytest.raises(UserError, match=r"^called$"):
         bins.evaluate.main([*flags, "--eval_output_dir", str(tmp_path / "out")])
 
 
-def test_what_is_not_there_is_named_and_stops_nothing(tmp_path: Path) -> None:
+def test_missing_models_are_named_and_stop_nothing(tmp_path: Path) -> None:
     measures, missing = build_measures("en-us", "hubert", str(tmp_path), str(tmp_path / "none"), tmp_path)
     assert measures.recognizer is measures.embedder is measures.dnsmos is None
     assert set(missing) == {"word error rate", "speaker similarity", "DNSMOS"}

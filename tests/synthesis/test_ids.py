@@ -12,7 +12,6 @@ from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import Utterance
 from processors.symbols import SymbolTable, join_phones
 from processors.text import TextTokenizer
->>>>>>> h2
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
 from tests.reference import SilentCodec
@@ -57,7 +56,6 @@ def test_samples_training_and_inference_read_the_same_ids(prefix_mode: int, add_
         assert list(at_inference.ids) == tokenizer.ids(join_phones(own.phones, target.phones))
         has_segment = prefix_mode in (PrefixMode.SEGMENT, PrefixMode.OTHER_SEGMENT)
         shown = target.phones if has_segment else join_phones(own.phones, target.phones)
->>>>>>> h2
         assert list(synthesizer.model.nar_ids(at_inference)) == tokenizer.ids(shown)
 
     check()

@@ -1,4 +1,4 @@
-"""A trained pair beside an AR alone, and what the page builds of them."""
+"""A complete experiment and one without a NAR, for the tests of the page."""
 
 import shutil
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from utils.checkpoint import Checkpoint, resolve_checkpoint
 
 @dataclass(frozen=True)
 class Trained:
-    """Experiments `ar`, of an AR alone, and `nar`, below `log_dir`, and the corpus that they know."""
+    """Experiments `ar`, without a NAR, and `nar`, complete, below `log_dir`, and their corpus."""
 
     folder: Path
 
@@ -31,7 +31,7 @@ class Trained:
         return resolve_checkpoint(self.nar, "")
 
     def prompt(self, index: int = 0) -> tuple[Path, str]:
-        """An utterance's audio, 0.8 to 1.6 s, and its text."""
+        """Audio of 0.8 to 1.6 s from the corpus, and its text."""
         text = (self.folder / "corpus" / "metadata.csv").read_text().splitlines()[index].split("|")[2]
         return self.folder / "corpus" / "wavs" / f"u{index:02d}.wav", text
 
@@ -49,11 +49,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture
 def own(trained: Trained, tmp_path: Path) -> Trained:
-    """A copy for a test to change."""
+    """A copy that a test may change."""
     return Trained(Path(shutil.copytree(trained.folder, tmp_path / "own")))
 
 
 @pytest.fixture(scope="session")
-def voice(trained: Trained) -> Synthesizer:
-    """What stage 3 speaks with."""
+def synthesizer(trained: Trained) -> Synthesizer:
+    """The synthesizer of stage 3."""
     return load_experiment(trained.nar, "")[0]

@@ -1,4 +1,4 @@
-"""The page in Debian's chromium, as a user meets it: `make test-web`."""
+"""The page in Debian's chromium: `make test-web`."""
 
 import json
 import os
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.browser
 TEXT = "Early birds often find small green apples."
 WAIT_SECONDS = 60
 WIDE, NARROW = 1400, 420
-# Long enough for several looks at the progress, as a tiny model is fast.
+# Speech that is long enough for several updates of the progress, as a tiny model is fast.
 SLOW = [
     part
     for key, value in (("min_seconds_per_phone", 1), ("max_seconds_per_phone", 1.5))
     for part in ("--set", f"infer.{key}={value}")
 ]
-# The player keeps its audio element in a shadow tree.
+# The player's audio element is in a shadow tree.
 FIND_AUDIO = """
 const inside = [...document.querySelectorAll(arguments[0] + ' *')].filter(one => one.shadowRoot);
 const audio = inside.map(one => one.shadowRoot.querySelector('audio')).find(one => one && one.duration > 0);
@@ -51,14 +51,14 @@ fetch(audio.src).then(reply => reply.arrayBuffer()).then(bytes => new AudioConte
 NOTE_PROGRESS = """
 window.noted = [];
 new MutationObserver(() => {
-    const found = document.querySelector('#speech').innerText.match(/[\\d.]+ s spoken - [\\d.]+%/);
+    const found = document.querySelector('#speech').innerText.match(/[\\d.]+ s generated - [\\d.]+%/);
     if (found && window.noted.at(-1) !== found[0]) window.noted.push(found[0]);
 }).observe(document.querySelector('#speech'), {subtree: true, childList: true, characterData: true});
 """
 
 
 class Browser:
-    """A window on the page, and what is done in it."""
+    """A browser window with the page, and the user's actions in it."""
 
     def __init__(self, driver: webdriver.Chrome, url: str) -> None:
         self.driver, self.url = driver, url
@@ -66,7 +66,7 @@ class Browser:
         self.open()
 
     def open(self) -> None:
-        """The page anew. What a page complains of when it is left in the midst of a request is no fault of the next."""
+        """Load the page again. Messages of the page before it are dropped: leaving it aborts its requests."""
         self.driver.get("about:blank")
         self.driver.get_log("browser")
         self.driver.get(self.url)
@@ -79,7 +79,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, is_there: Callable[[], Any]) -> Any:
-        """What `is_there` gives once that is true."""
+        """Wait until `is_there` returns something true, and return that."""
         until = time.monotonic() + WAIT_SECONDS
         while True:
             try:
@@ -87,7 +87,7 @@ class Browser:
                     return found
             except (NoSuchElementException, StaleElementReferenceException):
                 pass
-            assert time.monotonic() < until, f"waited in vain; the page says:\n{self.find('body').text}"
+            assert time.monotonic() < until, f"timeout; the text of the page:\n{self.find('body').text}"
             time.sleep(0.05)
 
     def write(self, field: str, text: str) -> None:
@@ -101,13 +101,13 @@ class Browser:
     def speak(self) -> None:
         self.find("#speak").click()
 
-    def heard(self, player: str = "#speech") -> dict[str, float]:
-        """Duration and loudness of what a player holds."""
+    def audio(self, player: str = "#speech") -> dict[str, float]:
+        """Duration and level of a player's audio."""
         self.wait(lambda: self.run(f"{FIND_AUDIO} return Boolean(audio)", player))
         return self.driver.execute_async_script(MEASURE_AUDIO, player)
 
     def take_picture(self, path: Path, width: int) -> None:
-        """The whole page at a width, on which nothing may stick out."""
+        """Take a screenshot of the whole page; nothing may be wider than the window."""
         self.driver.set_window_size(width, 1000)
         time.sleep(0.5)
         height = self.run("return document.documentElement.scrollHeight")
@@ -117,7 +117,7 @@ class Browser:
         assert self.run("return [window.innerWidth, document.documentElement.scrollWidth]") == [width, width]
 
     def requests(self) -> set[str]:
-        """Where the page has asked for anything, since the last call."""
+        """URLs that the page has requested since the last call."""
         messages = [json.loads(row["message"])["message"] for row in self.driver.get_log("performance")]
         sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
         return {params["request"]["url"] for params in sent}
@@ -125,20 +125,20 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The page's address, and the file with what the server says."""
-    port, said = free_port(), tmp_path_factory.mktemp("server") / "log"
+    """The page's address, and the log of the server."""
+    port, log_path = free_port(), tmp_path_factory.mktemp("server") / "log"
     script = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
     flags = ["--stage", "5", "--log_dir", str(trained.log_dir), "--port", str(port), *SLOW]
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with said.open("w") as log:
+    with log_path.open("w") as log:
         process = subprocess.Popen(["sh", str(script), *flags], env=environment, stderr=log)
     try:
         until = time.monotonic() + WAIT_SECONDS
-        while "the page is at" not in said.read_text():
-            assert process.poll() is None and time.monotonic() < until, said.read_text()
+        while "the page is at" not in log_path.read_text():
+            assert process.poll() is None and time.monotonic() < until, log_path.read_text()
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/", said
+        yield f"http://127.0.0.1:{port}/", log_path
     finally:
         process.terminate()
         process.wait(30)
@@ -146,7 +146,7 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[webdriver.Chrome]:
-    """Chromium without a screen, with a microphone that beeps, and with no way to any other machine."""
+    """Headless chromium with a microphone that beeps, and without access to other machines."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     assert chromium and chromedriver, "install them: apt-get install chromium chromium-driver"
     options = webdriver.ChromeOptions()
@@ -170,33 +170,32 @@ def driver() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def browser(driver: webdriver.Chrome, server: tuple[str, Path]) -> Iterator[Browser]:
-    url, said = server
+    url, log_path = server
     browser = Browser(driver, url)
     yield browser
-    asked = browser.requests()
-    assert [address for address in asked if not address.startswith((url, "data:", f"blob:{url}"))] == []
+    assert [address for address in browser.requests() if not address.startswith((url, "data:", f"blob:{url}"))] == []
     severe = [row["message"] for row in driver.get_log("browser") if row["level"] == "SEVERE"]
-    # The player says so of a file that is no audio.
+    # The player logs this for a file that is not audio.
     assert [message for message in severe if "Waveform load error" not in message] == []
-    assert "Traceback" not in said.read_text()
+    assert "Traceback" not in log_path.read_text()
 
 
-def test_a_text_is_spoken(
+def test_a_text_is_synthesized(
     browser: Browser, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    audio, prompt_text = trained.prompt()
+    prompt_audio, prompt_text = trained.prompt()
     browser.write("#text", TEXT)
-    browser.upload(audio)
+    browser.upload(prompt_audio)
     browser.write("#prompt_text", prompt_text)
     browser.run(NOTE_PROGRESS)
     browser.speak()
     line = browser.wait(lambda: browser.find("#line").text)
     seconds = float(line.split(" s; ")[0])
-    heard = browser.heard()
-    assert heard["duration"] == pytest.approx(seconds, abs=0.1) and heard["seconds"] == pytest.approx(seconds, abs=0.1)
-    assert heard["rms"] > 0.001
-    noted = [float(text.split(" s spoken - ")[0]) for text in browser.run("return window.noted")]
-    # Speech that did not end by itself is begun anew: from there on its seconds only grow.
+    audio = browser.audio()
+    assert audio["duration"] == pytest.approx(seconds, abs=0.1) and audio["seconds"] == pytest.approx(seconds, abs=0.1)
+    assert audio["rms"] > 0.001
+    noted = [float(text.split(" s generated - ")[0]) for text in browser.run("return window.noted")]
+    # Each try starts at 0; within the last one the seconds only grow.
     begins = [0, *(index for index in range(1, len(noted)) if noted[index] < noted[index - 1])]
     last = noted[begins[-1] :]
     assert len(set(last)) >= 2 and len(begins) <= 5 and 0 < last[0] < last[-1] <= seconds
@@ -208,7 +207,7 @@ def test_a_text_is_spoken(
         "const one = document.querySelector('#picture img'); return one.naturalWidth > 500 && one.complete"
     )
     assert re.search(rf"\d\d:\d\d:\d\d {TEXT}", browser.find(".remembered").text)
-    assert browser.heard(".remembered")["rms"] == pytest.approx(heard["rms"], rel=1e-3)
+    assert browser.audio(".remembered")["rms"] == pytest.approx(audio["rms"], rel=1e-3)
     download = browser.find("#speech a[download]")
     assert re.fullmatch(r"nar_\d{6}\.wav", download.get_attribute("download"))
     assert download.get_attribute("href").startswith(browser.url)
@@ -242,7 +241,7 @@ def test_a_mistake_is_a_message(browser: Browser, trained: Trained, tmp_path: Pa
     assert "Traceback" not in browser.driver.page_source
 
 
-def test_a_new_experiment_is_chosen_with_its_settings(browser: Browser, trained: Trained) -> None:
+def test_a_new_experiment_is_offered_with_its_settings(browser: Browser, trained: Trained) -> None:
     second = Path(shutil.copytree(trained.nar, trained.log_dir / "second"))
     try:
         settings = json.loads((second / "args.json").read_text())
@@ -257,7 +256,7 @@ def test_a_new_experiment_is_chosen_with_its_settings(browser: Browser, trained:
         shutil.rmtree(second)
 
 
-def test_a_recording_is_a_prompt(browser: Browser) -> None:
+def test_the_microphone_records_a_prompt(browser: Browser) -> None:
     browser.write("#text", "Tall trees.")
     browser.write("#prompt_text", "A beep.")
     browser.find("#prompt button[aria-label='Record audio']").click()
@@ -268,4 +267,4 @@ def test_a_recording_is_a_prompt(browser: Browser) -> None:
     browser.wait(lambda: browser.run(f"{FIND_AUDIO} return Boolean(audio)", "#prompt"))
     browser.speak()
     assert " s; " in browser.wait(lambda: browser.find("#line").text)
-    assert browser.heard()["rms"] > 0.001
+    assert browser.audio()["rms"] > 0.001

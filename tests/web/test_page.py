@@ -1,4 +1,4 @@
-"""The page's server as a Python program uses it, and what its events say."""
+"""The page through its HTTP API, and its event handlers."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ SAMPLING = {"top_k": 20, "top_p": 0.9, "temperature": 0.8, "seed": 7}
 
 @pytest.fixture(scope="module")
 def copy(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """With a second experiment, for a test to remove."""
+    """A copy with a second experiment, for a test to remove."""
     own = Trained(Path(shutil.copytree(trained.folder, tmp_path_factory.mktemp("page") / "own")))
     shutil.copytree(own.nar, own.log_dir / "removed")
     return own
@@ -46,14 +46,14 @@ def copy(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def page(copy: Trained, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    speaker = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "")[0])
+    queue = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "")[0])
     folder = tmp_path_factory.mktemp("gradio")
-    return Page(speaker, ExperimentList(copy.log_dir, copy.nar), lambda experiment: experiment.settings().infer, folder)
+    return Page(queue, ExperimentList(copy.log_dir, copy.nar), lambda experiment: experiment.settings().infer, folder)
 
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[set[str]]:
-    """Every address that this process connects to."""
+    """All addresses that this process connects to."""
     reached: set[str] = set()
     connect = socket.socket.connect
 
@@ -90,13 +90,13 @@ def fields(trained: Trained) -> dict[str, Any]:
     }
 
 
-def test_the_page_says_what_stage_3_says(
-    client: Client, fields: dict[str, Any], trained: Trained, voice: Synthesizer, tmp_path: Path
+def test_the_page_gives_the_speech_of_stage_3(
+    client: Client, fields: dict[str, Any], trained: Trained, synthesizer: Synthesizer, tmp_path: Path
 ) -> None:
     audio, picture, line = client.predict(**fields, api_name="/speak")
     prompt_audio, prompt_text = trained.prompt()
     request = Request(TEXT, prompt_text, prepare_prompt(prompt_audio, prompt_text, 24000).audio)
-    [speech] = voice.with_settings(**SAMPLING).synthesize([request])
+    [speech] = synthesizer.with_settings(**SAMPLING).synthesize([request])
     write_audio(tmp_path / "wanted.wav", speech.audio, 24000)
     assert Path(audio).read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     assert re.fullmatch(r"nar_\d{6}\.wav", Path(audio).name)
@@ -107,13 +107,13 @@ def test_the_page_says_what_stage_3_says(
     assert Path(again).read_bytes() == Path(audio).read_bytes() != Path(other).read_bytes()
 
 
-def test_what_is_left_out_is_as_the_experiment_has_it(client: Client, fields: dict[str, Any]) -> None:
+def test_fields_that_are_left_out_have_the_values_of_the_experiment(client: Client, fields: dict[str, Any]) -> None:
     given = {name: fields[name] for name in ("text", "prompt_audio", "prompt_text")}
     _, _, line = client.predict(**given, api_name="/speak")
     assert line.endswith("; seed 0")
 
 
-def test_requests_of_several_users_are_spoken_together(
+def test_requests_of_several_users_form_a_batch(
     client: Client, page: Page, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -145,7 +145,7 @@ def test_requests_of_several_users_are_spoken_together(
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"text": "  "}, "The text is empty; write it first"),
-    "a long text": ({"text": "a " * 501 + "b"}, "The text has 1003 characters; at most 1000 are taken"),
+    "a long text": ({"text": "a " * 501 + "b"}, "The text has 1003 characters; the limit is 1000"),
     "nothing to say": ({"text": "?!"}, "The text '?!' has nothing that can be spoken"),
     "markup": ({"text": "<>"}, "The text '&lt;&gt;' has nothing that can be spoken"),
     "no prompt": ({"prompt_audio": None}, "There is no prompt; upload or record"),
@@ -161,13 +161,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told(client: Client, fields: dict[str, Any], mistake: str) -> None:
+def test_a_mistake_is_a_message(client: Client, fields: dict[str, Any], mistake: str) -> None:
     changes, words = MISTAKES[mistake]
     with pytest.raises(AppError, match=f"(?i){re.escape(words)}"):
         client.predict(**{**fields, **changes}, api_name="/speak")
 
 
-def test_a_bad_prompt_is_told(
+def test_a_bad_prompt_is_a_message(
     client: Client, fields: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "note.wav").write_text("This is not audio.")
@@ -178,20 +178,22 @@ def test_a_bad_prompt_is_told(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_speech_that_failed_is_told_and_not_shown_as_speech(
+def test_failed_speech_is_a_message_and_not_shown(
     client: Client, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate = Synthesizer.generate
 
     def cut_off(self: Synthesizer, *given: Any) -> list[Generation]:
-        return [replace(spoken, stop_reason="cap") for spoken in generate(self, *given)]
+        return [replace(found, stop_reason="cap") for found in generate(self, *given)]
 
     monkeypatch.setattr(Synthesizer, "generate", cut_off)
     with pytest.raises(AppError, match=r"^The speech did not end by itself.*\(each of 5 tries\)"):
         client.predict(**fields, api_name="/speak")
 
 
-def test_an_experiment_that_is_gone_is_told(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:
+def test_an_experiment_that_was_removed_is_a_message(
+    client: Client, page: Page, fields: dict[str, Any], copy: Trained
+) -> None:
     assert page.list_experiments("removed")["value"] == "removed"
     shutil.rmtree(copy.log_dir / "removed")
     with pytest.raises(AppError, match="There is no experiment removed; reload the page"):
@@ -203,35 +205,36 @@ def test_an_experiment_that_is_gone_is_told(client: Client, page: Page, fields: 
     assert [field["value"] for field in page.list_sampling("nar")] == [0, 1, 1, 0]
 
 
-def test_what_no_one_expects_is_one_line_and_in_the_log(
+def test_an_unexpected_error_is_one_line_and_in_the_log(
     client: Client, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
     monkeypatch.setattr("web.page.draw_speech", lambda *_: 1 / 0)
-    with pytest.raises(AppError, match=r"^Something went wrong on the server; its log says what$"):
+    with pytest.raises(AppError, match=r"^Something went wrong on the server; see its log$"):
         client.predict(**fields, api_name="/speak")
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_nothing_was_asked_of_other_machines(client: Client, addresses: set[str]) -> None:
+def test_no_other_machine_was_contacted(client: Client, addresses: set[str]) -> None:
     assert addresses <= {"127.0.0.1", "localhost"} and addresses
 
 
-def test_an_experiment_that_is_new_is_taken(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:
+def test_a_new_experiment_is_offered(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:
     shutil.copytree(copy.nar, copy.log_dir / "new")
     assert page.list_experiments("nar")["choices"] == ["nar", "new"]
     audio, _, _ = client.predict(**{**fields, "experiment": "new"}, api_name="/speak")
     assert Path(audio).name.startswith("new_")
 
 
-def test_the_history_is_short_and_newest_first(client: Client, page: Page, trained: Trained) -> None:
+def test_the_history_is_short_and_newest_first(
+    client: Client, page: Page, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.page._MAX_HISTORY", 2)
     audio, prompt_text = trained.prompt()
-    sampling = SAMPLING
     history: list[Remembered] = []
-    for number in range(12):
-        text = f"Birds {number}."
-        *_, history = page.speak(text, str(audio), prompt_text, "nar", **sampling, history=history)
-    assert [entry.text for entry in history] == [f"Birds {number}." for number in range(11, 1, -1)]
+    for number in range(4):
+        *_, history = page.speak(f"Birds {number}.", str(audio), prompt_text, "nar", **SAMPLING, history=history)
+    assert [entry.text for entry in history] == ["Birds 3.", "Birds 2."]
     assert all(entry.audio.is_file() for entry in history)
 
 

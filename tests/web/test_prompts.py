@@ -1,4 +1,4 @@
-"""What the page takes and what it tells where it does not."""
+"""Texts and prompts that the page accepts, and its messages for those that it does not."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def noise(path: Path, seconds: float, level: float = 0.1, rate: int = RATE) -> P
     return path
 
 
-def test_texts_are_taken_without_the_blanks_around_them() -> None:
+def test_texts_are_stripped_and_limited() -> None:
     assert check_text(" a dog\n", "the text") == "a dog"
     assert len(check_text("a" * MAX_CHARACTERS, "the text")) == MAX_CHARACTERS
     for text, words in (("", "the text is empty"), (" \n", "the text is empty"), ("a" * 1001, "has 1001 characters")):
@@ -41,20 +41,20 @@ def test_prompts_of_any_format_are_read(tmp_path: Path, suffix: str) -> None:
         (1, 1e-4, "the prompt is silent"),
     ],
 )
-def test_prompts_of_no_use_are_told(tmp_path: Path, seconds: float, level: float, words: str) -> None:
+def test_unusable_prompts_are_errors(tmp_path: Path, seconds: float, level: float, words: str) -> None:
     path = noise(tmp_path / "prompt.wav", seconds, level)
     with pytest.raises(UserError, match=words):
         read_prompt(path, "a dog", 24000)
 
 
-def test_what_is_no_audio_is_told_by_its_name_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_audio_is_named_without_its_folder(tmp_path: Path) -> None:
     (tmp_path / "note.wav").write_text("This is not audio.")
     (tmp_path / "empty.wav").touch()
     for name in ("note.wav", "empty.wav", "gone.wav"):
         for check in (lambda path: check_prompt(str(path)), lambda path: read_prompt(path, "a dog", 24000)):
-            with pytest.raises(UserError) as told:
+            with pytest.raises(UserError) as raised:
                 check(tmp_path / name)
-            assert str(told.value).startswith(f"{name}: ")
+            assert str(raised.value).startswith(f"{name}: ")
     for nothing in (None, ""):
         with pytest.raises(UserError, match="there is no prompt; upload or record"):
             check_prompt(nothing)

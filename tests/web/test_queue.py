@@ -1,4 +1,4 @@
-"""Who waits together is spoken together, and gets what it would alone."""
+"""Waiting requests are synthesized in batches, and each gets the same speech as alone."""
 
 import time
 import weakref
@@ -24,10 +24,10 @@ WAIT_SECONDS = 300
 
 
 class Recorder:
-    """Builds the same voice each time; notes what is built, and which texts are spoken together."""
+    """Builds the same synthesizer each time; records the checkpoints and the texts of each batch."""
 
-    def __init__(self, voice: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.voice = voice
+    def __init__(self, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synthesizer = synthesizer
         self.built: list[Path] = []
         self.groups: list[list[str]] = []
         self.failure: Exception | None = None
@@ -36,7 +36,7 @@ class Recorder:
 
     def build(self, checkpoint) -> Synthesizer:
         self.built.append(checkpoint.path)
-        return self.voice
+        return self.synthesizer
 
     def _noted(self, synthesizer, requests, **others):
         self.groups.append([request.text for request in requests])
@@ -46,174 +46,183 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(voice: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    return Recorder(voice, monkeypatch)
+def recorder(synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    # A collection of all garbage of the test process takes a second, and models are freed without it.
+    monkeypatch.setattr("web.synthesis_queue.release_memory", lambda: None)
+    return Recorder(synthesizer, monkeypatch)
 
 
 @pytest.fixture
-def speaker(recorder: Recorder) -> Iterator[SynthesisQueue]:
-    """Not started: what is submitted waits together until it is."""
-    speaker = SynthesisQueue(recorder.build)
-    yield speaker
-    speaker.close()
+def queue(recorder: Recorder) -> Iterator[SynthesisQueue]:
+    """Not started, so that a test can submit several requests before it is."""
+    queue = SynthesisQueue(recorder.build)
+    yield queue
+    queue.close()
 
 
-def job(trained: Trained, text: str, sampling: SamplingSettings = DRAWN, index: int = 0, **changes) -> QueuedRequest:
+def queued(trained: Trained, text: str, sampling: SamplingSettings = DRAWN, index: int = 0, **changes) -> QueuedRequest:
     audio, prompt_text = trained.prompt(index)
     values = {"text": text, "prompt_text": prompt_text, "prompt_audio": audio, **changes}
     return QueuedRequest(values.pop("checkpoint", trained.checkpoint), sampling, **values)
 
 
-def alone(voice: Synthesizer, one: QueuedRequest) -> torch.Tensor:
-    prompt = prepare_prompt(one.prompt_audio, one.prompt_text, voice.codec.sample_rate_hz)
-    speaking = voice.with_settings(**one.sampling.model_dump())
-    [speech] = speaking._synthesize_batch([Request(one.text, prompt.text, prompt.audio)], False, None)
+def alone(synthesizer: Synthesizer, request: QueuedRequest) -> torch.Tensor:
+    prompt = prepare_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
+    speaking = synthesizer.with_settings(**request.sampling.model_dump())
+    [speech] = speaking._speak_batch([Request(request.text, prompt.text, prompt.audio)], False, None)
     return speech.audio
 
 
-def test_those_that_wait_are_spoken_together_as_each_alone(trained, voice, recorder, speaker) -> None:
+def test_waiting_requests_form_a_batch_and_equal_each_alone(trained, synthesizer, recorder, queue) -> None:
     other = DRAWN.model_copy(update={"seed": 4})
-    jobs = [job(trained, text, index=index) for index, text in enumerate(TEXTS)]
-    jobs.insert(1, job(trained, TEXTS[0], other))
-    for one in jobs:
-        speaker.submit(one)
-    speaker.start()
-    spoken = [one.done.result(WAIT_SECONDS) for one in jobs]
+    requests = [queued(trained, text, index=index) for index, text in enumerate(TEXTS)]
+    requests.insert(1, queued(trained, TEXTS[0], other))
+    for request in requests:
+        queue.submit(request)
+    queue.start()
+    speeches = [request.done.result(WAIT_SECONDS) for request in requests]
     assert recorder.groups == [list(TEXTS), [TEXTS[0]]]
     assert recorder.built == [trained.checkpoint.path]
-    for one, result in zip(jobs, spoken, strict=True):
-        assert torch.equal(result.audio, alone(voice, one))
-        assert one.doing == "speaking" and one.num_seconds > 0
-    assert not torch.equal(spoken[0].audio, spoken[1].audio)
+    for request, result in zip(requests, speeches, strict=True):
+        assert torch.equal(result.audio, alone(synthesizer, request))
+        assert request.state == "speaking" and request.num_seconds > 0
+    assert not torch.equal(speeches[0].audio, speeches[1].audio)
 
 
-def test_no_more_are_taken_together_than_the_settings_allow(trained, voice, recorder, speaker) -> None:
-    recorder.voice = voice.with_settings(max_batch_size=2)
-    jobs = [job(trained, text) for text in TEXTS]
-    for one in jobs:
-        speaker.submit(one)
-    speaker.start()
-    for one in jobs:
-        one.done.result(WAIT_SECONDS)
+def test_a_batch_is_no_larger_than_the_settings_allow(trained, synthesizer, recorder, queue) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
+    requests = [queued(trained, text) for text in TEXTS]
+    for request in requests:
+        queue.submit(request)
+    queue.start()
+    for request in requests:
+        request.done.result(WAIT_SECONDS)
     assert recorder.groups == [list(TEXTS[:2]), [TEXTS[2]]]
 
 
-def test_one_that_cannot_be_spoken_takes_no_other_with_it(trained, voice, recorder, speaker, tmp_path) -> None:
+def test_a_request_that_fails_does_not_affect_the_others(trained, synthesizer, recorder, queue, tmp_path) -> None:
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(24000), 24000)
-    good = [job(trained, TEXTS[0]), job(trained, TEXTS[1], index=1)]
-    bad = [job(trained, "?!"), job(trained, TEXTS[2], prompt_audio=silent), job(trained, TEXTS[0], prompt_text="...")]
-    for one in (bad[0], good[0], bad[1], good[1], bad[2]):
-        speaker.submit(one)
-    speaker.start()
-    for one, words in zip(bad, ("'\\?!' has nothing", "the prompt is silent", "prompt's text '...' has"), strict=True):
+    good = [queued(trained, TEXTS[0]), queued(trained, TEXTS[1], index=1)]
+    bad = [
+        queued(trained, "?!"),
+        queued(trained, TEXTS[2], prompt_audio=silent),
+        queued(trained, TEXTS[0], prompt_text="..."),
+    ]
+    for request in (bad[0], good[0], bad[1], good[1], bad[2]):
+        queue.submit(request)
+    queue.start()
+    for request, words in zip(
+        bad, ("'\\?!' has nothing", "the prompt is silent", "prompt's text '...' has"), strict=True
+    ):
         with pytest.raises(UserError, match=words):
-            one.done.result(WAIT_SECONDS)
-    for one in good:
-        assert torch.equal(one.done.result(WAIT_SECONDS).audio, alone(voice, one))
+            request.done.result(WAIT_SECONDS)
+    for request in good:
+        assert torch.equal(request.done.result(WAIT_SECONDS).audio, alone(synthesizer, request))
     assert recorder.groups == [["?!", TEXTS[0], TEXTS[1], TEXTS[0]]]
 
 
-def test_after_a_failure_the_next_are_spoken(trained, recorder, speaker) -> None:
+def test_requests_after_a_failure_are_synthesized(trained, recorder, queue) -> None:
     recorder.failure = RuntimeError("of another kind")
-    first = job(trained, TEXTS[0])
-    speaker.submit(first)
-    speaker.start()
+    first = queued(trained, TEXTS[0])
+    queue.submit(first)
+    queue.start()
     with pytest.raises(RuntimeError, match="of another kind"):
         first.done.result(WAIT_SECONDS)
     recorder.failure = None
-    second = job(trained, TEXTS[0])
-    speaker.submit(second)
+    second = queued(trained, TEXTS[0])
+    queue.submit(second)
     assert second.done.result(WAIT_SECONDS).seconds > 0
 
 
-def test_a_voice_that_cannot_be_loaded_is_told_to_all_who_asked_for_it(trained) -> None:
+def test_all_requests_for_an_experiment_that_cannot_be_loaded_fail(trained) -> None:
     def build(checkpoint) -> Synthesizer:
         raise UserError("damaged")
 
-    speaker = SynthesisQueue(build)
-    jobs = [job(trained, text) for text in TEXTS]
-    for one in jobs:
-        speaker.submit(one)
-    speaker.start()
-    for one in jobs:
+    queue = SynthesisQueue(build)
+    requests = [queued(trained, text) for text in TEXTS]
+    for request in requests:
+        queue.submit(request)
+    queue.start()
+    for request in requests:
         with pytest.raises(UserError, match="damaged"):
-            one.done.result(WAIT_SECONDS)
-    speaker.close()
+            request.done.result(WAIT_SECONDS)
+    queue.close()
 
 
-def test_a_newer_checkpoint_takes_the_place_of_the_older(trained, recorder, speaker) -> None:
+def test_a_newer_checkpoint_replaces_the_older(trained, recorder, queue) -> None:
     newer = replace(trained.checkpoint, path=trained.checkpoint.path.with_name("newer"))
     for checkpoint in (trained.checkpoint, trained.checkpoint, newer, newer):
-        assert speaker.load(checkpoint) is recorder.voice
+        assert queue.load(checkpoint) is recorder.synthesizer
     assert recorder.built == [trained.checkpoint.path, newer.path]
-    assert len(speaker._loaded) == 1
-    speaker.start()
+    assert len(queue._loaded) == 1
+    queue.start()
 
 
-def test_the_last_experiments_chosen_stay_and_others_leave_memory(trained, speaker) -> None:
+def test_the_experiments_last_used_stay_in_memory(trained, queue) -> None:
     built, alive = [], weakref.WeakValueDictionary()
 
-    class Voice:
+    class Loaded:
         pass
 
     def build(checkpoint):
-        voice = Voice()
+        synthesizer = Loaded()
         built.append(checkpoint.path.parent.parent.name)
-        # Those that were let go of are gone before the next one takes their room.
+        # Old experiments are freed before the next one is loaded.
         assert len(alive) < MAX_LOADED
-        alive[len(built)] = voice
-        return voice
+        alive[len(built)] = synthesizer
+        return synthesizer
 
-    speaker._build = build
+    queue._build = build
     checkpoints = {
-        name: replace(trained.checkpoint, path=Path("/log") / name / "checkpoint" / "one") for name in ("a", "b", "c")
+        name: replace(trained.checkpoint, path=Path("/log") / name / "checkpoint" / "newest")
+        for name in ("a", "b", "c")
     }
     for name in ("a", "b", "a", "c", "a", "c", "b"):
-        speaker.load(checkpoints[name])
+        queue.load(checkpoints[name])
     assert built == ["a", "b", "c", "b"] and MAX_LOADED == 2
-    speaker.start()
+    queue.start()
 
 
-def test_an_older_checkpoint_is_gone_before_the_newer_takes_its_room(trained, voice, recorder, speaker) -> None:
+def test_an_older_checkpoint_is_freed_before_the_newer_is_loaded(trained, synthesizer, recorder, queue) -> None:
     alive = weakref.WeakSet()
 
     def build(checkpoint) -> Synthesizer:
         assert not alive
-        other = voice.with_settings()
+        other = synthesizer.with_settings()
         alive.add(other)
         return other
 
-    speaker._build = build
-    speaker.start()
+    queue._build = build
+    queue.start()
     for name in ("older", "newer", "newest"):
         checkpoint = replace(trained.checkpoint, path=trained.checkpoint.path.with_name(name))
-        one = job(trained, TEXTS[2], checkpoint=checkpoint)
-        speaker.submit(one)
-        assert one.done.result(WAIT_SECONDS).seconds > 0
+        request = queued(trained, TEXTS[2], checkpoint=checkpoint)
+        queue.submit(request)
+        assert request.done.result(WAIT_SECONDS).seconds > 0
 
 
-def test_the_server_closes_without_an_end_of_what_it_speaks(trained, voice, recorder) -> None:
-    recorder.voice = voice.with_settings()
-    recorder.voice.frame_limits = lambda _: (10**5, 2 * 10**5)
-    speaker = SynthesisQueue(recorder.build)
-    jobs = [job(trained, text) for text in TEXTS[:2]]
-    for one in jobs:
-        speaker.submit(one)
-    speaker.start()
-    while not jobs[0].num_seconds:
+def test_closing_interrupts_a_running_batch(trained, synthesizer, recorder) -> None:
+    recorder.synthesizer = synthesizer.with_settings()
+    recorder.synthesizer.frame_limits = lambda _: (10**5, 2 * 10**5)
+    queue = SynthesisQueue(recorder.build)
+    requests = [queued(trained, text) for text in TEXTS[:2]]
+    for request in requests:
+        queue.submit(request)
+    queue.start()
+    while not requests[0].num_seconds:
         time.sleep(0.01)
-    speaker.close()
-    for one in jobs:
+    queue.close()
+    for request in requests:
         with pytest.raises(UserError, match="closing"):
-            one.done.result(0)
+            request.done.result(0)
 
 
-def test_those_that_wait_are_told_when_the_server_closes(trained, recorder) -> None:
-    speaker = SynthesisQueue(recorder.build)
-    waiting = job(trained, TEXTS[0])
-    speaker.submit(waiting)
-    speaker._is_closed = True
-    speaker.start()
+def test_closing_fails_the_waiting_requests(trained, recorder) -> None:
+    queue = SynthesisQueue(recorder.build)
+    waiting = queued(trained, TEXTS[0])
+    queue.submit(waiting)
+    queue._is_closed = True
+    queue.start()
     with pytest.raises(UserError, match="closing"):
         waiting.done.result(WAIT_SECONDS)

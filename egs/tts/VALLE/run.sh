@@ -1,6 +1,6 @@
 #!/bin/sh
-# The recipe: features (1), training (2), speech (3), evaluation (4), web page (5). --help explains the flags; each
-# stage's program checks them.
+# Runs a stage of the recipe: features (1), training (2), inference (3), evaluation (4), web page (5). --help explains
+# the flags; the program of the stage checks them.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -13,60 +13,60 @@ usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|4|5 [flags]
   --stage 1|2|3|4|5, -s     1: features, 2: training, 3: inference, 4: evaluation, 5: web page
   --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stages 3 and 4: take its infer section;
                             in stage 5: list the experiments of its log_dir
-  --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; an error where CUDA cannot
-                            be used; without it: one GPU, or the CPU where there is none
+  --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; an error if CUDA cannot be
+                            used. Without the flag: one GPU, or the CPU if there is none
   --set KEY=VALUE           override a setting, such as train.batch_size=8; may be repeated
   --help, -h                this text
 
 Stage 1, features:
-  --num_workers N           processes that read audio and phonemize beside the codec
+  --num_workers N           processes that read audio and phonemize, in addition to the one that runs the codec
 
 Stage 2, training, into <log_dir>/NAME:
   --name NAME, -n           experiment
   --model_train_stage 1|2   1: the AR model, 2: the NAR model (0: both at once)
   --ar_model_ckpt_dir DIR   for 2: the trained AR model (experiment, its checkpoint folder, or one checkpoint)
-  --resume true             go on from the latest checkpoint of NAME
+  --resume true             resume from the latest checkpoint of NAME
   --resume_from_ckpt_path DIR
-                            go on from this checkpoint instead, of NAME or of another experiment
+                            resume from this checkpoint instead, of NAME or of another experiment
   --resume_type resume|finetune
                             resume (default): restore everything; finetune: take the weights, start at step 0
 
 Stage 3, inference:
   --infer_expt_dir DIR      experiment of the NAR model
-  --infer_output_dir DIR    where the speech goes (default <infer_expt_dir>/result)
+  --infer_output_dir DIR    output folder (default <infer_expt_dir>/result)
   --infer_mode single|batch
-  --infer_text TEXT         single: what to say
-  --infer_text_prompt TEXT  single: what the prompt says
-  --infer_audio_prompt FILE single: the prompt, about 3 seconds of a voice
+  --infer_text TEXT         single: the text to synthesize
+  --infer_text_prompt TEXT  single: the text of the prompt
+  --infer_audio_prompt FILE single: the prompt, about 3 seconds of the voice
   --test_list_file FILE     batch: a list of text|text_prompt|audio_prompt lines (also --infer_test_list_file)
   --top_k K                 sample among the K likeliest codes; 0: all, 1: always the likeliest
-  --top_p P                 sample among the likeliest codes that make up this mass
-  --temperature T           below 1 safer, above 1 more varied
-  --seed N                  the same seed says it the same way
-  --continual               keep the first seconds of the prompt and say the rest of its own text
-  --copysyn                 also write the prompt through the codec and back
+  --top_p P                 sample among the likeliest codes whose probabilities sum up to P
+  --temperature T           below 1: safer, above 1: more varied
+  --seed N                  the same seed gives the same speech
+  --continual               keep the first seconds of the prompt and synthesize the rest of its own text
+  --copysyn                 also write each prompt after encoding and decoding with the codec
 
 Stage 4, evaluation, into report.html and metrics.json:
   --infer_expt_dir DIR      experiment to measure; may be repeated to compare several
-  --audio_dir DIR           audio that stage 3 wrote with the same list, to measure as it is; may be repeated
+  --audio_dir DIR           output folder of stage 3 with the same list, to measure; may be repeated
   --test_list_file FILE     text|text_prompt|audio_prompt[|reference_audio] lines (also --infer_test_list_file)
-  --eval_output_dir DIR     where the results go (default <infer_expt_dir>/evaluation)
-  --continual               the list is one of continuations: the first seconds are the prompt
+  --eval_output_dir DIR     output folder (default <infer_expt_dir>/evaluation)
+  --continual               the list is for continuations: the first seconds are the prompt
   --asr pocketsphinx|whisper|hubert|none
-                            who hears the words (default pocketsphinx, which needs no download)
+                            speech recognizer for word error rates (default pocketsphinx, which needs no download)
   --asr_model DIR           folder, or name on the hub, of another model of that kind
-  --speaker_model DIR       folder, or name on the hub, of the model that tells voices apart
+  --speaker_model DIR       folder, or name on the hub, of the speaker model
   --dnsmos_dir DIR          folder with DNSMOS's two networks
-  --language CODE           of the texts, for comparing words (default en-us)
-  --num_report_texts N      how many texts, the worst, have their sound in the report (default 50)
+  --language CODE           language of the texts, for normalizing words (default en-us)
+  --num_report_texts N      how many of the worst texts have audio in the report (default 50)
   --build_test_lists librispeech|libritts
-                            write the usual test lists of the config's corpus to --eval_output_dir, and end
+                            only write the usual test lists of the config's corpus to --eval_output_dir
 
 Stage 5, web page:
-  --infer_expt_dir DIR      experiment of the NAR model that is chosen first
+  --infer_expt_dir DIR      experiment of the NAR model that is selected at first
   --log_dir DIR             parent of the experiments to choose from (default: log_dir of the config)
-  --host ADDRESS            where to listen (default 127.0.0.1: this machine alone; 0.0.0.0: the network)
-  --port N                  default 7860
+  --host ADDRESS            address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: the network)
+  --port N                  port to listen on (default 7860)
 HELP
 }
 
@@ -75,7 +75,7 @@ fail() {
     exit 2
 }
 
-# --stage and --gpu are ours; everything else goes to the stage's program as it is.
+# Take --stage and --gpu out of the arguments; pass all others to the stage's program.
 stage=''
 gpu=''
 gpu_given=false
@@ -120,7 +120,7 @@ case $stage in
 *) fail "--stage takes 1 to 5, not $stage" ;;
 esac
 
-# The active environment, if the project is installed there (a bare conda base is not meant), else the one of make.
+# Use the active environment if the project is installed in it (a bare conda base is active, too), else that of make.
 has_project() {
     "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec", "lhotse", "phonemizer", "json5"])))' 2>/dev/null
 }
@@ -135,17 +135,17 @@ fi
 
 if [ "$gpu_given" = true ]; then
     CUDA_VISIBLE_DEVICES=$gpu
-    # The programs refuse to run without the GPUs that were asked for; a cluster's CUDA_VISIBLE_DEVICES asks for none.
+    # The programs fail without the GPUs in VALLET_GPU. CUDA_VISIBLE_DEVICES alone may have been set by a cluster.
     VALLET_GPU=$gpu
     export CUDA_VISIBLE_DEVICES VALLET_GPU
 else
     unset VALLET_GPU
 fi
-# Threads that wait in a loop keep the loader's processes, and anything else on the machine, from the cores that they
-# wait for: everything takes many times longer. A short while of it saves decoding, of many small steps, much sleep.
+# Busy-waiting OpenMP threads would take the cores from the DataLoader workers: training gets many times slower. A short
+# spin remains, as decoding runs many small operations, and sleeping between them costs more.
 : "${OMP_WAIT_POLICY:=PASSIVE}" "${GOMP_SPINCOUNT:=10000}"
 export OMP_WAIT_POLICY GOMP_SPINCOUNT
-# The codec keeps the memory of large tensors for the next ones: given back and asked for anew, it takes as long again.
+# Keep freed memory in the process: the codec reuses it, and returning it to the system doubles the codec's time.
 if [ "$stage" != 2 ]; then
     : "${MALLOC_MMAP_THRESHOLD_:=1073741824}" "${MALLOC_TRIM_THRESHOLD_:=4294967296}"
     export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
@@ -153,7 +153,7 @@ fi
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 
-# Several GPUs train with one process each. Where fewer can be used than were asked for, the program says so, once.
+# Start one process per GPU. If fewer GPUs are usable, start only one process, which reports it.
 case $stage$gpu in
 [12]*,*)
     processes=$("$python" -c 'import os, torch
@@ -165,5 +165,5 @@ print(len(asked) if torch.cuda.device_count() >= len(asked) else 0)')
     fi
     ;;
 esac
-# As a file, not with -m: that would take folders named as ours are from the caller's folder.
+# Run a file, not -m, which would import folders with our names from the caller's folder.
 exec "$python" "$root/bins/$program.py" "$@"
