@@ -147,6 +147,11 @@ def _opened(path: Path) -> io.FileIO:
     return file
 
 
+def forget_open_files() -> None:
+    """Open each file again when it is read next."""
+    _opened.cache_clear()
+
+
 def _damaged(what: str, error: Exception | str) -> str:
     reason = error if isinstance(error, str) else first_line(error)
     return f"{what}: damaged ({reason}); delete the shard and run stage 1 again"

@@ -174,7 +174,7 @@ def test_resume_goes_on_as_if_there_had_been_no_break(recipe: Recipe, resumed: D
     assert_same(weights(broken[-1]), weights(whole[-1]))
     states = [training_state(path) for path in (broken[-1], whole[-1])]
     assert states[0]["progress"] == states[1]["progress"]
-    assert states[0]["progress"]["place"] == {"block": 0, "groups_done": 1}
+    assert states[0]["progress"]["batch"] == 1
     assert states[0]["ranks"][0]["cpu"].equal(states[1]["ranks"][0]["cpu"])
     assert optimizer_steps(broken[-1]) == {6}
     for name in ("train/loss", "train/gradient_norm", "valid/loss", "train/learning_rate"):

@@ -7,7 +7,15 @@ from functools import cached_property
 
 import numpy as np
 
-from processors.index import codes_location, index_location, phones_location, read_codes, read_index, read_phones
+from processors.index import (
+    codes_location,
+    forget_open_files,
+    index_location,
+    phones_location,
+    read_codes,
+    read_index,
+    read_phones,
+)
 from processors.manifest import corpus_of
 from utils.remote import MachineCache
 
@@ -38,6 +46,8 @@ class IndexedCorpus:
     def load(cls, shards: Sequence[str], cache: MachineCache | None = None) -> "IndexedCorpus":
         """Read the index of each shard, a path or a URL of its `cuts` file. Raises UserError where one is missing."""
         cache = cache or MachineCache()
+        # The shards may have been made again since they were last read.
+        forget_open_files()
         with ThreadPoolExecutor(_THREADS) as pool:
             indexes = list(pool.map(lambda shard: read_index(cache.path(index_location(shard))), shards))
         speaker_ids: dict[str, int] = {}

@@ -85,6 +85,8 @@ class TrainingRun:
                 accelerator.mixed_precision.replace("no", "fp32"),
             )
             status = trainer.train()
+            # Ranks that are behind still need the cache, which the first rank of a machine removes.
+            accelerator.wait_for_everyone()
             accelerator.end_training()
         return status
 
@@ -167,8 +169,6 @@ def pool_reader(data: PreparedData, accelerator: Accelerator) -> Iterator[PoolRe
         pools = PoolReader(cache, accelerator.local_process_index, len(folders))
         try:
             yield pools
-            # Ranks that still train need what the first rank would remove.
-            accelerator.wait_for_everyone()
         finally:
             pools.close()
 

@@ -67,7 +67,7 @@ def job(trained: Trained, text: str, sampling: SamplingSettings = DRAWN, index: 
 def alone(voice: Synthesizer, one: QueuedRequest) -> torch.Tensor:
     prompt = prepare_prompt(one.prompt_audio, one.prompt_text, voice.codec.sample_rate_hz)
     speaking = voice.with_settings(**one.sampling.model_dump())
-    [speech] = speaking._speak_batch([Request(one.text, prompt.text, prompt.audio)], False, None)
+    [speech] = speaking._synthesize_batch([Request(one.text, prompt.text, prompt.audio)], False, None)
     return speech.audio
 
 
