@@ -69,7 +69,7 @@ def queued(trained: Trained, text: str, sampling: SamplingSettings = DRAWN, inde
 def alone(synthesizer: Synthesizer, request: QueuedRequest) -> torch.Tensor:
     prompt = prepare_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
     speaking = synthesizer.with_settings(**request.sampling.model_dump())
-    [speech] = speaking._speak_batch([Request(request.text, prompt.text, prompt.audio)], False, None)
+    [speech] = speaking._synthesize_batch([Request(request.text, prompt.text, prompt.audio)], False, None)
     return speech.audio
 
 
