@@ -140,10 +140,11 @@ def test_a_time_is_the_median_of_the_runs_after_the_first(clock: Clock) -> None:
 
 
 def test_the_peak_of_memory_is_that_of_the_block() -> None:
-    kept = torch.ones(64 * 2**20 // 4)
+    # Allocations of this size are never taken from memory that was freed before.
+    kept = torch.ones(128 * 2**20 // 4)
     with peak_memory() as peak:
-        torch.ones(32 * 2**20 // 4).sum()
-    assert peak.mib is None or 25 < peak.mib < 60
+        torch.ones(64 * 2**20 // 4).sum()
+    assert peak.mib is None or 55 < peak.mib < 120
     assert kept.sum() > 0
 
 
