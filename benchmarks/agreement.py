@@ -13,7 +13,7 @@ from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import read_shards
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
-from training.prepared import read_prepared
+from training.prepared import read_preprocessed
 from utils.checkpoint import find_checkpoints
 
 NUM_UTTERANCES = 40
@@ -27,7 +27,7 @@ def rows(folder: Path) -> list[Row]:
         return [Row(job, note="not measured: run make demo first") for job in jobs.values()]
     experiment = Experiment(folder)
     settings = experiment.settings()
-    data = read_prepared(settings)
+    data = read_preprocessed(settings)
     tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable.load(experiment.symbols), settings.preprocess.add_blank)
     utterances = list(read_shards(data.valid_shards))[:NUM_UTTERANCES]
     inputs = [

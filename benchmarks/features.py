@@ -17,7 +17,7 @@ from config.schema import PreprocessSettings
 from processors.codecs.encodec import Encodec
 from processors.demo_corpus import sentences, write_demo_corpus
 from processors.frontends import build_phonemizer
-from processors.pipeline import Preparation
+from processors.pipeline import CorpusPreprocessor
 from utils.paths import ROOT
 
 NUM_TEXTS, NUM_PROCESSES, CHUNK = 8000, 2, 16
@@ -71,7 +71,7 @@ def _overhead_row(
     codec.to(device)
 
     def prepare() -> None:
-        Preparation("libritts", corpus, folder / "data", ROOT, settings).run(codec, device, lambda: None)
+        CorpusPreprocessor("libritts", corpus, folder / "data", ROOT, settings).run(codec, device, lambda: None)
         shutil.rmtree(folder / "data")
 
     # The first run warms up and records. The two then alternate, as the machine's speed varies.

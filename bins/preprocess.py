@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     from config.schema import Settings
     from processors.codecs import prepare_codec
-    from processors.pipeline import Preparation
+    from processors.pipeline import CorpusPreprocessor
     from processors.training_audio import training_audio
     from utils.config import load_settings, resolve_path
     from utils.device import pick_device
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None) -> int:
     processed_dir: Path = resolve_path(settings.preprocess.processed_dir, ROOT)
     shared = (processed_dir, ROOT, settings.preprocess, state.process_index, state.num_processes)
     paths = {name: resolve_path(settings.dataset_path[name], ROOT) for name in settings.dataset}
-    preparations = [Preparation(name, path, *shared) for name, path in paths.items()]
+    preparations = [CorpusPreprocessor(name, path, *shared) for name, path in paths.items()]
     rows = [row for preparation in preparations for row in preparation.rows]
     # Fail before the codec is fitted if the folder cannot be made.
     processed_dir.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from models.experiment import Experiment
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
-    from training.prepared import read_prepared, with_measured_limits
+    from training.prepared import read_preprocessed, with_measured_limits
     from training.run import TrainingRun
     from training.start import resolve_start, with_kept_schedule
     from utils.config import load_settings, resolve_path
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None) -> int:
     require_asked_gpus()
     settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
-    data = read_prepared(settings)
+    data = read_preprocessed(settings)
     # Limits that the config leaves null are measured on the corpus, and saved with the experiment.
     settings = with_measured_limits(settings, data)
     start = resolve_start(

@@ -14,7 +14,7 @@ from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import log, progress_bar
 
 GROUND_TRUTH, RESYNTHESIS = "ground truth", "codec resynthesis"
@@ -218,7 +218,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         for system in evaluation.systems
     }
     content = {"systems": systems, "missing": evaluation.missing}
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 

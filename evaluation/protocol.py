@@ -8,7 +8,7 @@ from pathlib import Path
 from processors.manifest import SourceUtterance
 from utils.audio import read_duration_seconds
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import log, progress_bar
 
 TEXT_SECONDS = (4.0, 10.0)
@@ -49,7 +49,7 @@ def write_test_lists(rows: Sequence[SourceUtterance], folder: Path, seed: int = 
             cross.append(_line(row, rng.choice(prompts)))
     paths = []
     for name, lines in zip(LISTS, (continuation, cross), strict=True):
-        with written_aside(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_text("# text|text_prompt|audio_prompt|reference\n" + "".join(lines), encoding="utf-8")
         log.info("%s: %d lines", folder / name, len(lines))
         paths.append(folder / name)

@@ -14,7 +14,7 @@ from evaluation.evaluate import GROUND_TRUTH, RESYNTHESIS, Evaluation, System
 from evaluation.measures import COLUMNS, WIDE_RATE_HZ, Clip, Column
 from evaluation.pictures import distributions_picture, spectrogram_picture
 from synthesis.test_lists import ListItem
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import progress_bar
 
 _ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
@@ -60,7 +60,7 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
         sortable=sortable,
         utterances=utterances,
     )
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedUtterance:
     """An utterance's audio (N,) and phones, or the reason why it is left out.
 
     Audio is an array, as each tensor that a DataLoader worker sends keeps a file descriptor open.
@@ -33,7 +33,7 @@ class Loaded:
     failure: str | None = None
 
 
-class Chunks(Dataset):
+class UtteranceReader(Dataset):
     """Reads chunks of utterances in DataLoader workers, while the codec encodes earlier ones."""
 
     def __init__(
@@ -51,30 +51,30 @@ class Chunks(Dataset):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index: int) -> list[Loaded]:
+    def __getitem__(self, index: int) -> list[LoadedUtterance]:
         return self.load(self.chunks[index])
 
-    def load(self, rows: Sequence[SourceUtterance]) -> list[Loaded]:
+    def load(self, rows: Sequence[SourceUtterance]) -> list[LoadedUtterance]:
         """Audio and phones of each row, or the reason why it is left out."""
         phonemizer = self._phonemizer
         try:
             phones = phonemizer.phonemize([row.text or "" for row in rows])
         except Exception as error:  # Whatever fails, only the utterance that causes it is left out.
             if len(rows) == 1:
-                return [Loaded(rows[0], failure=f"the transcript cannot be phonemized: {error}")]
+                return [LoadedUtterance(rows[0], failure=f"the transcript cannot be phonemized: {error}")]
             return [loaded for row in rows for loaded in self.load([row])]
         return [self._load(row, tuple(own)) for row, own in zip(rows, phones, strict=True)]
 
-    def _load(self, row: SourceUtterance, phones: tuple[str, ...]) -> Loaded:
+    def _load(self, row: SourceUtterance, phones: tuple[str, ...]) -> LoadedUtterance:
         try:
             self._check_text(row, phones)
             audio = self._read(row)
         except UserError as error:
-            return Loaded(row, failure=str(error))
+            return LoadedUtterance(row, failure=str(error))
         except (OSError, ValueError, RuntimeError) as error:
             # For example, a path that no file system accepts.
-            return Loaded(row, failure=f"{row.audio_path}: {error}")
-        return Loaded(row, audio.numpy(), phones)
+            return LoadedUtterance(row, failure=f"{row.audio_path}: {error}")
+        return LoadedUtterance(row, audio.numpy(), phones)
 
     def _check_text(self, row: SourceUtterance, phones: tuple[str, ...]) -> None:
         if row.problem is not None:
@@ -102,7 +102,9 @@ class Chunks(Dataset):
         return audio
 
 
-def encode(loaded: Sequence[Loaded], codec: Codec, batch_seconds: float, device: torch.device) -> list[Utterance]:
+def encode(
+    loaded: Sequence[LoadedUtterance], codec: Codec, batch_seconds: float, device: torch.device
+) -> list[Utterance]:
     """Encode utterances in batches of similar length; returns them in the given order."""
     order = sorted(range(len(loaded)), key=lambda index: -len(loaded[index].audio))
     codes: dict[int, np.ndarray] = {}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError, first_line
-from utils.files import written_aside
+from utils.files import atomic_write
 
 _PHONE = np.dtype("<u2")
 _OPEN_FILES = 256
@@ -76,9 +76,9 @@ def write_index(cuts: Path) -> None:
     names = sorted(set(speakers))
     symbol_ids = {symbol: number for number, symbol in enumerate(symbols)}
     speaker_ids = {name: number for number, name in enumerate(names)}
-    with written_aside(Path(phones_location(str(cuts)))) as path:
+    with atomic_write(Path(phones_location(str(cuts)))) as path:
         path.write_bytes(np.array([symbol_ids[phone] for of_one in phones for phone in of_one], _PHONE).tobytes())
-    with written_aside(Path(index_location(str(cuts)))) as path:
+    with atomic_write(Path(index_location(str(cuts)))) as path:
         np.savez(
             path,
             codes_offset=np.array([member.offset_data for member in arrays], np.int64),

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from config.schema import Dataset, PreprocessSettings
 from processors.codecs.base import Codec
 from processors.corpora import describe_split, read_corpus
-from processors.features import Chunks, Loaded, encode
+from processors.features import LoadedUtterance, UtteranceReader, encode
 from processors.index import read_index
 from processors.manifest import SPLITS, SourceUtterance, Split, Utterance, write_shard
 from processors.reports import Shard, failure_category, is_done, read_report
@@ -29,7 +29,7 @@ from processors.symbols import SymbolTable
 from processors.text import build_phonemizer
 from utils.config import resolve_path
 from utils.device import memory_advice
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import log, progress_bar
 from utils.workers import iterate
 
@@ -39,7 +39,7 @@ _WINDOW = 128
 QUANTILES = (0.001, 0.01, 0.5, 0.99, 0.999)
 
 
-class Preparation:
+class CorpusPreprocessor:
     """Stage 1 for one corpus, into `processed_dir/<name>`.
 
     `rank` of `world_size` processes makes every `world_size`-th shard; what comes out does not depend on them.
@@ -101,8 +101,8 @@ class Preparation:
 
     def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
         """Make the missing shards; returns the content of `stats.json`, or nothing on other ranks than 0."""
-        made_by = codec.fingerprint()
-        fingerprints = {id(shard): self._fingerprint(shard, made_by) for shard in self.shards}
+        codec_fingerprint = codec.fingerprint()
+        fingerprints = {id(shard): self._fingerprint(shard, codec_fingerprint) for shard in self.shards}
         own = self.shards[self.rank :: self.world_size]
         checked = progress_bar(total=len(own), desc=f"{self.name}: checking", unit="shard", disable=len(own) < 100)
         pending = []
@@ -117,7 +117,7 @@ class Preparation:
         wait_for_everyone()
         return self._finish(codec) if self.rank == 0 else {}
 
-    def _fingerprint(self, shard: Shard, made_by: str) -> str:
+    def _fingerprint(self, shard: Shard, codec_fingerprint: str) -> str:
         """Changes with whatever changes a shard's content."""
         settings = self.settings.model_dump(
             include={"phone_extractor", "language", "sample_rate", "min_duration", "max_duration"}
@@ -125,7 +125,7 @@ class Preparation:
         phones = None if self.table is None else self.table.phones
         # What a row lacks is left out, so that a field that is new here changes no shard that was made before.
         rows = [{key: value for key, value in asdict(row).items() if key != "problem" or value} for row in shard.rows]
-        text = json.dumps([settings, phones, made_by, rows], sort_keys=True)
+        text = json.dumps([settings, phones, codec_fingerprint, rows], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _make(self, shards: Sequence[Shard], codec: Codec, device: torch.device, fingerprints: dict[int, str]) -> None:
@@ -133,10 +133,10 @@ class Preparation:
         chunks = [shard.rows[first : first + _CHUNK] for shard in shards for first in range(0, len(shard.rows), _CHUNK)]
         num_workers = self.settings.num_workers
         reader = DataLoader(
-            Chunks(chunks, self.settings, self.table),
+            UtteranceReader(chunks, self.settings, self.table),
             batch_size=None,
             num_workers=num_workers,
-            multiprocessing_context=_helpers() if num_workers else None,
+            multiprocessing_context=_worker_context() if num_workers else None,
             prefetch_factor=_WINDOW // _CHUNK if num_workers else None,
         )
         loader = iterate(reader, f"lower preprocess.num_workers ({num_workers}), and run the same command again")
@@ -144,9 +144,9 @@ class Preparation:
         with progress_bar(total=total, desc=f"{self.name}: features", unit="utterance", disable=not total) as bar:
             for shard in shards:
                 utterances: list[Utterance] = []
-                failures: list[Loaded] = []
+                failures: list[LoadedUtterance] = []
                 for first in range(0, len(shard.rows), _WINDOW):
-                    loaded: list[Loaded] = []
+                    loaded: list[LoadedUtterance] = []
                     while len(loaded) < min(_WINDOW, len(shard.rows) - first):
                         loaded += next(loader)
                     good = [item for item in loaded if item.failure is None]
@@ -161,7 +161,7 @@ class Preparation:
         self,
         shard: Shard,
         utterances: Sequence[Utterance],
-        failures: Sequence[Loaded],
+        failures: Sequence[LoadedUtterance],
         codec: Codec,
         fingerprint: str,
     ) -> None:
@@ -182,7 +182,7 @@ class Preparation:
                 for item in failures
             ],
         }
-        with written_aside(shard.report_path) as path:
+        with atomic_write(shard.report_path) as path:
             path.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
     def _finish(self, codec: Codec) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class Preparation:
             ("failures.jsonl", lines),
             ("stats.json", json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
-            with written_aside(self.folder / name) as path:
+            with atomic_write(self.folder / name) as path:
                 path.write_text(text, encoding="utf-8")
         return stats
 
@@ -252,8 +252,8 @@ class Preparation:
                 report.unlink()
 
 
-def _helpers() -> BaseContext:
+def _worker_context() -> BaseContext:
     """forkserver instead of fork: forked workers would turn the codec's memory into copy-on-write pages."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([Chunks.__module__])
+    context.set_forkserver_preload([UtteranceReader.__module__])
     return context

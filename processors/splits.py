@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from config.schema import PreprocessSettings
-from processors.features import Chunks
+from processors.features import UtteranceReader
 from processors.manifest import SourceUtterance, Split
 
 # Rounds of looking for units that can be read.
@@ -92,7 +92,7 @@ def _with_readable_parts(
     Only the first unit of valid and of test and the last of train are read: with these usable no part is empty, and a
     corpus of any size costs a few reads. Units that are taken out train, where stage 1 names them.
     """
-    reader = Chunks([], settings, None)
+    reader = UtteranceReader([], settings, None)
 
     @cache
     def is_readable(unit: str) -> bool:

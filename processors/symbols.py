@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 
 WORD_BOUNDARY = "_"
 """The phone between two words."""
@@ -58,7 +58,7 @@ class SymbolTable:
     def save(self, path: Path) -> None:
         """Write every symbol with its id, `<pad> 0` first, atomically."""
         lines = "".join(f"{symbol} {index}\n" for index, symbol in enumerate((*SPECIALS, *self._phones)))
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(lines.encode())
 
     def encode(self, phones: Sequence[str], add_blank: bool) -> list[int]:

@@ -11,7 +11,7 @@ from synthesis.synthesizer import Request, Speech, Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import write_audio
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import log, progress_bar
 from utils.prompts import Prompt, prepare_prompt
 
@@ -144,7 +144,7 @@ def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows to a `results.jsonl`; they replace rows of the same name that earlier runs wrote."""
     names = {row["name"] for row in rows}
     kept = [row for row in read_results(path) if row.get("name") not in names]
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in [*kept, *rows])
         aside.write_text("".join(lines), encoding="utf-8")
 

@@ -22,7 +22,7 @@ from processors.codecs.mel_rvq import MelRVQ
 from processors.frontends import build_phonemizer
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import SPLITS, list_shards, read_shards
-from processors.pipeline import Preparation
+from processors.pipeline import CorpusPreprocessor
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
@@ -185,7 +185,7 @@ def coded_together(world: World, changes: Changes) -> Any:
     """The batches that stage 1 gives to the codec."""
     codec = Noting.load(world.root / "data" / "mel_rvq.safetensors")
     settings = world.settings(changes).preprocess
-    Preparation("custom", world.root / "corpus", world.folder, ROOT, settings).run(codec, CPU, lambda: None)
+    CorpusPreprocessor("custom", world.root / "corpus", world.folder, ROOT, settings).run(codec, CPU, lambda: None)
     return codec.__dict__["shapes"]
 
 

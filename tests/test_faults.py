@@ -17,7 +17,7 @@ from tests.tiny_runs import sets
 from utils.audio import read_audio
 from utils.checkpoint import find_checkpoints, load_state
 from utils.errors import UserError
-from utils.files import locked
+from utils.files import file_lock
 
 NUM_ATTEMPTS = 10
 
@@ -93,17 +93,17 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_is_trained_in_once_at_a_time_and_free_after_a_crash(tmp_path: Path) -> None:
     lock = tmp_path / "expt" / ".lock"
-    with locked(lock) as holder, locked(lock) as second:
+    with file_lock(lock) as holder, file_lock(lock) as second:
         assert holder is None and str(os.getpid()) in str(second)
     child = os.fork()
     if not child:
-        with locked(lock):
+        with file_lock(lock):
             signal.pause()
     while f"process {child} " not in lock.read_text():
         time.sleep(0.01)
-    with locked(lock) as holder:
+    with file_lock(lock) as holder:
         assert f"process {child} " in str(holder)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with locked(lock) as holder:
+    with file_lock(lock) as holder:
         assert holder is None

@@ -20,7 +20,7 @@ _FASTER, _SLOWER = 0.8, 1.5
 
 
 @dataclass(frozen=True)
-class PreparedData:
+class PreprocessedData:
     """The output of stage 1 for the corpora of an experiment; an epoch has about `num_utterances`.
 
     `seconds_per_phone` are the lowest and the highest quantile of any corpus; None where one was never measured.
@@ -35,7 +35,7 @@ class PreparedData:
     seconds_per_phone: tuple[float, float] | None = None
 
 
-def read_prepared(settings: Settings) -> PreparedData:
+def read_preprocessed(settings: Settings) -> PreprocessedData:
     """Raises UserError where stage 1 has not run, ran with other settings, or left nothing to train on."""
     processed_dir = settings.preprocess.processed_dir.rstrip("/")
     if not is_url(processed_dir):
@@ -69,10 +69,12 @@ def read_prepared(settings: Settings) -> PreparedData:
     if codec.is_fitted:
         codec_file = fetch(f"{processed_dir}/{codec.file_name}")
     pace = (min(min(p.values()) for p in paces), max(max(p.values()) for p in paces)) if all(paces) else None
-    return PreparedData(train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)), pace)
+    return PreprocessedData(
+        train, valid, tuple(sorted(phones)), num_utterances, codec_file, next(iter(fingerprints)), pace
+    )
 
 
-def with_measured_limits(settings: Settings, data: PreparedData) -> Settings:
+def with_measured_limits(settings: Settings, data: PreprocessedData) -> Settings:
     """Settings with limits of the speaking rate that follow the corpus, where they have none of their own."""
     if data.seconds_per_phone is None:
         return settings

@@ -21,14 +21,14 @@ from training.corpus import IndexedCorpus
 from training.data import TrainData
 from training.parallel import EvalModel, configure_fsdp
 from training.pools import PoolReader
-from training.prepared import PreparedData
+from training.prepared import PreprocessedData
 from training.samples import SampleLogger
 from training.start import InitialState, supersede, write_experiment
 from training.trainer import Trainer
 from utils.checkpoint import remove_leftovers
 from utils.device import has_fast_bf16, memory_advice, pick_device
 from utils.errors import UserError
-from utils.files import locked
+from utils.files import file_lock
 from utils.log import log, set_up_logging
 from utils.remote import MachineCache, is_url
 
@@ -41,7 +41,7 @@ class TrainingRun:
 
     settings: Settings
     experiment: Experiment
-    data: PreparedData
+    data: PreprocessedData
     start: InitialState
     train_stage: int
     codec: Codec
@@ -145,7 +145,7 @@ class TrainingRun:
 @contextmanager
 def exclusive(experiment: Experiment, accelerator: Accelerator) -> Iterator[None]:
     """One training at a time in an experiment's folder. A collective; raises UserError where another one has it."""
-    with locked(experiment.folder / ".lock") if accelerator.is_main_process else nullcontext() as holder:
+    with file_lock(experiment.folder / ".lock") if accelerator.is_main_process else nullcontext() as holder:
         [holder] = broadcast_object_list([holder])
         if holder is not None and not accelerator.is_main_process:
             raise SystemExit(1)  # The main process reports it.
@@ -155,7 +155,7 @@ def exclusive(experiment: Experiment, accelerator: Accelerator) -> Iterator[None
 
 
 @contextmanager
-def pool_reader(data: PreparedData, accelerator: Accelerator) -> Iterator[PoolReader]:
+def pool_reader(data: PreprocessedData, accelerator: Accelerator) -> Iterator[PoolReader]:
     """This rank's part of reading pools of shards ahead, into one cache for all ranks of a machine. A collective.
 
     The cache is removed at the end.

@@ -15,7 +15,7 @@ from models.contract import CodecLM
 from models.experiment import Experiment
 from processors.codecs import codec_class
 from processors.symbols import SymbolTable
-from training.prepared import PreparedData
+from training.prepared import PreprocessedData
 from utils.checkpoint import (
     Checkpoint,
     find_checkpoints,
@@ -26,7 +26,7 @@ from utils.checkpoint import (
 )
 from utils.config import save_settings
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import log
 
 ResumeType = Literal["resume", "finetune"]
@@ -48,7 +48,7 @@ class InitialState:
 def resolve_start(
     settings: Settings,
     experiment: Experiment,
-    data: PreparedData,
+    data: PreprocessedData,
     train_stage: int,
     ar_model: Path | None,
     resume: bool,
@@ -156,7 +156,9 @@ def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(value.equal(others[name]) for name, value in some.items())
 
 
-def _check_compatible(settings: Settings, data: PreparedData, ancestor: Checkpoint, may_differ: frozenset[str]) -> None:
+def _check_compatible(
+    settings: Settings, data: PreprocessedData, ancestor: Checkpoint, may_differ: frozenset[str]
+) -> None:
     """Raises UserError when training cannot go on from a checkpoint with these settings and this data."""
     origin = Experiment.of(ancestor)
     before = origin.settings()
@@ -182,14 +184,14 @@ def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> Symbo
     return SymbolTable(longer)
 
 
-def write_experiment(experiment: Experiment, settings: Settings, data: PreparedData, start: InitialState) -> None:
+def write_experiment(experiment: Experiment, settings: Settings, data: PreprocessedData, start: InitialState) -> None:
     """Write what inference needs beside a checkpoint: settings, symbols and, where it is a file, the codec."""
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
     codec = experiment.codec(codec_class(settings.preprocess.acoustic_token_extractor).file_name)
     if data.codec is not None and not (codec.is_file() and filecmp.cmp(data.codec, codec, shallow=False)):
-        with written_aside(codec) as path:
+        with atomic_write(codec) as path:
             shutil.copyfile(data.codec, path)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 
 # libsndfile lists formats, not suffixes: these are further suffixes of formats that it reads.
 AUDIO_SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {
@@ -56,7 +56,7 @@ def read_audio(
 def write_audio(path: Path, waveform: Tensor, sample_rate_hz: int) -> None:
     """Write (N,) samples as 16-bit WAV, clipped to [-1, 1], atomically."""
     samples = waveform.detach().float().clamp(-1, 1).cpu().numpy()
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         soundfile.write(str(aside), samples, sample_rate_hz, subtype="PCM_16", format="WAV")
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from utils.errors import UserError, first_line
-from utils.files import flush
+from utils.files import fsync
 
 WEIGHTS, STATE, META = "model.safetensors", "training_state.pt", "meta.json"
 _META_KEYS = {"train_stage", "codec", "ends_epoch"}
@@ -128,11 +128,11 @@ def save_checkpoint(
         (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         # Sync before the rename: after a crash, a complete name must not have incomplete content.
         for path in [*aside.iterdir(), aside]:
-            flush(path)
+            fsync(path)
         if target.exists():
             _remove(target)
         aside.rename(target)
-        flush(folder)
+        fsync(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors wrap the operating system's error: a full disk, a quota, a read-only folder.
         shutil.rmtree(aside, ignore_errors=True)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from utils.config_errors import Key, conversions, explain, is_placeholder, one_line, shown, unusable_values
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import log
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -62,7 +62,7 @@ def read_settings(
 def save_settings(settings: BaseModel, path: Path) -> None:
     """Write the settings as JSON, atomically."""
     text = json.dumps(settings.model_dump(), indent=2, ensure_ascii=False, allow_nan=False)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 
 

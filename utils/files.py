@@ -10,21 +10,21 @@ from uuid import uuid4
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Atomic write: gives a temporary path, whose file replaces `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: two machines that share the folder may use the same one.
     aside = path.with_name(f".{uuid4().hex}.part{path.suffix}")
     try:
         yield aside
-        flush(aside)
+        fsync(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[str | None]:
+def file_lock(path: Path) -> Iterator[str | None]:
     """Hold a lock on a file for the block. Gives None, or a description of the process that holds it already.
 
     The system releases the lock when the process ends, even if it is killed. The file stays.
@@ -43,7 +43,7 @@ def locked(path: Path) -> Iterator[str | None]:
         yield None
 
 
-def flush(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Sync a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from utils.errors import UserError, first_line
-from utils.files import written_aside
+from utils.files import atomic_write
 
 
 def is_url(location: str) -> bool:
@@ -71,7 +71,7 @@ def _download(location: str, copy: Path, waits_seconds: Sequence[float]) -> None
     while True:
         try:
             with (
-                written_aside(copy) as part,
+                atomic_write(copy) as part,
                 open_url(location, "rb", compression="disable") as source,
                 part.open("wb") as target,
             ):

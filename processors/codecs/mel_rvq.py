@@ -19,7 +19,7 @@ from processors.codecs.base import Codec, pad_to_hops
 from processors.codecs.mel_analysis import MelAnalysis
 from utils.config import resolve_path
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 from utils.log import log, progress_bar
 
 CODEBOOK_SIZE = 1024
@@ -134,7 +134,7 @@ class MelRVQ(Codec):
             "settings": self.settings.model_dump_json(),
         }
         tensors = {"codebooks": self.codebooks.cpu().contiguous(), "gains": self.gains.cpu()}
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             save_file(tensors, aside, metadata=header)
 
     @classmethod

@@ -12,7 +12,7 @@ import bins.preprocess
 import bins.train
 import bins.webui
 from tests.recipe import Program, Recipe, listing, prompt
-from utils.files import locked
+from utils.files import file_lock
 
 ErrorOf = Callable[..., str]
 
@@ -259,7 +259,7 @@ def test_run_sh_reports_a_wrong_flag_in_one_line(trained: Recipe, flags: tuple[s
 def test_a_folder_in_use_is_one_line(trained: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     copy = trained.copied("ar", "ar_in_use")
     before = listing(copy)
-    with locked(copy / ".lock"):
+    with file_lock(copy / ".lock"):
         capsys.readouterr()
         flags = ("--config", str(trained.config), "--name", "ar_in_use", "--model_train_stage", "1", "--resume", "true")
         assert trained.call(bins.train, *flags) == 1

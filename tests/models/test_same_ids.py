@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.valle.collate import Collator, PrefixMode
-from processors.features import Chunks
+from processors.features import UtteranceReader
 from processors.frontends import build_phonemizer
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import SourceUtterance, Utterance, list_shards, write_shard
@@ -30,7 +30,7 @@ def test_training_ids_are_inference_ids(tmp_path, add_blank: bool) -> None:
         for index, text in enumerate(TEXTS)
     ]
     settings = defaults().preprocess
-    loaded = Chunks([rows], settings, None)[0]
+    loaded = UtteranceReader([rows], settings, None)[0]
     assert [item.failure for item in loaded] == [None] * len(TEXTS)
     codes = torch.zeros(20, 8).short().numpy()
     utterances = [Utterance(item.row.id, item.row.text or "", item.phones, "speaker", codes) for item in loaded]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from processors.features import Chunks
+from processors.features import UtteranceReader
 from processors.manifest import SourceUtterance
 from tests.conftest import defaults
 from utils.audio import write_audio
@@ -17,8 +17,8 @@ def test_a_text_in_another_script_is_a_failure_with_its_letters(tmp_path: Path) 
         SourceUtterance(f"u{index}", str(tmp_path / "a.wav"), text, "speaker", "train")
         for index, text in enumerate(texts)
     ]
-    first, good, last = Chunks([rows], defaults().preprocess, None)[0]
+    first, good, last = UtteranceReader([rows], defaults().preprocess, None)[0]
     assert good.failure is None and good.phones
     assert "cannot read: 你, 好, 世, 界" in str(first.failure) and "п, р, и, в, е, ..." in str(last.failure)
     graphemes = defaults().preprocess.model_copy(update={"phone_extractor": "graphemes"})
-    assert [loaded.failure for loaded in Chunks([rows], graphemes, None)[0]] == [None] * 3
+    assert [loaded.failure for loaded in UtteranceReader([rows], graphemes, None)[0]] == [None] * 3

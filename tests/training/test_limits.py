@@ -12,7 +12,7 @@ from synthesis.limits import UNMEASURED_SECONDS_PER_PHONE, limits_by_phones
 from synthesis.load import load_experiment
 from tests.conftest import ROOT, tiny_infer
 from tests.tiny_runs import prepare, train, write_config, write_custom
-from training.prepared import PreparedData, read_prepared, with_measured_limits
+from training.prepared import PreprocessedData, read_preprocessed, with_measured_limits
 from utils.config import load_settings
 
 UNSET = {"infer.min_seconds_per_phone": None, "infer.max_seconds_per_phone": None}
@@ -26,10 +26,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config
 
 
-def read(config: Path, *overrides: str) -> tuple[Settings, PreparedData]:
+def read(config: Path, *overrides: str) -> tuple[Settings, PreprocessedData]:
     unset = [f"{key}=null" for key in UNSET]
     settings = load_settings(config, Settings, [*unset, *overrides], root=ROOT)
-    return settings, read_prepared(settings)
+    return settings, read_preprocessed(settings)
 
 
 def test_limits_that_are_left_open_are_those_of_the_corpus(config: Path) -> None:

@@ -162,11 +162,11 @@ def test_a_newer_checkpoint_replaces_the_older(trained, recorder, queue) -> None
 def test_the_experiments_last_used_stay_in_memory(trained, queue) -> None:
     built, alive = [], weakref.WeakValueDictionary()
 
-    class Loaded:
+    class LoadedUtterance:
         pass
 
     def build(checkpoint):
-        synthesizer = Loaded()
+        synthesizer = LoadedUtterance()
         built.append(checkpoint.path.parent.parent.name)
         # Old experiments are freed before the next one is loaded.
         assert len(alive) < MAX_LOADED

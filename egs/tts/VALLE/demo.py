@@ -26,7 +26,7 @@ from evaluation.pictures import draw_spectrogram
 from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, write_demo_corpus
 from utils.checkpoint import find_checkpoints
 from utils.errors import UserError
-from utils.files import written_aside
+from utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = "egs/tts/VALLE/demo_config.json"
@@ -87,7 +87,7 @@ def run_step(done: Path, step: str, work: Callable[[], None], product: Path | No
 
 
 def write_notes(path: Path, notes: dict[str, dict[str, str | float]]) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(notes, indent=2))
 
 
