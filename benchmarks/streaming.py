@@ -13,8 +13,8 @@ from benchmarks.measure import MIB, Row, peak_memory
 from benchmarks.training import FRAME_RATE_HZ, made_up_utterances, train_data
 from config.schema import ValleExperiment
 from processors.manifest import list_shards, write_shard
-from training.plan import Position
 from training.pools import PoolReader
+from training.sequence import Position
 from utils.remote import MachineCache
 
 SHARD_SIZE = 1000
@@ -132,7 +132,7 @@ def read(
     with peak_memory() as peak:
         started = time.perf_counter()
         pools = PoolReader(MachineCache(), rank, world_size)
-        data = replace(train_data(settings, shards, num_workers), rank=rank, world_size=world_size, pools=pools)
+        data = replace(train_data(settings, shards, num_workers), rank=rank, world_size=world_size, pool_reader=pools)
         # As a training begins: with the number of its steps.
         all_steps = data.num_steps(Position())
         first_seconds, num_tokens = None, 0

@@ -26,7 +26,7 @@ from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from training.corpus import IndexedCorpus
 from training.data import TrainData
-from training.plan import Position
+from training.sequence import Position
 from utils.device import has_fast_bf16
 
 FRAME_RATE_HZ, PHONES_PER_SECOND = 75, 13.5

@@ -19,7 +19,7 @@ from modules.sampling import TokenSampler
 from modules.transformer import Transformer
 
 OnFrames = Callable[[int], None]
-"""Hears how many frames are generated so far; a second try begins anew."""
+"""Called with the number of frames generated so far; starts again from 0 with each try."""
 StopReason = Literal["eos", "floor", "cap"]
 """eos: the end was predicted; floor: it was predicted at the minimum length already; cap: cut at the maximum length."""
 AnyBatch = TypeVar("AnyBatch", bound="Batch")
@@ -80,7 +80,7 @@ class Collate(Protocol):
         ...
 
     def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> Batch:
-        """With `rng` whatever is random is drawn; without it (validation) nothing is."""
+        """With `rng` what is random is drawn; without it (validation) the batch is always the same."""
         ...
 
 
@@ -99,10 +99,10 @@ class LossSums:
 
 @dataclass(frozen=True)
 class TokenizedRequest:
-    """A text to say behind a prompt, in tokens.
+    """A text to synthesize after a prompt, in tokens.
 
     `ids` are bos, the prompt's phones, a word boundary, the text's phones, eos; `ids[:1] + ids[target_start:]` are
-    those of the text alone. `codes` (P, Q) are the prompt's. `num_target_phones` of the ids are still to be said.
+    those of the text alone. `codes` (P, Q) are the prompt's. `num_target_phones` of the ids are to be synthesized.
     """
 
     ids: Sequence[int]
@@ -113,7 +113,7 @@ class TokenizedRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """New codes behind the prompt (T, Q), and why they end.
+    """New codes (T, Q) after the prompt, and why they end.
 
     A model that is not complete yet may give fewer codebooks.
     """
@@ -191,7 +191,7 @@ class CodecLM(nn.Module, ABC):
         """
 
     def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:
-        """Each layer's attention of frames on phones (T, S), for codes (T, Q) behind the prompt; none by default."""
+        """Each layer's attention of frames on phones (T, S), for the codes (T, Q) after the prompt; none by default."""
         return []
 
     @classmethod
@@ -205,48 +205,51 @@ class CodecLM(nn.Module, ABC):
         return ""
 
     def named_weights(self) -> dict[str, Tensor]:
-        """The weights under the names that checkpoints have; of a tied pair one tensor."""
+        """The weights by checkpoint name. Tied weights are the same tensor."""
         own = self.state_dict(keep_vars=True)
         values = {id(value): value.detach() for value in own.values()}
         return {self.weight_name(name): values[id(value)] for name, value in own.items()}
 
     def load_named_weights(self, weights: Mapping[str, Tensor], assign: bool = False) -> list[str]:
-        """Load weights by those names; returns the names that are missing.
+        """Load weights by checkpoint name; returns the names that are missing.
 
-        With `assign` the model takes the tensors themselves, not a copy: one built on the meta device then costs no
-        more memory than its weights. One of a tied pair is enough. Raises ValueError naming a weight that is unknown,
-        of another shape, or not that of its tied pair.
+        With `assign` the model takes the tensors themselves instead of copies: a model built on the meta device then
+        costs no more memory than its weights. Of tied weights one is enough. Raises ValueError for a name that is
+        unknown, a wrong shape, or tied weights that differ.
         """
-        own = {self.weight_name(name): (name, value) for name, value in self.state_dict(keep_vars=True).items()}
+        expected = {self.weight_name(name): (name, value) for name, value in self.state_dict(keep_vars=True).items()}
         for name, value in weights.items():
-            if name not in own:
+            if name not in expected:
                 raise ValueError(f"unknown weight {name}")
-            shape = own[name][1].shape
+            shape = expected[name][1].shape
             if shape != value.shape:
                 raise ValueError(f"weight {name} is {tuple(value.shape)}, the model's is {tuple(shape)}")
-        # Tied weights are one tensor under several names: those that are given must agree.
-        given: dict[int, str] = {}
+        # Tied weights are one tensor under several names. Where several are given, they must be equal.
+        name_of_tensor: dict[int, str] = {}
         for name, value in weights.items():
-            other = given.setdefault(id(own[name][1]), name)
+            other = name_of_tensor.setdefault(id(expected[name][1]), name)
             if other != name and not value.equal(weights[other]):
                 raise ValueError(f"weights {other} and {name} differ, and the model ties them")
+        # All names of a tied tensor get the given value: with `assign` torch would untie them otherwise.
         loaded = {
-            inner: weights[given[id(value)]].to(value.dtype) for inner, value in own.values() if id(value) in given
+            own_name: weights[name_of_tensor[id(value)]].to(value.dtype)
+            for own_name, value in expected.values()
+            if id(value) in name_of_tensor
         }
         self.load_state_dict(loaded, strict=False, assign=assign)
-        return [name for name, (_, value) in own.items() if id(value) not in given]
+        return [name for name, (_, value) in expected.items() if id(value) not in name_of_tensor]
 
     @classmethod
     def missing_part(cls, weights: Mapping[str, Tensor], train_stage: int | None) -> str | None:
-        """What weights lack for use, or to go on from in a stage; None where they lack nothing."""
+        """The part that weights lack for inference (None), or for starting a stage; None if they are complete."""
         return None
 
     @classmethod
     def part_for(cls, weights: Mapping[str, Tensor], train_stage: int) -> dict[str, Tensor]:
-        """Of a checkpoint's weights those that a stage starts from."""
+        """The weights of a checkpoint that a stage starts from."""
         return dict(weights)
 
     @classmethod
     def pretrained_part(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of a checkpoint's weights those of the pretrained part that `pretrained_stages` start from."""
+        """The weights of a checkpoint that `pretrained_stages` take as their pretrained part."""
         return dict(weights)

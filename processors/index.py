@@ -21,7 +21,8 @@ from utils.errors import UserError, first_line
 from utils.files import atomic_write
 
 _PHONE = np.dtype("<u2")
-_OPEN_FILES = 256
+# As many as a pool of 64 shards has. Files that are removed keep their disk space until they are closed.
+_OPEN_FILES = 128
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def read_index(path: Path) -> ShardIndex:
             index = ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
     except Exception as error:  # Of many types: zip's, numpy's, the system's.
         reason = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({first_line(error)})"
-        raise UserError(f"{path}: {reason}; run stage 1 again, which makes the index and no shard") from error
+        raise UserError(f"{path}: {reason}; run stage 1 again, which makes only the index") from error
     return index
 
 
@@ -130,6 +131,8 @@ def read_codes(path: Path, offset: int, size: int, num_frames: int) -> np.ndarra
 def _read_at(path: Path, offset: int, size: int) -> bytes:
     try:
         data = os.pread(_opened(path).fileno(), size, offset)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise UserError(_damaged(str(path), error)) from error
     if len(data) != size:
@@ -137,12 +140,12 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
     return data
 
 
-# One that is dropped is closed with its last reference.
+# An evicted file is closed when its last user drops it.
 @lru_cache(maxsize=_OPEN_FILES)
 def _opened(path: Path) -> io.FileIO:
     file = io.FileIO(path)
     if hasattr(os, "posix_fadvise"):
-        # Without it the system reads ahead of each utterance what belongs to others.
+        # No read-ahead by the system: neighbours in the file belong to other batches.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
     return file
 

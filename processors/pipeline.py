@@ -1,4 +1,4 @@
-"""Stage 1: a corpus to shards of phones and codes. Finished shards are kept, so that an interrupted run goes on."""
+"""Stage 1: a corpus to shards of phones and codes. Finished shards are kept, so that an interrupted run continues."""
 
 import hashlib
 import json
@@ -79,9 +79,9 @@ class CorpusPreprocessor:
                 index += 1
 
     def _recorded_rows(self, rows: Sequence[SourceUtterance]) -> tuple[dict[str, Split], str]:
-        """The ids and splits of data that were prepared before, in their order, and the name of that order.
+        """Ids and splits of earlier data in their recorded order, and the rule of that order, `id` or `hash`.
 
-        Nothing is recorded where there are no such data, or another rule split them.
+        Empty if there are no earlier data, or another rule split them.
         """
         recorded: dict[str, Split] = {}
         try:
@@ -123,13 +123,13 @@ class CorpusPreprocessor:
             include={"phone_extractor", "language", "sample_rate", "min_duration", "max_duration"}
         )
         phones = None if self.table is None else self.table.phones
-        # What a row lacks is left out, so that a field that is new here changes no shard that was made before.
+        # Fields without a value are left out, so that adding a field does not invalidate old shards.
         rows = [{key: value for key, value in asdict(row).items() if key != "problem" or value} for row in shard.rows]
         text = json.dumps([settings, phones, codec_fingerprint, rows], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _make(self, shards: Sequence[Shard], codec: Codec, device: torch.device, fingerprints: dict[int, str]) -> None:
-        """Make shards, with processes that read ahead of the codec; a window's audio is in memory at a time."""
+        """Make shards, with workers that read ahead of the codec. The audio of one window is in memory."""
         chunks = [shard.rows[first : first + _CHUNK] for shard in shards for first in range(0, len(shard.rows), _CHUNK)]
         num_workers = self.settings.num_workers
         reader = DataLoader(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processors.index import codes_location, index_location, read_index, write_index
+from processors.index import codes_location, index_location, phones_location, read_index, write_index
 from processors.manifest import SourceUtterance, Split
 from utils.errors import UserError
 
@@ -44,10 +44,13 @@ def is_done(shard: Shard, fingerprint: str) -> bool:
                 return False
             try:
                 read_index(shard.index_path)
+                is_indexed = Path(phones_location(str(shard.cuts_path))).is_file()
             except UserError:
+                is_indexed = False
+            if not is_indexed:
                 write_index(shard.cuts_path)
         return True
-    except (OSError, ValueError, KeyError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
 
 

@@ -16,7 +16,7 @@ from processors.text import TextTokenizer
 from training.corpus import IndexedCorpus
 from training.data import TrainData
 from training.parallel import EvalModel
-from training.plan import Position
+from training.sequence import Position
 from training.trainer import Trainer
 
 # The phones of `made_up_utterances`, and the boundary of joined ones.

@@ -1,4 +1,4 @@
-"""The utterances of all shards, numbered, with what an epoch is planned from, and read one by one."""
+"""All utterances of all shards: numbered, indexed in memory, and read from disk one at a time."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,8 @@ from processors.index import (
     read_phones,
 )
 from processors.manifest import corpus_of
-from utils.remote import MachineCache
+from utils.errors import UserError
+from utils.remote import MachineCache, is_url
 
 # Indexes that are read, or downloaded, at a time.
 _THREADS = 8
@@ -25,7 +26,9 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class IndexedCorpus:
-    """N utterances of S shards, in memory as 28 bytes each: their phones and codes stay on disk.
+    """N utterances, 28 bytes of each in memory: their phones and codes stay on disk.
+
+    `shards` (S) holds the path or URL of each shard's `cuts` file.
 
     Utterance numbers run from 0 through the shards; shard s has those from `first[s]` to `first[s + 1]`. `speaker`
     (N,) numbers the speakers of all corpora together.
@@ -46,7 +49,7 @@ class IndexedCorpus:
     def load(cls, shards: Sequence[str], cache: MachineCache | None = None) -> "IndexedCorpus":
         """Read the index of each shard, a path or a URL of its `cuts` file. Raises UserError where one is missing."""
         cache = cache or MachineCache()
-        # The shards may have been made again since they were last read.
+        # Stage 1 may have rewritten the shards since they were last read.
         forget_open_files()
         with ThreadPoolExecutor(_THREADS) as pool:
             indexes = list(pool.map(lambda shard: read_index(cache.path(index_location(shard))), shards))
@@ -81,10 +84,16 @@ class IndexedCorpus:
         """The phones and the codes (T, Q) of an utterance. Raises UserError where its shard is damaged."""
         shard = int(np.searchsorted(self.first, number, side="right")) - 1
         cuts, symbols = self.shards[shard], self.symbols[shard]
-        first, num = int(self.first_phone[number]), int(self.num_phones[number])
-        ids = read_phones(self.cache.path(phones_location(cuts)), first, num)
-        offset, size = int(self.codes_offset[number]), int(self.codes_size[number])
-        codes = read_codes(self.cache.path(codes_location(cuts)), offset, size, int(self.num_frames[number]))
+        in_phones = int(self.first_phone[number]), int(self.num_phones[number])
+        in_codes = (int(column[number]) for column in (self.codes_offset, self.codes_size, self.num_frames))
+        try:
+            ids = read_phones(self.cache.path(phones_location(cuts)), *in_phones)
+            codes = read_codes(self.cache.path(codes_location(cuts)), *in_codes)
+        except FileNotFoundError as error:
+            if is_url(cuts):
+                # The pool was dropped just now: download the files again.
+                return self.read(number)
+            raise UserError(f"{error.filename}: missing; run stage 1 again") from error
         return [symbols[index] for index in ids], codes
 
     @cached_property

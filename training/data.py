@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice, pairwise, zip_longest
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +20,16 @@ from processors.manifest import Utterance, corpus_of, read_shards
 from processors.symbols import join_phones
 from processors.text import TextTokenizer
 from training.corpus import IndexedCorpus
-from training.plan import BatchSequence, PlannedBatch, Position, group_by_length
+from training.plan import NumPositions, PlannedBatch, group_by_length
 from training.pools import PoolReader
+from training.sequence import BatchSequence, Position
 from utils.errors import UserError
 from utils.log import log
 from utils.remote import is_url
 from utils.workers import WorkerDiedError, iterate, worker_init
+
+# To be raised with each change of what a batch holds: a resumed training then begins its epoch again.
+_PLAN_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class TrainData:
     settings: TrainSettings
     rank: int = 0
     world_size: int = 1
-    pools: PoolReader = field(default_factory=PoolReader)
+    pool_reader: PoolReader = field(default_factory=PoolReader)
 
     def _num_positions(self, num_phones: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
         return self.collator.num_positions(self.tokenizer.num_ids(num_phones), num_frames)
@@ -97,17 +100,25 @@ class TrainData:
         num_steps = num_left // per_step
         return num_steps if at_most is None else min(num_steps, at_most)
 
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.sequence.num_batches(0) / self.batches_per_step
+
+    def has_step(self, position: Position) -> bool:
+        """Whether enough batches for another step are left."""
+        return self.sequence.num_left(position, self.batches_per_step) >= self.batches_per_step
+
     def log_unused(self, position: Position) -> None:
-        """Say how many batches are left where they are fewer than a step takes."""
+        """Log how many batches at the end are too few for a step."""
         num_left = self.sequence.num_left(position, self.batches_per_step)
         if 0 < num_left < self.batches_per_step:
-            log.info("the last %d batches are fewer than a step takes, and stay unused", num_left)
+            log.info("the last %d batches are too few for a step and are not used", num_left)
 
     def steps(self, start: Position, num_steps: int) -> Iterator[list[Batch]]:
-        """For each of `num_steps` optimizer steps from `start` on, this rank's batches.
+        """This rank's batches of each of `num_steps` optimizer steps from `start` on.
 
-        A step takes the next `batches_per_step` of the sequence, across the end of an epoch, and each rank every
-        `world_size`-th of them.
+        A step takes the next `batches_per_step` batches of the sequence, even across epochs. Of these, a rank takes
+        every `world_size`-th.
         """
         own = islice(self._planned(start), self.rank, num_steps * self.batches_per_step, self.world_size)
         batches = self._loaded(own)
@@ -115,14 +126,15 @@ class TrainData:
             yield group
 
     def _planned(self, start: Position) -> Iterator[PlannedBatch]:
-        """All ranks' batches from `start` on. With the first batch of a pool, reading that pool ahead begins."""
-        # Without a limit a pool is all of the corpus, perhaps more than the memory holds.
+        """All ranks' batches from `start` on. Yielding the first batch of a pool starts reading the pool ahead."""
+        # With `shards_per_pool: null` a pool is the whole corpus, which may exceed the memory, so it is not read ahead.
+        # Shards behind a URL must be downloaded in any case.
         reads_ahead = self.settings.shards_per_pool is not None or any(map(is_url, self.train.shards))
         entered: tuple[int, int] | None = None
         for position, planned in self.sequence.batches(start):
             if reads_ahead and entered != (position.epoch, planned.pool):
                 entered = position.epoch, planned.pool
-                self.pools.enter(*self.sequence.pools(*entered))
+                self.pool_reader.enter(*self.sequence.shards_of_pools(*entered))
             yield planned
 
     def _loaded(self, planned: Iterator[PlannedBatch]) -> Iterator[Batch]:
@@ -136,7 +148,7 @@ class TrainData:
             worker_init_fn=worker_init,
         )
         try:
-            yield from iterate(loader, "lower train.dataloader.num_worker, and go on with --resume true")
+            yield from iterate(loader, "lower train.dataloader.num_worker, and continue with --resume true")
         except WorkerDiedError:
             raise
         except UserError as error:
@@ -148,7 +160,9 @@ class TrainData:
         keys = {"random_seed", "batch_size", "use_dynamic_batchsize", "max_tokens", "max_sentences"}
         settings = self.settings.model_dump(include=keys | {"shards_per_pool", "dataset_weights", "join_probability"})
         shards = [shard.rsplit("/", 3)[1:] for shard in self.train.shards]
-        digest = hashlib.sha256(json.dumps([settings, shards], sort_keys=True).encode())
+        # NumPy may change its random streams between versions.
+        versions = [_PLAN_VERSION, *np.__version__.split(".")[:2]]
+        digest = hashlib.sha256(json.dumps([versions, settings, shards], sort_keys=True).encode())
         lengths = self._num_positions(self.train.num_phones, self.train.num_frames)
         for array in (self.train.first, lengths.astype(np.int64), self.train.speaker):
             digest.update(array.tobytes())
@@ -165,15 +179,17 @@ class TrainData:
         return [dataset[batch] for batch in planned[self.rank :: self.world_size]]
 
     def valid_utterances(self, num: int) -> list[Utterance]:
-        """Some validation utterances with their texts, to synthesize as samples."""
-        cuts = self.valid.shards[:1]
-        for shard in cuts:
-            self.valid.cache.path(codes_location(shard))
-        return list(islice(read_shards([str(self.valid.cache.path(shard)) for shard in cuts]), num))
+        """The first validation utterances with their texts, to synthesize as samples."""
+        if not self.valid.shards:
+            return []
+        cuts, cache = self.valid.shards[0], self.valid.cache
+        # The shard is read from the cuts on: behind a URL its codes must be beside them.
+        cache.path(codes_location(cuts))
+        return list(islice(read_shards([str(cache.path(cuts))]), num))
 
 
 def plan_validation(
-    corpus: IndexedCorpus, settings: TrainSettings, num_positions: Any, with_others: bool
+    corpus: IndexedCorpus, settings: TrainSettings, num_positions: NumPositions, with_others: bool
 ) -> list[PlannedBatch]:
     """At most `valid_max_batches` of utterances chosen evenly over corpora and speakers."""
     chosen = evenly_chosen(corpus)

@@ -15,7 +15,7 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass
 class PoolReader:
-    """One rank's part of reading pools ahead; the `local_world_size` ranks of a machine divide the shards.
+    """Reads ahead this rank's part of each pool; the `local_world_size` ranks of a machine share the shards.
 
     Shards behind a URL are downloaded into the cache. Shards in a folder are read once from start to end, which leaves
     them in the system's page cache, where the random reads of all ranks then find them.
@@ -29,15 +29,15 @@ class PoolReader:
     _threads: ThreadPoolExecutor | None = None
 
     def enter(self, shards: Sequence[str], next_shards: Sequence[str]) -> None:
-        """The batches of a pool are due from now on: read it and the next, and drop the pool before the last."""
+        """Begin a pool: start reading it and the next one, and drop the pool two before it."""
         self._entered.append(shards)
         if len(self._entered) > 2:
-            # Workers of other ranks may still read the last pool, but no older one.
+            # Workers of this or other ranks may still read the previous pool.
             dropped = self._entered.pop(0)
             kept = {shard for of_pool in [*self._entered, next_shards] for shard in of_pool}
+            self._begun -= set(dropped) - kept
             for shard in set(dropped[self.local_rank :: self.local_world_size]) - kept:
                 self._for_each_file(shard, self.cache.remove)
-                self._begun.discard(shard)
         if self._threads is None:
             # Threads begin after the loader has forked its workers, which therefore inherit none of their locks.
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pools")
@@ -54,6 +54,7 @@ class PoolReader:
                 act(location)
 
     def _read(self, location: str) -> None:
+        """Read a file to its end. Nothing is kept here: the cache or the system keeps it."""
         path = self.cache.path(location)
         if not is_url(location):
             with path.open("rb", buffering=0) as file:
@@ -61,7 +62,7 @@ class PoolReader:
                     pass
 
     def close(self, wait: bool = False) -> None:
-        """Stop reading ahead; with `wait` what has begun is read first."""
+        """Stop reading ahead once the current files are read; with `wait`, once all files are."""
         if self._threads is not None:
-            self._threads.shutdown(wait=wait, cancel_futures=not wait)
+            self._threads.shutdown(wait=True, cancel_futures=not wait)
             self._threads = None

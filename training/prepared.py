@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def read_preprocessed(settings: Settings) -> PreprocessedData:
         fingerprints[stats["codec"]] = name
         train += [shard_path(folder, "train", index) for index in stats["splits"]["train"]["shards"]]
         valid += [shard_path(folder, "valid", index) for index in stats["splits"]["valid"]["shards"]]
-        num_utterances += round(settings.train.dataset_weights.get(name, 1.0) * stats["splits"]["train"]["utterances"])
+        num_utterances += ceil(settings.train.dataset_weights.get(name, 1.0) * stats["splits"]["train"]["utterances"])
         phones.update(SymbolTable.load(fetch(f"{folder}/symbols.dict")).phones)
         paces.append(stats.get("seconds_per_phone") or {})
     if len(fingerprints) > 1:

@@ -106,7 +106,7 @@ class TrainingRun:
             settings=settings.train,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
-            pools=pools,
+            pool_reader=pools,
         )
         return Trainer(
             settings=settings.train,
@@ -160,10 +160,13 @@ def pool_reader(data: PreprocessedData, accelerator: Accelerator) -> Iterator[Po
 
     The cache is removed at the end.
     """
-    with tempfile.TemporaryDirectory(prefix="vallet-") as own:
+    # A download that is stopped may leave a file behind while the folder is removed.
+    with tempfile.TemporaryDirectory(prefix="vallet-", ignore_cleanup_errors=True) as own:
         is_remote = any(map(is_url, [*data.train_shards, *data.valid_shards]))
-        host = socket.gethostname()
-        # The folder of each machine's first rank is the machine's.
+        # Nodes may have one name, and containers of one machine the same boot id.
+        boot_id = Path("/proc/sys/kernel/random/boot_id")
+        host = socket.gethostname(), boot_id.read_text() if boot_id.is_file() else ""
+        # All ranks of a machine use its first rank's folder.
         folders = [folder for name, folder in gather_object([(host, own)]) if name == host]
         cache = MachineCache(Path(folders[0]) if is_remote else None)
         pools = PoolReader(cache, accelerator.local_process_index, len(folders))

@@ -34,7 +34,7 @@ class SampleLogger:
         self.prompt = of_speaker[0] if of_speaker else self.target
 
     def log(self, step: int) -> None:
-        """Write a sample. One that fails, for example out of memory, is a warning, and training goes on."""
+        """Write a sample. One that fails, for example out of memory, is a warning, and training continues."""
         model = self.synthesizer.model
         was_training = model.training
         model.eval()

@@ -63,19 +63,63 @@ def resolve_start(
     if existing and existing[-1].is_reference:
         raise UserError(f"--name: {experiment.folder} holds a model of another recipe; choose a name of your own")
     kind = model_class(settings.model_type)
+    pretrained = None if ar_model is None else resolve_checkpoint(ar_model, "--ar_model_ckpt_dir")
+    source = _checkpoint_to_start_from(experiment, existing, resume, resume_from)
+    _check_stage(settings.model_type, kind, train_stage, source, pretrained)
+    table = _extended_table(settings, data, kind, source, pretrained)
+
+    weights = {} if source is None else _weights_for(train_stage, source, kind)
+    if pretrained is not None:
+        pretrained_weights = kind.pretrained_part(load_weights(pretrained))
+        if source is None or resume_type != "resume":
+            weights |= pretrained_weights
+        elif not _equal(pretrained_weights, kind.pretrained_part(weights)):
+            # A resumed run keeps the pretrained part that it was trained with.
+            raise UserError(
+                f"--ar_model_ckpt_dir: {pretrained.path} is not the AR model in {source.path}; leave the flag out, "
+                "or use --resume_type finetune"
+            )
+    if source is None or resume_type != "resume":
+        return InitialState(table, weights, None, existing)
+
+    if not source.can_resume:
+        raise UserError(f"--resume_type: {source.path} holds weights alone; continue from it with finetune")
+    trained = load_meta(source)["train_stage"]
+    if trained != train_stage:
+        raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
+    # The same folder may be written in several ways, by a link or with "..".
+    is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
+    superseded = [checkpoint for checkpoint in existing if checkpoint.step > source.step or not is_own]
+    return InitialState(table, {}, source, superseded)
+
+
+def _check_stage(
+    model_type: str, kind: type[CodecLM], train_stage: int, source: Checkpoint | None, pretrained: Checkpoint | None
+) -> None:
+    """Raises UserError where the model has no such stage, or the stage and --ar_model_ckpt_dir do not fit."""
     if train_stage not in kind.train_stages:
         stages = ", ".join(map(str, sorted(kind.train_stages)))
-        raise UserError(f"--model_train_stage: {settings.model_type} has {stages}, not {train_stage}")
-    pretrained = None if ar_model is None else resolve_checkpoint(ar_model, "--ar_model_ckpt_dir")
+        raise UserError(f"--model_train_stage: {model_type} has {stages}, not {train_stage}")
     if pretrained is not None and train_stage not in kind.pretrained_stages:
         stages = ", ".join(map(str, sorted(kind.pretrained_stages))) or "other models"
         raise UserError(f"--ar_model_ckpt_dir is for --model_train_stage {stages}")
-    source = _checkpoint_to_start_from(experiment, existing, resume, resume_from)
     if source is None and train_stage in kind.pretrained_stages and pretrained is None:
         raise UserError(
             f"--ar_model_ckpt_dir: needed with --model_train_stage {train_stage}, to name the trained AR model"
         )
-    # Ids must not shift: the table grows from those of the checkpoints that training starts from.
+
+
+def _extended_table(
+    settings: Settings,
+    data: PreprocessedData,
+    kind: type[CodecLM],
+    source: Checkpoint | None,
+    pretrained: Checkpoint | None,
+) -> SymbolTable:
+    """The symbols of the checkpoints that training starts from, whose ids stay, and after them the data's new phones.
+
+    Raises UserError where training cannot continue from these checkpoints, or there are too many symbols.
+    """
     table = SymbolTable()
     free_keys = kind.free_settings
     for ancestor, may_differ in ((source, free_keys), (pretrained, free_keys | kind.free_pretrained_settings)):
@@ -86,35 +130,13 @@ def resolve_start(
     table = table.extended(phone for phone in data.phones if phone not in table)
     if len(table) > settings.model.text_token_num:
         raise UserError(f"model.text_token_num {settings.model.text_token_num} is too small for {len(table)} symbols")
-
-    weights = {} if source is None else _weights_for(train_stage, source, kind)
-    if pretrained is not None:
-        pretrained_weights = kind.pretrained_part(load_weights(pretrained))
-        if source is not None and resume_type == "resume":
-            # A resumed run keeps the pretrained part that it was trained with.
-            if not _equal(pretrained_weights, kind.pretrained_part(weights)):
-                raise UserError(
-                    f"--ar_model_ckpt_dir: {pretrained.path} is not the AR model in {source.path}; leave the flag out, "
-                    "or use --resume_type finetune"
-                )
-        else:
-            weights |= pretrained_weights
-    if source is not None and resume_type == "resume":
-        if not source.can_resume:
-            raise UserError(f"--resume_type: {source.path} holds weights alone; go on from it with finetune")
-        trained = load_meta(source)["train_stage"]
-        if trained != train_stage:
-            raise UserError(f"--model_train_stage: {source.path} was trained with {trained}, not {train_stage}")
-        # The same folder may be written in several ways, by a link or with "..".
-        is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
-        return InitialState(table, {}, source, [other for other in existing if other.step > source.step or not is_own])
-    return InitialState(table, weights, None, existing)
+    return table
 
 
 def with_kept_schedule(settings: Settings, start: InitialState) -> Settings:
-    """Settings whose fixed `total_training_steps` is that of the resumed run, where they have null and the run had one.
+    """For a resumed run whose `total_training_steps` was fixed: use that number where the settings have null.
 
-    Its learning rates stay the same to the bit.
+    So its learning rates stay the same.
     """
     if start.resume_from is None or settings.train.total_training_steps is not None:
         return settings
@@ -137,7 +159,7 @@ def _checkpoint_to_start_from(
         return existing[-1]
     if existing:
         raise UserError(
-            f"--name: {experiment.folder} has checkpoints already; go on with --resume true, or choose another name"
+            f"--name: {experiment.folder} has checkpoints already; continue with --resume true, or choose another name"
         )
     return None
 
@@ -159,7 +181,7 @@ def _equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 def _check_compatible(
     settings: Settings, data: PreprocessedData, ancestor: Checkpoint, may_differ: frozenset[str]
 ) -> None:
-    """Raises UserError when training cannot go on from a checkpoint with these settings and this data."""
+    """Raises UserError when training cannot continue from a checkpoint with these settings and this data."""
     origin = Experiment.of(ancestor)
     before = origin.settings()
     if settings.model_type != before.model_type:
@@ -199,4 +221,4 @@ def supersede(checkpoints: Sequence[Checkpoint]) -> None:
     """Move the checkpoints that this training does not continue to `checkpoint/superseded`."""
     moved = set_aside(checkpoints)
     if moved is not None:
-        log.info("%d checkpoints that this run does not go on from were moved to %s", len(checkpoints), moved)
+        log.info("%d checkpoints that this run does not continue were moved to %s", len(checkpoints), moved)

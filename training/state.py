@@ -9,7 +9,7 @@ from torch import Tensor
 
 from config.schema import TrainSettings
 from training.parallel import shard_like
-from training.plan import Position
+from training.sequence import Position
 from utils.checkpoint import Checkpoint, load_state
 from utils.errors import UserError
 from utils.log import log
@@ -33,7 +33,7 @@ def load_resumable(source: Checkpoint, optimizer_name: str) -> dict[str, Any]:
     """The state of a checkpoint. Raises UserError where training cannot resume from it with this optimizer."""
     state = load_state(source)
     if "data" not in state:
-        raise UserError(f"{source.path} is of an older version; go on from it with --resume_type finetune")
+        raise UserError(f"{source.path} is of an older version; continue from it with --resume_type finetune")
     if state["optimizer_name"] != optimizer_name:
         raise UserError(f"train.optimizer: {source.path} was trained with {state['optimizer_name']}; resume with it")
     return state
@@ -59,9 +59,9 @@ def restore(
     settings: TrainSettings,
     data_fingerprint: str,
 ) -> Progress:
-    """Load the optimizer's moments, sharded as the parameters are; returns the saved progress.
+    """Load the optimizer's moments, sharded like the parameters; returns the saved progress.
 
-    It is at the beginning of its epoch where the plan of batches is not the one that it was counted in.
+    If the plan of batches has changed since, its `batch` is 0: the epoch starts again.
     """
     saved = state["optimizer"]
     for index, moments in saved["state"].items():
@@ -75,12 +75,12 @@ def restore(
         # Use the current hyperparameters, not the checkpoint's.
         group.update(betas=tuple(settings.adamw.betas), weight_decay=settings.adamw.weight_decay)
     counted = dict(state["progress"])
-    # Older versions counted blocks of shards in place of batches.
+    # Older versions counted blocks of shards instead of batches.
     is_counted_otherwise = any(counted.pop("place", {}).values())
     progress = Progress(**counted)
     if is_counted_otherwise or (progress.batch and state["data"] != data_fingerprint):
         progress.batch = 0
-        log.info("the data or how it is read has changed: epoch %d begins again", progress.epoch)
+        log.info("the data or how it is read has changed: epoch %d starts again", progress.epoch)
     return progress
 
 

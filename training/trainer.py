@@ -59,7 +59,7 @@ class Trainer:
         self.meta = meta
         self.saved: Progress | None = None
         self.signals, self.stop_signal, self.save_is_asked = Signals(), 0, 0
-        # A checkpoint that falls on a skipped step is put off until a good one: weights of a bad step are not saved.
+        # A checkpoint that is due after a skipped step is saved after the next good one.
         self.save_is_due, self.ends_epoch = False, False
         self.last_batch: Batch | None = None
         # A gloo group for small counts and flags, so that agreeing on them never synchronizes with the GPU.
@@ -80,19 +80,19 @@ class Trainer:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def train(self) -> int:
-        """Go on from `progress` to the last step, and leave a checkpoint there.
+        """Train from `progress` to the last step, and save a checkpoint.
 
         Returns the exit status: 0, or that of the signal that ended training early, after its step and a checkpoint.
         Raises UserError when training diverged, which leaves no checkpoint of ruined weights.
         """
-        settings, progress, sequence = self.settings, self.progress, self.data.sequence
+        settings, progress = self.settings, self.progress
         # Every rank computes the same plan, so all know how many steps there are without asking each other.
         num_steps = self.data.num_steps(progress.position, progress.step)
         last_step = progress.step + num_steps
         if not num_steps:
-            log.info("nothing left to train: raise train.max_epoch or train.max_steps to go on")
+            log.info("nothing left to train: raise train.max_epoch or train.max_steps to continue")
         schedule = fit_schedule(settings, last_step)
-        log_schedule(settings, schedule, last_step, sequence.num_batches(progress.epoch) / self.data.batches_per_step)
+        log_schedule(settings, schedule, last_step, self.data.steps_per_epoch)
         metrics, num_tokens, started = self.new_metrics(), 0, time.perf_counter()
         is_quiet = not self.accelerator.is_main_process
         bar = progress_bar(desc="training", total=last_step, unit="step", initial=progress.step, disable=is_quiet)
@@ -104,7 +104,7 @@ class Trainer:
 
                 # The step may have used the last batches of an epoch and the first ones of the next.
                 epochs_before = progress.epoch
-                next_position = sequence.after(progress.position, self.data.batches_per_step)
+                next_position = self.data.sequence.after(progress.position, self.data.batches_per_step)
                 progress.step, progress.epoch, progress.batch = progress.step + 1, *astuple(next_position)
                 self._sync_signals()
                 num_tokens += sum(batch.num_tokens for batch in batches) * self.accelerator.num_processes
@@ -137,21 +137,22 @@ class Trainer:
                     break
         if self.skipped.too_many:
             raise self._divergence(f"{MAX_NON_FINITE_STEPS} steps in a row had a loss or gradient that is not finite")
-        self.ends_epoch |= progress.epoch >= settings.max_epoch
+        # The last batches of the run may be too few for a step.
+        self.ends_epoch |= not self.data.has_step(progress.position)
         self.save()
         self.data.log_unused(progress.position)
         if self.stop_signal:
-            log.info("stopped at step %d by a signal; go on with --resume true", progress.step)
+            log.info("stopped at step %d by a signal; continue with --resume true", progress.step)
         return exit_status(self.stop_signal)
 
     def step(self, batches: Sequence[Batch], rate: float, metrics: MetricSums) -> Tensor:
         """One optimizer step; returns the gradient norm before clipping.
 
-        Each model's loss is the mean over its targets in the batches of all ranks together.
+        The loss of each model, such as AR or NAR, is the mean over its targets in all batches of all ranks.
         """
         models = sorted(set(self.unwrapped_model.loss_names.values()))
-        counted = [self.unwrapped_model.num_targets(batch) for batch in batches]
-        counts = torch.tensor([sum(of[name] for of in counted) for name in models], dtype=torch.double)
+        targets = [self.unwrapped_model.num_targets(batch) for batch in batches]
+        counts = torch.tensor([sum(of_batch[name] for of_batch in targets) for name in models], dtype=torch.double)
         if self.cpu_group is not None:
             # Counted and summed on the CPU, so that no step synchronizes with its GPU.
             torch.distributed.all_reduce(counts, group=self.cpu_group)
@@ -241,7 +242,7 @@ class Trainer:
 
     def _divergence(self, what: str) -> UserError:
         found = checkpoint.find_checkpoints(self.folder / "checkpoint")
-        way = f"go on from {found[-1].path} with --resume true" if found else "start again, as no checkpoint was saved"
+        way = f"continue from {found[-1].path} with --resume true" if found else "start again: no checkpoint was saved"
         return UserError(f"training diverged: {what}; lower train.base_lr, and {way}")
 
     def resume(self, source: Checkpoint) -> None:
@@ -255,7 +256,7 @@ class Trainer:
         if num_before == num_now:
             set_random_state(state["ranks"][self.accelerator.process_index])
         else:
-            log.info("trained on %d ranks before, now on %d: training goes on with the next batch", num_before, num_now)
+            log.info("%d ranks before, now %d: training continues with the next batch", num_before, num_now)
 
     @contextmanager
     def _unless_stopped(self) -> Iterator[None]:

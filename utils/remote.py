@@ -49,8 +49,8 @@ class MachineCache:
         if not copy.is_file():
             copy.parent.mkdir(parents=True, exist_ok=True)
             with copy.with_name(f"{copy.name}.lock").open("w") as lock:
-                # Not flock: a worker that is forked meanwhile would inherit the lock.
-                fcntl.lockf(lock, fcntl.LOCK_EX)
+                # Also excludes threads of this process. Workers are forked before any thread holds such a lock.
+                fcntl.flock(lock, fcntl.LOCK_EX)
                 if not copy.is_file():
                     _download(location, copy, waits_seconds=(1, 5, 25))
         return copy
@@ -60,7 +60,7 @@ class MachineCache:
             self._copy_of(location).unlink(missing_ok=True)
 
     def _copy_of(self, location: str) -> Path:
-        return (self.folder or Path(_copies().name)) / location.split("://", 1)[1].replace("..", "_")
+        return (self.folder or Path(_copies().name)) / location.replace("://", "/").replace("..", "_")
 
 
 def _download(location: str, copy: Path, waits_seconds: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.contract import Batch, Example
 
 IGNORED = -100
-"""A target that the loss passes over."""
+"""Target value that the loss ignores."""
 
 
 class PrefixMode(IntEnum):
@@ -31,7 +31,7 @@ class PrefixMode(IntEnum):
 
 @dataclass(frozen=True)
 class NarInput:
-    """What the NAR reads at one stage: codes behind an optional prompt, and what it shall predict.
+    """What the NAR reads at one stage: codes after an optional prompt, and its targets.
 
     codes (B, T', Q); codes_lens (B,); is_prompt (B, T'); targets (B, T'), `IGNORED` where nothing is predicted.
     `longest` counts the phones and frames of the longest row.
@@ -88,7 +88,7 @@ class Collator:
         return positions
 
     def __call__(self, examples: Sequence[Example], rng: random.Random | None) -> ValleBatch:
-        """With `rng` the NAR's stage and prompt are drawn; without (validation) every stage is there, unmoved."""
+        """With `rng` the NAR's stage and prompt are drawn. Without (validation): all stages, a prompt in the middle."""
         codes = [torch.from_numpy(example.codes.astype(np.int64)) for example in examples]
         text = [torch.tensor(example.ids) for example in examples]
         return ValleBatch(
@@ -135,25 +135,31 @@ class Collator:
     def _with_segments(
         self, examples: Sequence[Example], codes: list[Tensor], shortest: int, rng: random.Random | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Modes 2 and 4: prepend a segment of the utterance itself, or of another one of the speaker."""
+        """Modes 2 and 4: prepend a segment of the utterance itself, or of another one of the speaker.
+
+        Returns for each row its input codes, where its prompt is, and which frames are predicted: neither the prompt
+        nor, in mode 2, the frames that it was copied from.
+        """
         others = [
             None if example.other_codes is None else torch.from_numpy(example.other_codes.astype(np.int64))
             for example in examples
         ]
+        # All prompts of a batch have one length, so the shortest utterance limits it.
         shortest_other = min((len(other) for other in others if other is not None), default=shortest)
-        num_frames = min(self._clamp(shortest // 4), shortest_other)
+        num_prompt = min(self._clamp(shortest // 4), shortest_other)
         inputs, predicted = [], []
-        for code, other in zip(codes, others, strict=True):
-            source = code if other is None else other
-            last_start = len(source) - num_frames
+        for utterance, other in zip(codes, others, strict=True):
+            source = utterance if other is None else other
+            last_start = len(source) - num_prompt
             start = last_start // 2 if rng is None else rng.randint(0, last_start)
-            inputs.append(torch.cat([source[start : start + num_frames], code]))
-            is_predicted = torch.ones(num_frames + len(code), dtype=torch.bool)
-            is_predicted[:num_frames] = False
+            inputs.append(torch.cat([source[start : start + num_prompt], utterance]))
+            is_predicted = torch.ones(num_prompt + len(utterance), dtype=torch.bool)
+            is_predicted[:num_prompt] = False
             if other is None:
-                is_predicted[num_frames + start : num_frames + start + num_frames] = False
+                # Otherwise the model could copy these frames from its prompt.
+                is_predicted[num_prompt + start : num_prompt + start + num_prompt] = False
             predicted.append(is_predicted)
-        return inputs, _marks(inputs, num_frames)[0], predicted
+        return inputs, _marks(inputs, num_prompt)[0], predicted
 
     def _clamp(self, num_frames: int) -> int:
         return max(1, min(num_frames, self.max_prompt_frames))

@@ -49,26 +49,26 @@ class ARGenerator:
         history = torch.full((batch, window + limit), -1, device=device)
         lens = torch.zeros(batch, dtype=torch.long, device=device)
         is_done = torch.zeros(batch, dtype=torch.bool, device=device)
-        hit_cap = torch.zeros_like(is_done)
+        was_capped = torch.zeros_like(is_done)
         check_interval = _GPU_STEPS_BETWEEN_CHECKS if device.type == "cuda" else 1
         for step in range(limit):
             # The end cannot win before the minimum length.
             logits[:, eos_id].masked_fill_(min_frames > step, -torch.inf)
             codes = sampler(logits, history[:, : window + step], next(noise))
-            # A row ends when the end is sampled, and also when it is the likeliest, whatever was sampled.
+            # A row ends if the end of speech is sampled or is the likeliest code.
             is_done = is_done | (codes == eos_id) | (logits.argmax(-1) == eos_id)
             lens = lens + ~is_done
             history[:, window + step] = torch.where(is_done, -1, codes)
-            at_cap = ~is_done & (lens >= max_frames)
-            is_done, hit_cap = is_done | at_cap, hit_cap | at_cap
+            reaches_cap = ~is_done & (lens >= max_frames)
+            is_done, was_capped = is_done | reaches_cap, was_capped | reaches_cap
             if step + 1 == limit or ((step + 1) % check_interval == 0 and bool(is_done.all())):
                 break
             if on_frames is not None:
                 on_frames(step + 1)
-            # Rows that are done stay in the batch and read code 0; what they generate is dropped.
+            # Finished rows stay in the batch and read code 0; their output is ignored.
             logits = cached_step(codes.masked_fill(is_done, 0))
-        new, at_floor = history[:, window:].cpu(), lens == min_frames
-        ends = zip(lens.tolist(), hit_cap.tolist(), at_floor.tolist(), strict=True)
+        new, ended_at_minimum = history[:, window:].cpu(), lens == min_frames
+        ends = zip(lens.tolist(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
         return [
             Generation(new[row, :length], "cap" if is_cap else "floor" if is_floor else "eos")
             for row, (length, is_cap, is_floor) in enumerate(ends)
@@ -96,8 +96,9 @@ class ARGenerator:
 class CachedStep:
     """The buffers of a batch, and the decoder's step on them. On a GPU the step is a CUDA graph, captured once.
 
-    A row's cache is its text and prompt, a gap up to the longest row's, then the new frames. So a step writes the same
-    slot in every row, and `bias` (B, 1, 1, slots), which is added to attention scores, hides the gap and what follows.
+    The slots of a row: its text and prompt, a gap up to the end of the longest row's, then the new frames. So all rows
+    write the same slot in a step. `bias` (B, 1, 1, slots), which is added to attention scores, hides the gap and the
+    unused slots.
     """
 
     def __init__(self, ar: AR, batch: int, num_slots: int, device: torch.device) -> None:
@@ -109,7 +110,7 @@ class CachedStep:
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.bias = torch.empty(batch, 1, 1, num_slots, dtype=self.cache.keys.dtype, device=device)
         self.table = ar.audio_position.table
-        # The number of slots in use, as a plain int.
+        # Number of used slots on the host, to slice the cache without a sync.
         self.end = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits = torch.empty(0)
@@ -120,7 +121,7 @@ class CachedStep:
         return is_fit and self.table is self.ar.audio_position.table and self.codes.device == x.device
 
     def reset(self, packing: Packing) -> None:
-        """Start a batch after its texts and prompts: only their slots are visible, and audio positions go on."""
+        """Start a batch after its texts and prompts: only their slots are visible, and audio positions continue."""
         index = torch.arange(self.bias.shape[-1], device=self.bias.device)
         is_used = index < packing.lens.unsqueeze(1)
         self.bias.zero_().masked_fill_(~is_used[:, None, None], -torch.inf)

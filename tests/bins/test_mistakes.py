@@ -120,7 +120,7 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
         "--ar_model_ckpt_dir: .* is not the AR model in",
     ),
     "nothing to resume": (bins.train, (*TRAIN, "1", "--resume", "true"), "--resume: .* holds no checkpoint"),
-    "a name in use": (bins.train, (*TRAIN, "1", "--name", "ar"), "has checkpoints already; go on with --resume true"),
+    "a name in use": (bins.train, (*TRAIN, "1", "--name", "ar"), "checkpoints already; continue with --resume true"),
     "no such checkpoint": (
         bins.train,
         (*TRAIN, "1", "--resume_from_ckpt_path", "{tmp}/x"),

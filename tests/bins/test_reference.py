@@ -105,7 +105,7 @@ def test_unsupported_uses_of_a_released_folder_are_one_line(trained: Recipe, rel
         return error
 
     source = ("--resume_from_ckpt_path", str(released))
-    assert "holds weights alone; go on from it with finetune" in error_of(*source)
+    assert "holds weights alone; continue from it with finetune" in error_of(*source)
     assert "model.nhead is 4, but 2" in error_of(*source, "--resume_type", "finetune", "--set", "model.nhead=4")
     small = ("--set", "model.text_token_num=40")
     assert "model.text_token_num" in error_of(*source, "--resume_type", "finetune", *small)

@@ -15,7 +15,8 @@ from models.valle.collate import Collator, PrefixMode
 from tests.conftest import tiny_train
 from training.corpus import IndexedCorpus
 from training.data import evenly_chosen, plan_validation
-from training.plan import BatchSequence, PlannedBatch, Position, plan_epoch
+from training.plan import PlannedBatch, plan_epoch
+from training.sequence import BatchSequence, Position
 from utils.remote import MachineCache
 
 COLLATOR = Collator(num_quantizers=8, prefix_mode=PrefixMode.OTHER_SEGMENT, max_prompt_frames=225, for_nar=True)
@@ -137,6 +138,14 @@ def test_ranks_share_the_rest_of_the_sequence_from_any_position(
         assert position == expected_position and same(batch, expected_batch)
 
 
+@given(corpus=CORPORA, train=SETTINGS, weight=st.sampled_from([0.3, 1.0, 2.0, 2.5]))
+def test_batches_are_counted_without_a_plan(corpus: IndexedCorpus, train: TrainSettings, weight: float) -> None:
+    train = train.model_copy(update={"dataset_weights": {"vctk": weight}})
+    sequence = sequence_of(corpus, train)
+    for epoch in range(5):
+        assert sequence.num_batches(epoch) == len(plan_epoch(corpus, train, num_positions, epoch))
+
+
 @given(corpus=CORPORA, train=SETTINGS)
 def test_positions_are_where_the_batches_are(corpus: IndexedCorpus, train: TrainSettings) -> None:
     sequence = sequence_of(corpus, train)
@@ -155,7 +164,10 @@ def test_partners_are_other_utterances_of_the_speaker(corpus: IndexedCorpus, tra
         assert (corpus.speaker[partners[has_one]] == corpus.speaker[plan.numbers[has_one]]).all()
         assert (partners[has_one] != plan.numbers[has_one]).all()
     alone = np.array([num_of_speaker[int(speaker)] == 1 for speaker in corpus.speaker[plan.numbers]])
-    assert np.array_equal(plan.others < 0, alone)
+    # A segment of what is joined would show frames that are to be predicted.
+    drawn_twice = (plan.others < 0) & ~alone
+    assert (plan.others[alone] < 0).all() and (plan.joined[drawn_twice] >= 0).all()
+    assert ((plan.others != plan.joined) | (plan.others < 0)).all()
 
 
 def test_partners_come_from_all_utterances_of_the_speaker_in_a_folder_and_from_the_pool_behind_a_url() -> None:
@@ -233,7 +245,7 @@ def test_a_pool_is_read_before_the_next_begins() -> None:
         batch = plan.batch(index, None)
         assert set(np.searchsorted(corpus.first, batch.numbers, "right") - 1) <= set(plan.shards_of[batch.pool])
     sequence = sequence_of(corpus, tiny_train(shards_per_pool=4, max_epoch=2))
-    following = [sequence.pools(epoch, pool) for epoch in (0, 1) for pool in range(3)]
+    following = [sequence.shards_of_pools(epoch, pool) for epoch in (0, 1) for pool in range(3)]
     assert all(before[1] == after[0] for before, after in pairwise(following))
     assert following[-1][1] == []
 

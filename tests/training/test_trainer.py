@@ -222,7 +222,7 @@ def test_steps_cross_the_ends_of_epochs_and_too_few_batches_stay_unused(make_tra
     in_epochs = [epoch_of(make_trainer(max_epoch=3).data, epoch) for epoch in range(3)]
     expected = [batch for batches in in_epochs for batch in batches][: len(taken)]
     assert all(torch.equal(some.codes, other.codes) for some, other in zip(taken, expected, strict=True))
-    said = f"the last {num_batches % 4} batches are fewer than a step takes"
+    said = f"the last {num_batches % 4} batches are too few for a step"
     assert num_batches % 4 and any(said in record.getMessage() for record in caplog.records)
     # They are used where training goes on for more epochs.
     [*_, saved] = find_checkpoints(trainer.folder / "checkpoint")
@@ -292,7 +292,7 @@ def test_twenty_bad_steps_in_a_row_end_the_training_and_none_of_them_is_saved(ma
     changes = {"save_checkpoint_steps": interval, "keep_last_steps": 3}
     trainer = make_trainer(max_steps=200, max_epoch=1000, save_checkpoint_stride=[1], **changes)
     poison(trainer, 8, 1000)
-    with pytest.raises(UserError, match=r"20 steps in a row.*train\.base_lr, and go on from .*--resume true") as caught:
+    with pytest.raises(UserError, match=r"20 steps in a row.*base_lr, and continue from .*--resume true") as caught:
         trainer.train()
     assert trainer.progress.step == 27
     saved = find_checkpoints(trainer.folder / "checkpoint")
@@ -318,7 +318,7 @@ def test_a_rate_that_ruins_the_weights_leaves_no_checkpoint_of_them(make_trainer
     trainer = make_trainer(stage, max_steps=60, max_epoch=1000, base_lr=1e8, log_interval=1, warmup_steps=50)
     trainer.settings = trainer.settings.model_copy(update={"save_checkpoint_steps": interval})
     trainer.accelerator.log = lambda values, step: shown.append(f"{values['train/loss']:.3f}")
-    with pytest.raises(UserError, match=r"^training diverged: .*train\.base_lr, and start again"):
+    with pytest.raises(UserError, match=r"^training diverged: .*train\.base_lr, and start again: no"):
         trainer.train()
     assert "0.000" not in shown and (interval or "nan" in shown)
     assert find_checkpoints(trainer.folder / "checkpoint") == []
