@@ -31,7 +31,7 @@ test-web: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m browser tests/web
 
 faults: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.faults
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.support.faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import bins.train
-from tests.faults import TRAINING, Faults, Tally, can_mount, ended, in_child, tried
-from tests.fuzz import fuzz_configs, fuzz_lists
-from tests.hostile import GOOD, hostile_corpus
-from tests.tiny_runs import sets
+from tests.support.faults import TRAINING, Faults, Tally, can_mount, ended, in_child, tried
+from tests.support.fuzz import fuzz_configs, fuzz_lists
+from tests.support.hostile import GOOD, hostile_corpus
+from tests.support.tiny_runs import sets
 from utils.audio import read_audio
 from utils.checkpoint import find_checkpoints, load_state
 from utils.errors import UserError

@@ -14,7 +14,7 @@ import bins.preprocess
 import bins.train
 import bins.webui
 from tests.conftest import ROOT
-from tests.recipe import Program
+from tests.support.recipe import Program
 
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 OWN_FLAGS = {"--stage", "-s", "--gpu"}

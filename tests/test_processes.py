@@ -19,8 +19,8 @@ import bins.train
 from models.experiment import Experiment
 from processors.manifest import SPLITS, list_shards
 from tests.conftest import ROOT, free_port, tiny_train
-from tests.gradients import share, stepped_weights
-from tests.tiny_runs import call, prepare, sets, train, write_config, write_custom
+from tests.support.gradients import share, stepped_weights
+from tests.support.tiny_runs import call, prepare, sets, train, write_config, write_custom
 from training import run as build
 from training.parallel import configure_fsdp
 from utils.checkpoint import find_checkpoints, load_state, load_weights
@@ -105,7 +105,7 @@ def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(
 ) -> None:
     """Whether all of the NAR's stages are there, or one is drawn for each process."""
     launcher = TWO if kind == "ddp" else with_fsdp
-    finish(start(*launcher, "-m", "tests.gradients", str(stage), "no", tmp_path / "weights.pt"))
+    finish(start(*launcher, "-m", "tests.support.gradients", str(stage), "no", tmp_path / "weights.pt"))
     with_all, with_drawn = torch.load(tmp_path / "weights.pt")
     whole_batch, shares = [share(0, 1, drawn=False)], [share(rank, 2, drawn=True) for rank in range(2)]
     assert stage == 1 or shares[0].nar[0].stage != shares[1].nar[0].stage
@@ -118,14 +118,14 @@ def test_two_processes_with_half_the_batch_step_as_one_with_the_whole(
 
 def test_a_step_calls_no_collective_on_the_group_of_the_gradients_but_for_them(tmp_path: Path) -> None:
     """Any other would make each step wait for its GPU. DDP reduces the gradients below torch's functions."""
-    finish(start(*TWO, "-m", "tests.collectives", tmp_path))
+    finish(start(*TWO, "-m", "tests.support.collectives", tmp_path))
     calls = json.loads((tmp_path / "calls.json").read_text())
     assert calls["device"] == {} and calls["messages"] == {"all_reduce": 3}
 
 
 def test_fsdp_computes_in_bf16_where_that_is_asked_for(with_fsdp: tuple[str | Path, ...], tmp_path: Path) -> None:
     """Near to a step in fp32, and not the same."""
-    finish(start(*with_fsdp, "-m", "tests.gradients", "2", "bf16", tmp_path / "weights.pt"))
+    finish(start(*with_fsdp, "-m", "tests.support.gradients", "2", "bf16", tmp_path / "weights.pt"))
     in_bf16, _ = torch.load(tmp_path / "weights.pt")
     in_fp32 = stepped_weights(2, [share(0, 1, drawn=False)])
     untrained = stepped_weights(2, [share(0, 1, drawn=False)], rate=0.0)
@@ -168,7 +168,7 @@ def test_a_model_trains_with_fsdp_as_in_one_process(
     train(config, "uninterrupted", 1, {**alone, "train.max_steps": 6})
     train(config, "handed_on", 1, {**alone, "train.max_steps": 2})
     shown = {**still, "train.max_steps": 4, "train.valid_interval": 1, "train.tracker": ["tensorboard"]}
-    program = (*with_fsdp, "-m", "tests.sharded", "--config", config)
+    program = (*with_fsdp, "-m", "tests.support.sharded", "--config", config)
     flags = ("--name", "handed_on", "--model_train_stage", "1", "--resume", "true")
     finish(start(*program, *flags, *sets(shown)))
     train(config, "handed_on", 1, {**alone, "train.max_steps": 6}, "--resume", "true")

@@ -11,8 +11,8 @@ import soundfile
 from bins import inference, preprocess, train
 from processors.manifest import list_shards, read_shards
 from tests.conftest import TEST_DATA, requires
-from tests.recipe import Recipe, tiny_config
-from tests.standin_encodec import make_standin
+from tests.support.recipe import Recipe, tiny_config
+from tests.support.standin_encodec import make_standin
 
 SPEECH = TEST_DATA / "speech"
 PATHS = {

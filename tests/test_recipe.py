@@ -23,8 +23,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import bins.inference
 import bins.train
 from tests.conftest import ROOT
-from tests.recipe import BROKEN_AUDIO, NO_TRANSCRIPT, NUM_ROWS, Recipe, listing, make_recipe, prompt, write_corpus
-from tests.tiny_runs import ROOMY, call, let_speech_end, sets
+from tests.support.recipe import (
+    BROKEN_AUDIO,
+    NO_TRANSCRIPT,
+    NUM_ROWS,
+    Recipe,
+    listing,
+    make_recipe,
+    prompt,
+    write_corpus,
+)
+from tests.support.tiny_runs import ROOMY, call, let_speech_end, sets
 
 Done = subprocess.CompletedProcess[str]
 

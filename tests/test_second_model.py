@@ -20,7 +20,7 @@ from models.valle.valle import VALLE
 from modules.sampling import TokenSampler
 from tests.conftest import ROOT
 from tests.support.delay_lm import DelayLM, DelaySettings, delayed
-from tests.tiny_runs import write_config, write_custom
+from tests.support.tiny_runs import write_config, write_custom
 from utils.checkpoint import find_checkpoints, load_weights
 
 MODEL_TYPE = ("--set", "model_type=tests.support.delay_lm:DelayLM")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.observations import (
+from tests.support.observations import (
     World,
     architecture,
     checkpoints,
@@ -29,7 +29,7 @@ from tests.observations import (
     training_layers,
     weights,
 )
-from tests.tiny_runs import keys
+from tests.support.tiny_runs import keys
 from utils.errors import UserError
 
 

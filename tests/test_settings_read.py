@@ -9,7 +9,7 @@ import pytest
 
 from config.schema import Section, Settings, TrainSettings, ValleExperiment
 from tests.conftest import ROOT, tiny_train
-from tests.tiny_runs import has_a_choice, infer, keys, prepare, train, write_config, write_custom
+from tests.support.tiny_runs import has_a_choice, infer, keys, prepare, train, write_config, write_custom
 from utils.cli import Parser
 
 Reads = set[tuple[str, str]]

@@ -7,7 +7,7 @@ import pytest
 
 import bins.preprocess
 import bins.train
-from tests.recipe import Recipe, make_recipe, write_corpus
+from tests.support.recipe import Recipe, make_recipe, write_corpus
 
 
 @pytest.fixture(scope="session")

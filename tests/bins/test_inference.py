@@ -9,7 +9,7 @@ import soundfile
 
 import bins.inference
 from synthesis.results import free_name
-from tests.recipe import Recipe, listing, prompt
+from tests.support.recipe import Recipe, listing, prompt
 
 
 def rows(folder: Path) -> list[dict]:

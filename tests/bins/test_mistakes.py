@@ -11,7 +11,7 @@ import bins.inference
 import bins.preprocess
 import bins.train
 import bins.webui
-from tests.recipe import Program, Recipe, listing, prompt
+from tests.support.recipe import Program, Recipe, listing, prompt
 from utils.files import file_lock
 
 ErrorOf = Callable[..., str]

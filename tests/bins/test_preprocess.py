@@ -10,8 +10,8 @@ import pytest
 import bins.preprocess
 from processors import pipeline
 from processors.manifest import Utterance, list_shards, read_shards
-from tests.recipe import NUM_ROWS, Recipe, listing
-from tests.tiny_runs import prepare, write_config, write_custom
+from tests.support.recipe import NUM_ROWS, Recipe, listing
+from tests.support.tiny_runs import prepare, write_config, write_custom
 from training.corpus import IndexedCorpus
 
 

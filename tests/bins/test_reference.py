@@ -13,9 +13,9 @@ import bins.convert
 import bins.inference
 import bins.train
 from processors.symbols import SymbolTable
-from tests.recipe import Recipe, listing, prompt
-from tests.reference import SYMBOLS, write_reference
-from tests.standin_encodec import make_standin
+from tests.support.recipe import Recipe, listing, prompt
+from tests.support.reference import SYMBOLS, write_reference
+from tests.support.standin_encodec import make_standin
 
 
 @pytest.fixture

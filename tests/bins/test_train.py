@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import bins.train
-from tests.recipe import Recipe
+from tests.support.recipe import Recipe
 
 
 def train(recipe: Recipe, name: str, stage: int, *flags: str, settings: Sequence[str] = ()) -> None:

@@ -13,8 +13,8 @@ from gradio_client import Client, handle_file
 
 import bins.webui
 from tests.conftest import free_port
-from tests.recipe import Recipe, prompt
-from tests.tiny_runs import ROOMY, let_speech_end, sets
+from tests.support.recipe import Recipe, prompt
+from tests.support.tiny_runs import ROOMY, let_speech_end, sets
 
 
 @pytest.fixture(autouse=True)

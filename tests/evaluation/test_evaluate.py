@@ -16,8 +16,8 @@ import bins.evaluate
 from evaluation.protocol import LISTS, write_test_lists
 from processors.manifest import SourceUtterance
 from tests.evaluation.test_models import save_hubert
-from tests.hostile import saved, tone
-from tests.tiny_runs import ROOMY, call, let_speech_end, prepare, sets, train, write_config, write_custom
+from tests.support.hostile import saved, tone
+from tests.support.tiny_runs import ROOMY, call, let_speech_end, prepare, sets, train, write_config, write_custom
 from utils.cli import find_path
 from utils.errors import UserError
 

@@ -17,7 +17,7 @@ from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
 from evaluation.speakers import build_embedder
 from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, render
 from tests.conftest import TEST_DATA, requires
-from tests.hostile import saved, tone
+from tests.support.hostile import saved, tone
 from utils.audio import read_audio
 from utils.errors import UserError
 

@@ -12,7 +12,7 @@ from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
 from tests.conftest import TEST_DATA, requires
-from tests.reference import SilentCodec
+from tests.support.reference import SilentCodec
 from utils.checkpoint import resolve_checkpoint
 
 GOLDEN = TEST_DATA / "golden"

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from models.experiment import Experiment, load_model
 from processors.symbols import SymbolTable
 from synthesis.convert import convert
-from tests.reference import SYMBOLS, write_reference
+from tests.support.reference import SYMBOLS, write_reference
 from utils.checkpoint import find_checkpoints, load_weights, resolve_checkpoint
 from utils.errors import UserError
 from utils.log import set_up_logging

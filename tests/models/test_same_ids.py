@@ -12,7 +12,7 @@ from processors.manifest import SourceUtterance, Utterance, list_shards, write_s
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from tests.conftest import defaults, tiny_train
-from tests.tiny_trainer import build_data, epoch_of
+from tests.support.tiny_trainer import build_data, epoch_of
 from utils.audio import write_audio
 
 TEXTS = [

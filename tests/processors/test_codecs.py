@@ -20,7 +20,7 @@ from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import SourceUtterance
 from processors.training_audio import training_audio
 from tests.conftest import ROOT, TEST_DATA, Defaults
-from tests.standin_encodec import make_standin
+from tests.support.standin_encodec import make_standin
 from utils.audio import write_audio
 from utils.config import load_settings
 from utils.errors import UserError

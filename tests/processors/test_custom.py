@@ -14,7 +14,7 @@ from processors.corpora import read_corpus
 from processors.manifest import SourceUtterance
 from processors.splits import is_usable
 from tests.conftest import ROOT, defaults
-from tests.tiny_runs import call, write_config, write_custom
+from tests.support.tiny_runs import call, write_config, write_custom
 from utils.audio import read_audio
 from utils.config import load_settings
 from utils.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 from processors.index import write_index
 from processors.manifest import list_shards, read_shards, write_shard
 from tests.conftest import made_up_utterances, tiny_train
-from tests.tiny_trainer import build_data, epoch_of
+from tests.support.tiny_trainer import build_data, epoch_of
 from utils.errors import UserError
 
 

@@ -14,7 +14,7 @@ from processors.symbols import SymbolTable, join_phones
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import tiny_infer, tiny_model
-from tests.reference import SilentCodec
+from tests.support.reference import SilentCodec
 from training.samples import SampleLogger
 
 TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")

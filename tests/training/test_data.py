@@ -13,7 +13,7 @@ from models.valle.collate import IGNORED, Collator, PrefixMode
 from processors.index import codes_location, phones_location
 from processors.manifest import list_shards, read_shards, write_shard
 from tests.conftest import made_up_utterances, tiny_train
-from tests.tiny_trainer import COLLATOR, TABLE, TOKENIZER, build_data, epoch_of
+from tests.support.tiny_trainer import COLLATOR, TABLE, TOKENIZER, build_data, epoch_of
 from training.corpus import IndexedCorpus
 from training.data import TrainData
 from training.pools import PoolReader

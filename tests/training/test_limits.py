@@ -11,7 +11,7 @@ from models.contract import TokenizedRequest
 from synthesis.limits import UNMEASURED_SECONDS_PER_PHONE, limits_by_phones
 from synthesis.load import load_experiment
 from tests.conftest import ROOT, tiny_infer
-from tests.tiny_runs import prepare, train, write_config, write_custom
+from tests.support.tiny_runs import prepare, train, write_config, write_custom
 from training.prepared import PreprocessedData, read_preprocessed, with_measured_limits
 from utils.config import load_settings
 

@@ -16,7 +16,7 @@ from processors.symbols import SymbolTable, join_phones
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import TEST_DATA, requires, tiny_infer, tiny_model, tiny_train
-from tests.tiny_trainer import build_data, build_trainer
+from tests.support.tiny_trainer import build_data, build_trainer
 from utils.audio import read_audio
 
 CORPUS = TEST_DATA / "speech" / "Kathleen"

@@ -10,7 +10,7 @@ from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance, list_shards, write_shard
 from synthesis.synthesizer import Synthesizer
 from tests.conftest import Messages, made_up_utterances, tiny_infer, tiny_model, tiny_train
-from tests.tiny_trainer import TOKENIZER, build_data, build_trainer
+from tests.support.tiny_trainer import TOKENIZER, build_data, build_trainer
 from training import samples
 from training.samples import SampleLogger
 from utils.log import log

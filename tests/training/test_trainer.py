@@ -14,7 +14,7 @@ from models.valle.collate import Collator, PrefixMode
 from models.valle.valle import VALLE
 from processors.manifest import list_shards, write_shard
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
-from tests.tiny_trainer import TABLE, build_data, build_trainer, epoch_of
+from tests.support.tiny_trainer import TABLE, build_data, build_trainer, epoch_of
 from training.metrics import MetricSums
 from training.schedule import fit_schedule, learning_rate, log_schedule
 from training.trainer import Trainer

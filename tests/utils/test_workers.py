@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.conftest import ROOT
-from tests.tiny_runs import write_config, write_custom
+from tests.support.tiny_runs import write_config, write_custom
 from utils.workers import WorkerDiedError, iterate
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from synthesis.load import load_experiment
 from synthesis.synthesizer import Synthesizer
-from tests.tiny_runs import ROOMY, let_speech_end, prepare, train, write_config, write_custom
+from tests.support.tiny_runs import ROOMY, let_speech_end, prepare, train, write_config, write_custom
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 
 

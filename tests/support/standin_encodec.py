@@ -1,7 +1,8 @@
 """A stand-in for EnCodec's weights: the real architecture, seeded and calibrated on speech.
 
 Plain random weights have codebooks of zeros, so that every code is 0. Here each encoder convolution is scaled to zero
-mean and unit variance and each codebook is filled with residual latents. `python -m tests.standin_encodec OUT AUDIO...`
+mean and unit variance and each codebook is filled with residual latents. To write one:
+`python -m tests.support.standin_encodec OUT AUDIO...`
 """
 
 import sys
@@ -75,5 +76,5 @@ def _fill_codebooks(model: EncodecModel, latents: torch.Tensor) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("usage: python -m tests.standin_encodec OUT AUDIO...")
+        sys.exit("usage: python -m tests.support.standin_encodec OUT AUDIO...")
     make_standin([Path(name) for name in sys.argv[2:]], Path(sys.argv[1]))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from config.schema import Settings
 from synthesis.test_lists import InvalidLine, ListItem, read_test_list
 from tests.conftest import ROOT
-from tests.faults import Tally
-from tests.tiny_runs import keys
+from tests.support.faults import Tally
+from tests.support.tiny_runs import keys
 from utils.cli import find_path
 from utils.config import load_settings
 from utils.errors import UserError

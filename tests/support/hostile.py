@@ -13,8 +13,8 @@ import soundfile
 
 import bins.preprocess
 from processors.manifest import SPLITS, list_shards, read_shards
-from tests.faults import Tally
-from tests.tiny_runs import call, sets, write_config
+from tests.support.faults import Tally
+from tests.support.tiny_runs import call, sets, write_config
 
 RATE_HZ = 24000
 HANDLED = None

@@ -28,7 +28,7 @@ from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
-from tests.tiny_runs import infer, prepare, sets, train, write_config, write_custom, write_ljspeech
+from tests.support.tiny_runs import infer, prepare, sets, train, write_config, write_custom, write_ljspeech
 from utils.audio import read_audio
 from utils.checkpoint import find_checkpoints, load_weights, resolve_checkpoint
 from utils.config import load_settings

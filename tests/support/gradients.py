@@ -13,8 +13,8 @@ from models.contract import Example
 from models.valle.collate import Batch, Collator, PrefixMode
 from models.valle.valle import VALLE
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
-from tests.sharded import allow_fsdp
-from tests.tiny_trainer import TABLE, build_data, build_trainer
+from tests.support.sharded import allow_fsdp
+from tests.support.tiny_trainer import TABLE, build_data, build_trainer
 from training.parallel import configure_fsdp, gather
 from training.run import ddp_options
 

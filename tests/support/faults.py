@@ -1,6 +1,6 @@
 """Fault injection: stages killed at random moments and run again must end as if nothing had happened.
 
-`python -m tests.faults` (make faults) is the long version, with a table of what was tried and what was lost.
+`python -m tests.support.faults` (make faults) is the long version, with a table of what was tried and what was lost.
 """
 
 import json
@@ -30,7 +30,7 @@ import bins.preprocess
 import bins.train
 from processors.manifest import SPLITS, list_shards, read_shards
 from tests.conftest import free_port
-from tests.tiny_runs import Program, call, infer, prepare, sets, train, write_config, write_custom
+from tests.support.tiny_runs import Program, call, infer, prepare, sets, train, write_config, write_custom
 from utils.checkpoint import find_checkpoints, load_state, load_weights
 from utils.cli import run
 
@@ -368,8 +368,8 @@ def tried(faults: Faults, scale: int) -> list[Callable[[], Tally]]:
 
 def main(scale: int) -> int:
     # They import this module for what they have in common with it.
-    from tests.fuzz import fuzz_configs, fuzz_lists
-    from tests.hostile import hostile_corpus
+    from tests.support.fuzz import fuzz_configs, fuzz_lists
+    from tests.support.hostile import hostile_corpus
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -4,28 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import json5
 import pytest
 
 from processors.demo_corpus import write_demo_corpus
 from tests.conftest import ROOT
+from tests.support.tiny_runs import Program
 from utils.cli import run
 
 SPEAKERS = ("101", "102", "103", "104")
 NUM_ROWS = 24
 BROKEN_AUDIO = "104_1104_000001_000000"
 NO_TRANSCRIPT = "104_1104_000002_000000"
-
-
-class Program(Protocol):
-    """A module of `bins`."""
-
-    def main(self, arguments: Sequence[str] | None) -> int: ...
 
 
 def write_corpus(folder: Path) -> Path:

@@ -11,8 +11,8 @@ from accelerate import Accelerator, PartialState
 from models.valle.valle import VALLE
 from processors.manifest import list_shards, write_shard
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
-from tests.gradients import COLLATOR
-from tests.tiny_trainer import build_data, build_trainer
+from tests.support.gradients import COLLATOR
+from tests.support.tiny_trainer import build_data, build_trainer
 from training.run import ddp_options
 from training.trainer import Trainer
 
