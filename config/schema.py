@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 
 class MelRVQSettings(Section):
-    """The embedded codec: residual k-means on log-mel frames, decoded by Griffin-Lim."""
+    """The built-in codec: residual k-means on log-mel frames, decoded by Griffin-Lim."""
 
     frame_rate_hz: Positive = Field(description="code frames per second")
     num_mels: Count = Field(description="mel bands of a spectrogram frame")
@@ -192,7 +192,7 @@ class TrainSettings(Section):
     )
     save_checkpoint_steps: Count | None = Field(description="optimizer steps between checkpoints; null: epochs alone")
     keep_last_steps: Count = Field(description="how many checkpoints made between epoch ends stay")
-    valid_interval: Count = Field(description="optimizer steps between validations, each with a spoken sample")
+    valid_interval: Count = Field(description="optimizer steps between validations, each with a synthesized sample")
     valid_max_batches: Count = Field(description="validation batches at most")
     log_interval: Count = Field(description="optimizer steps between log points")
     random_seed: int

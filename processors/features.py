@@ -91,7 +91,9 @@ class UtteranceReader(Dataset):
 
     def _read(self, row: SourceUtterance) -> Tensor:
         path = Path(row.audio_path)
-        seconds = row.duration_seconds or read_duration_seconds(path) - row.start_seconds
+        seconds = row.duration_seconds
+        if seconds is None:
+            seconds = read_duration_seconds(path) - row.start_seconds
         if seconds < self.settings.min_duration:
             raise UserError(f"{seconds:.2f} s is shorter than min_duration {self.settings.min_duration}")
         if seconds > self.settings.max_duration:

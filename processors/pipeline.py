@@ -29,6 +29,7 @@ from processors.symbols import SymbolTable
 from processors.text import build_phonemizer
 from utils.config import resolve_path
 from utils.device import memory_advice
+from utils.errors import UserError
 from utils.files import atomic_write
 from utils.log import log, progress_bar
 from utils.workers import iterate
@@ -101,6 +102,9 @@ class CorpusPreprocessor:
 
     def run(self, codec: Codec, device: torch.device, wait_for_everyone: Callable[[], None]) -> dict[str, Any]:
         """Make the missing shards; returns the content of `stats.json`, or nothing on other ranks than 0."""
+        # Shards hold codes as 16-bit integers.
+        if codec.codebook_size > 2**15:
+            raise UserError(f"preprocess.acoustic_token_extractor: {codec.codebook_size} codes are more than 32768")
         codec_fingerprint = codec.fingerprint()
         fingerprints = {id(shard): self._fingerprint(shard, codec_fingerprint) for shard in self.shards}
         own = self.shards[self.rank :: self.world_size]
@@ -255,5 +259,6 @@ class CorpusPreprocessor:
 def _worker_context() -> BaseContext:
     """forkserver instead of fork: forked workers would turn the codec's memory into copy-on-write pages."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([UtteranceReader.__module__])
+    # Phonemizer takes a second to import: once here, not in each worker.
+    context.set_forkserver_preload([UtteranceReader.__module__, "phonemizer"])
     return context

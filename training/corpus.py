@@ -51,8 +51,13 @@ class IndexedCorpus:
         cache = cache or MachineCache()
         # Stage 1 may have rewritten the shards since they were last read.
         forget_open_files()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            indexes = list(pool.map(lambda shard: read_index(cache.path(index_location(shard))), shards))
+        try:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                indexes = list(threads.map(lambda shard: read_index(cache.path(index_location(shard))), shards))
+        except UserError as error:
+            if not is_url(shards[0]):
+                raise
+            raise UserError(f"{error}; if it is missing, run stage 1 again on the folder and copy it anew") from error
         speaker_ids: dict[str, int] = {}
         speakers = []
         for shard, index in zip(shards, indexes, strict=True):

@@ -78,7 +78,9 @@ def _download(location: str, copy: Path, waits_seconds: Sequence[float]) -> None
                 shutil.copyfileobj(source, target)
             return
         except Exception as error:  # Each kind of store raises its own types.
-            seconds = next(waits, None)
+            # Another try does not help against 403 and 404.
+            is_final = getattr(getattr(error, "response", None), "status_code", None) in (403, 404)
+            seconds = None if is_final else next(waits, None)
             if seconds is None:
                 raise UserError(f"{location}: cannot be read ({first_line(error)})") from error
             time.sleep(seconds)

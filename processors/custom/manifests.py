@@ -105,12 +105,13 @@ def _cut(path: Path, number: int, row: dict[str, Any], default_speaker: str, spl
         whole = obstacle or (cut.start == 0 and abs(cut.duration - cut.recording.duration) < 1e-3)
         return FoundUtterance(
             id=cut.id,
-            audio_path=f"{path}:{number}: {obstacle}" if obstacle else _source_path(path, cut.recording),
+            audio_path=str(path) if obstacle else _source_path(path, cut.recording),
             text=supervision.text if supervision else None,
             speaker=(supervision.speaker if supervision else None) or default_speaker,
             split=split,
             start_seconds=0.0 if obstacle else float(cut.start),
             duration_seconds=None if whole else float(cut.duration),
+            problem=f"{path}, line {number}: {obstacle}" if obstacle else None,
         )
     except Exception:  # Lhotse raises many types for a broken cut.
         return unreadable_line(path, number, default_speaker)

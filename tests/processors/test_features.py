@@ -22,3 +22,10 @@ def test_a_text_in_another_script_is_a_failure_with_its_letters(tmp_path: Path) 
     assert "cannot read: 你, 好, 世, 界" in str(first.failure) and "п, р, и, в, е, ..." in str(last.failure)
     graphemes = defaults().preprocess.model_copy(update={"phone_extractor": "graphemes"})
     assert [loaded.failure for loaded in UtteranceReader([rows], graphemes, None)[0]] == [None] * 3
+
+
+def test_a_duration_of_zero_does_not_mean_to_the_end(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", torch.rand(24000) - 0.5, 24000)
+    row = SourceUtterance("u", str(tmp_path / "a.wav"), "hello there", "speaker", "train", 0.2, 0.0)
+    [loaded] = UtteranceReader([[row]], defaults().preprocess, None)[0]
+    assert loaded.failure == "0.00 s is shorter than min_duration 0.5"

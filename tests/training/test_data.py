@@ -170,6 +170,18 @@ def test_shards_are_read_through_a_url(shards, serve: Callable[[Path], str], tmp
     assert {u.id for u in data.valid_utterances(3)} <= {u.id for u in made_up_utterances(NUM)}
 
 
+def test_a_missing_index_is_one_line(shards, serve: Callable[[Path], str], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(Path(shards[0]).parent, tmp_path / "corpus" / "vctk" / "train"))
+    [index] = folder.glob("index.000003.npz")
+    index.unlink()
+    with pytest.raises(UserError, match=rf"^{index}: missing; run stage 1 again"):
+        IndexedCorpus.load(list_shards(folder))
+    streamed = remote_shards(list_shards(folder), serve(tmp_path / "corpus"))
+    # Without another try, which would take half a minute.
+    with pytest.raises(UserError, match=r"index\.000003\.npz: cannot be read \(404.*run stage 1 again on the folder"):
+        IndexedCorpus.load(streamed, MachineCache(tmp_path / "cache"))
+
+
 def test_a_machine_downloads_a_shard_once_and_keeps_three_pools_at_most(
     shards, serve: Callable[[Path], str], tmp_path: Path
 ) -> None:
