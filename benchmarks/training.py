@@ -137,7 +137,7 @@ def _model(settings: ValleExperiment, device: torch.device, num_layers: int) -> 
 
 
 def _num_weights(model: VALLE) -> int:
-    """That each token is multiplied with."""
+    """The weights that each token is multiplied with; embeddings are looked up."""
     return sum(value.numel() for name, value in model.ar.named_parameters() if "embedding" not in name)
 
 

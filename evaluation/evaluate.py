@@ -218,8 +218,10 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         for system in evaluation.systems
     }
     content = {"systems": systems, "missing": evaluation.missing}
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def log_table(evaluation: Evaluation) -> None:

@@ -49,8 +49,8 @@ def write_test_lists(rows: Sequence[SourceUtterance], folder: Path, seed: int = 
             cross.append(_line(row, rng.choice(prompts)))
     paths = []
     for name, lines in zip(LISTS, (continuation, cross), strict=True):
-        with atomic_write(folder / name) as aside:
-            aside.write_text("# text|text_prompt|audio_prompt|reference\n" + "".join(lines), encoding="utf-8")
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text("# text|text_prompt|audio_prompt|reference\n" + "".join(lines), encoding="utf-8")
         log.info("%s: %d lines", folder / name, len(lines))
         paths.append(folder / name)
     if len(cross) < len(tested):

@@ -60,8 +60,8 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
         sortable=sortable,
         utterances=utterances,
     )
-    with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _values(system: System, columns: Sequence[Column]) -> dict[str, list[float]]:

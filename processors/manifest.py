@@ -53,19 +53,19 @@ def write_shard(folder: Path, index: int, utterances: Sequence[Utterance], frame
     from lhotse.shar import SharWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".shard-", dir=folder))
+    temporary = Path(tempfile.mkdtemp(prefix=".shard-", dir=folder))
     try:
-        writer = SharWriter(str(aside), fields={"codes": "numpy"}, shard_size=None, shard_suffix=f".{index:06d}")
+        writer = SharWriter(str(temporary), fields={"codes": "numpy"}, shard_size=None, shard_suffix=f".{index:06d}")
         with writer:
             for utterance in utterances:
                 writer.write(_to_cut(utterance, frame_rate_hz))
-        cuts = Path(shard_path(str(aside.parent), aside.name, index))
+        cuts = Path(shard_path(str(temporary.parent), temporary.name, index))
         write_index(cuts)
-        # The cuts come last: a shard counts as there when its cuts are.
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == cuts.name):
+        # The cuts come last: without them a shard is incomplete.
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == cuts.name):
             path.replace(folder / path.name)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def shard_path(folder: str, split: str, index: int) -> str:

@@ -11,9 +11,9 @@ from config.schema import PreprocessSettings
 from processors.features import UtteranceReader
 from processors.manifest import SourceUtterance, Split
 
-# Rounds of looking for units that can be read.
+# Rounds of replacing units that cannot be read.
 _MOST_LOOKED_AT = 100
-AUTO_MIN_SPEAKERS = 20  # `split_by` auto keeps speakers whole from this many on
+AUTO_MIN_SPEAKERS = 20  # From this many on, `split_by` auto keeps speakers whole.
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _with_readable_parts(
 
 
 def is_usable(row: FoundUtterance | SourceUtterance, settings: PreprocessSettings) -> bool:
-    """Whether stage 1 can use a row, as far as can be told without opening its audio."""
+    """Whether stage 1 can use a row, as far as this is known without opening its audio."""
     seconds = row.duration_seconds
     if row.problem is not None or not any(character.isalnum() for character in row.text or ""):
         return False
@@ -128,14 +128,14 @@ def is_usable(row: FoundUtterance | SourceUtterance, settings: PreprocessSetting
 def split_unit(
     rows: Sequence[FoundUtterance | SourceUtterance], settings: PreprocessSettings
 ) -> Literal["speaker", "utterance"]:
-    """What a hash split keeps whole: `split_by`, where auto means speaker from 20 speakers on."""
+    """The unit of a hash split: `split_by`, where auto means speaker for 20 speakers or more."""
     if settings.split_by != "auto":
         return settings.split_by
     return "speaker" if len({row.speaker for row in rows}) >= AUTO_MIN_SPEAKERS else "utterance"
 
 
 def make_ids_unique(rows: Sequence[FoundUtterance]) -> list[FoundUtterance]:
-    """Keep the first of each id as it is; later ones become `<id>__2`, `<id>__3` and so on."""
+    """Keep the first of each id unchanged; later ones become `<id>__2`, `<id>__3` and so on."""
     given = {row.id for row in rows}
     used: set[str] = set()
     copies: dict[str, int] = {}

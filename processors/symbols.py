@@ -58,8 +58,8 @@ class SymbolTable:
     def save(self, path: Path) -> None:
         """Write every symbol with its id, `<pad> 0` first, atomically."""
         lines = "".join(f"{symbol} {index}\n" for index, symbol in enumerate((*SPECIALS, *self._phones)))
-        with atomic_write(path) as aside:
-            aside.write_bytes(lines.encode())
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(lines.encode())
 
     def encode(self, phones: Sequence[str], add_blank: bool) -> list[int]:
         """Ids of `<bos>`, the phones and `<eos>`; with `add_blank`, id 0 is inserted around and between the phones.

@@ -63,7 +63,7 @@ def _log_results(rows: Sequence[dict[str, Any]], output_dir: Path, elapsed_secon
             log.warning("%s: %s", row["name"], row["error"])
     good = [row for row in rows if "error" not in row]
     seconds = sum(row["seconds"] for row in good)
-    log.info("%d of %d texts spoken: %.1f s of audio in %.1f s", len(good), len(rows), seconds, elapsed_seconds)
+    log.info("%d of %d texts synthesized: %.1f s of audio in %.1f s", len(good), len(rows), seconds, elapsed_seconds)
     if len(rows) == 1 and "audio" in rows[0]:
         log.info("%s", output_dir / rows[0]["audio"])
     log.info("speech and %s are in %s", RESULTS, output_dir)
@@ -144,9 +144,9 @@ def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows to a `results.jsonl`; they replace rows of the same name that earlier runs wrote."""
     names = {row["name"] for row in rows}
     kept = [row for row in read_results(path) if row.get("name") not in names]
-    with atomic_write(path) as aside:
+    with atomic_write(path) as temporary:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in [*kept, *rows])
-        aside.write_text("".join(lines), encoding="utf-8")
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class IndexedCorpus:
         except UserError as error:
             if not is_url(shards[0]):
                 raise
-            raise UserError(f"{error}; if it is missing, run stage 1 again on the folder and copy it anew") from error
+            raise UserError(f"{error}; if it is missing, run stage 1 again on the folder and copy it again") from error
         speaker_ids: dict[str, int] = {}
         speakers = []
         for shard, index in zip(shards, indexes, strict=True):

@@ -1,4 +1,4 @@
-"""Everything that knows FSDP: each rank keeps a shard of every weight and of its optimizer state.
+"""Everything specific to FSDP: each rank keeps a shard of every weight and of its optimizer state.
 
 Torch's module for sharded tensors takes a third of a second to import, so it is imported where one is met.
 """
@@ -79,7 +79,7 @@ def autocast_options(accelerator: Accelerator) -> AutocastKwargs:
 class EvalModel:
     """The unsharded model, for validation and samples: the training model itself, or under FSDP a copy.
 
-    The copy is made before the model is sharded, lies in CPU memory, and is on the device inside `synced` alone.
+    The copy is made before the model is sharded, stays in CPU memory, and is on the device only inside `synced`.
     """
 
     def __init__(self, model: CodecLM, accelerator: Accelerator) -> None:
@@ -98,7 +98,7 @@ class EvalModel:
 
 
 def all_reduce_max(values: Sequence[int], group: Any) -> list[int]:
-    """Element-wise maximum over the ranks of a group, None being this rank alone. A collective."""
+    """Element-wise maximum over the ranks of a group; None: this rank only. A collective."""
     most = torch.tensor(values, dtype=torch.long)
     if group is not None:
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, group)

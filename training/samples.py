@@ -47,14 +47,14 @@ class SampleLogger:
 
     def _log(self, step: int) -> None:
         prompted = self._prompted()
-        [spoken] = self.synthesizer.generate([prompted])
-        [audio] = self.synthesizer.decode([spoken.codes])
+        [generated] = self.synthesizer.generate([prompted])
+        [audio] = self.synthesizer.decode([generated.codes])
         rate = self.synthesizer.codec.sample_rate_hz
         [true] = self.synthesizer.decode([torch.from_numpy(self.target.codes).long()])
         self.writer.add_audio("sample/speech", audio, step, sample_rate=rate)
         self.writer.add_image("sample/spectrogram", _spectrogram_picture([audio, true], rate), step)
         self.writer.add_text("sample/text", self.target.text, step)
-        if (picture := self._attention_picture(prompted, spoken.codes)) is not None:
+        if (picture := self._attention_picture(prompted, generated.codes)) is not None:
             self.writer.add_image("sample/attention", picture, step)
 
     def _prompted(self) -> TokenizedRequest:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the weights: where training stands, the optimizer, and each rank's random state."""
+"""The training state in a checkpoint: progress, the optimizer, and each rank's random state."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from utils.log import log
 
 @dataclass
 class Progress:
-    """Where training stands: optimizer steps, the next batch of the sequence of all epochs, the last mean loss."""
+    """Progress of a training: optimizer steps, the next batch of the sequence of all epochs, the last mean loss."""
 
     step: int = 0
     epoch: int = 0

@@ -56,8 +56,8 @@ def read_audio(
 def write_audio(path: Path, waveform: Tensor, sample_rate_hz: int) -> None:
     """Write (N,) samples as 16-bit WAV, clipped to [-1, 1], atomically."""
     samples = waveform.detach().float().clamp(-1, 1).cpu().numpy()
-    with atomic_write(path) as aside:
-        soundfile.write(str(aside), samples, sample_rate_hz, subtype="PCM_16", format="WAV")
+    with atomic_write(path) as temporary:
+        soundfile.write(str(temporary), samples, sample_rate_hz, subtype="PCM_16", format="WAV")
 
 
 @lru_cache(maxsize=16)

@@ -118,24 +118,24 @@ def save_checkpoint(
     `rank_states` holds each rank's own state, such as its random state. Without a `state`, training cannot resume from
     the checkpoint. Raises UserError if it cannot be written; earlier checkpoints are not touched.
     """
-    target, aside = folder / name, folder / f".{name}.part"
+    target, temporary = folder / name, folder / f".{name}.part"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file(_untied(weights), aside / WEIGHTS)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(_untied(weights), temporary / WEIGHTS)
         if state is not None:
-            torch.save({**state, "ranks": list(rank_states)}, aside / STATE)
-        (aside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+            torch.save({**state, "ranks": list(rank_states)}, temporary / STATE)
+        (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         # Sync before the rename: after a crash, a complete name must not have incomplete content.
-        for path in [*aside.iterdir(), aside]:
+        for path in [*temporary.iterdir(), temporary]:
             fsync(path)
         if target.exists():
             _remove(target)
-        aside.rename(target)
+        temporary.rename(target)
         fsync(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors wrap the operating system's error: a full disk, a quota, a read-only folder.
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         reason = first_line(error)
         raise UserError(
             f"{target}: the checkpoint could not be written ({reason}); free some space or set another log_dir, and "
@@ -248,7 +248,7 @@ def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _remove(path: Path) -> None:
     # Renamed first: an interrupted removal must not leave what looks like a complete checkpoint.
-    aside = path.with_name(f".{path.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)

@@ -62,8 +62,8 @@ def read_settings(
 def save_settings(settings: BaseModel, path: Path) -> None:
     """Write the settings as JSON, atomically."""
     text = json.dumps(settings.model_dump(), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def resolve_path(path: str, root: Path) -> Path:

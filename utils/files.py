@@ -14,13 +14,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Atomic write: gives a temporary path, whose file replaces `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: two machines that share the folder may use the same one.
-    aside = path.with_name(f".{uuid4().hex}.part{path.suffix}")
+    temporary = path.with_name(f".{uuid4().hex}.part{path.suffix}")
     try:
-        yield aside
-        fsync(aside)
-        aside.replace(path)
+        yield temporary
+        fsync(temporary)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -134,8 +134,8 @@ class MelRVQ(Codec):
             "settings": self.settings.model_dump_json(),
         }
         tensors = {"codebooks": self.codebooks.cpu().contiguous(), "gains": self.gains.cpu()}
-        with atomic_write(path) as aside:
-            save_file(tensors, aside, metadata=header)
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
 
     @classmethod
     def load(cls, path: Path) -> "MelRVQ":

@@ -112,25 +112,25 @@ def _holds_links_to(folder: Path, path: Path) -> bool:
 def _make_links(path: Path, folder: Path) -> None:
     """Link to each entry of `path`, as phonemizer would resolve a single link; copy if the file system has no links."""
     # Written under a temporary name: another process never sees an incomplete folder.
-    aside = folder.with_name(f".{uuid4().hex}")
+    temporary = folder.with_name(f".{uuid4().hex}")
     try:
-        aside.mkdir()
+        temporary.mkdir()
         try:
             for entry in path.iterdir():
-                (aside / entry.name).symlink_to(entry)
+                (temporary / entry.name).symlink_to(entry)
         except OSError:
-            shutil.rmtree(aside)
-            shutil.copytree(path, aside)
+            shutil.rmtree(temporary)
+            shutil.copytree(path, temporary)
         # Links that a removed environment left are broken.
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            aside.rename(folder)
+            temporary.rename(folder)
         except OSError:
             # Another process may have been faster.
             if not _holds_links_to(folder, path):
                 raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _own_folders() -> Iterator[Path]:

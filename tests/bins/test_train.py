@@ -79,7 +79,7 @@ def test_a_checkpoint_of_another_experiment_is_resumed_under_a_new_name(trained:
 
 
 def test_a_checkpoint_given_by_an_indirect_path_is_not_set_aside(trained: Recipe) -> None:
-    """Later checkpoints are set aside; it and earlier ones are not."""
+    """Later checkpoints are set temporary; it and earlier ones are not."""
     copy = trained.copied("ar", "roundabout_ar")
     older, newer = (path.name for path in trained.checkpoints("roundabout_ar"))
     path = copy / "checkpoint" / ".." / "checkpoint" / older

@@ -141,7 +141,7 @@ def test_a_step_runs_once_and_is_not_mixed_with_other_settings(
     assert len(calls) == 3
     assert "step: complete, in" in capsys.readouterr().out
     monkeypatch.setattr(demo, "CONFIG", "config/base.json")
-    with pytest.raises(UserError, match="product was not made by this demo"):
+    with pytest.raises(UserError, match="product is of another version of the demo"):
         demo.run_step(done, "step", work, product)
 
 

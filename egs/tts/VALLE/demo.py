@@ -72,7 +72,7 @@ def run_step(done: Path, step: str, work: Callable[[], None], product: Path | No
     has_same_settings = note.get("settings") == settings
     if product is not None and product.exists():
         if not has_same_settings:
-            raise UserError(f"{product} was not made by this demo with {CONFIG} as it is now: remove it or give --name")
+            raise UserError(f"{product} is of another version of the demo or of {CONFIG}: remove it or give --name")
         if "seconds" in note:
             print(f"== {step}: complete, in {product}", flush=True)
             return
@@ -87,8 +87,8 @@ def run_step(done: Path, step: str, work: Callable[[], None], product: Path | No
 
 
 def write_notes(path: Path, notes: dict[str, dict[str, str | float]]) -> None:
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(notes, indent=2))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(notes, indent=2))
 
 
 def run_sh(*flags: str | Path) -> None:
