@@ -77,7 +77,7 @@ def test_speech_that_is_cut_off_is_a_failure_everywhere(trained: Recipe, tmp_pat
     # Its audio is written nevertheless.
     assert (tmp_path / row["audio"]).is_file()
     stderr = capsys.readouterr().err
-    assert "0 of 1 texts spoken" in stderr and f"{row['name']}: {row['error']}" in stderr
+    assert "0 of 1 texts synthesized" in stderr and f"{row['name']}: {row['error']}" in stderr
 
 
 def test_changes_of_a_prompt_are_in_the_results(speaker: Speaker, tmp_path: Path) -> None:

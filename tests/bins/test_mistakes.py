@@ -223,7 +223,7 @@ def test_a_request_that_cannot_be_synthesized_is_one_line(error_of: ErrorOf, mis
     output = ("--infer_output_dir", str(tmp_path), "--set", "infer.continual_prompt_seconds=60")
     stderr = error_of(bins.inference, (*flags, *output), 1)
     assert "Traceback" not in stderr
-    assert "0 of 1 texts spoken" in stderr
+    assert "0 of 1 texts synthesized" in stderr
     [line] = [line for line in stderr.splitlines() if re.search(words, line)]
     [row] = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert line == f"{row['name']}: {row['error']}"
