@@ -22,7 +22,8 @@ demo: $(STAMP)
 # TESTS="tests/models ..." runs these alone, and TEST_WORKERS=0 runs all tests in one process.
 TEST_WORKERS ?= 2
 test: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(TESTS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile \
+		--no-loadscope-reorder $(TESTS)
 
 # The page in Debian's chromium, without a screen.
 test-web: $(STAMP)

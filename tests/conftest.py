@@ -20,11 +20,29 @@ from processors.manifest import Utterance
 from utils.config import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-# Recordings, golden numbers and networks that some tests need, in folders `speech`, `golden` and `metrics`; the null
-# device, below which nothing is, where the variable is not set.
-TEST_DATA = Path(os.environ.get("VALLET_TEST_DATA") or os.devnull).absolute()
-if os.environ.get("VALLET_TEST_DATA") and not TEST_DATA.is_dir():
-    raise pytest.UsageError(f"VALLET_TEST_DATA: no folder {TEST_DATA}")
+
+
+def find_test_data(variable: str | None) -> Path:
+    """The folder that VALLET_TEST_DATA names, with recordings, golden numbers and networks that some tests need.
+
+    Where it is not set, the null device, which has no files below it.
+    """
+    folder = Path(variable or os.devnull).absolute()
+    if variable and not folder.is_dir():
+        raise pytest.UsageError(f"VALLET_TEST_DATA: no folder {folder}")
+    return folder
+
+
+TEST_DATA = find_test_data(os.environ.get("VALLET_TEST_DATA"))
+
+
+# They take a minute and more.
+LONG_FILES = {"test_processes.py", "test_second_model.py", "test_faults.py", "test_settings_effect.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that all processes of a run end at about the same time."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 class Defaults(Section):

@@ -251,7 +251,7 @@ def test_custom_cuts(tmp_path: Path) -> None:
     assert rows["whole"].speaker == "eve"
     assert rows["part"].speaker == rows["silent"].speaker == "mine"
     for id_ in ("left", "piped", "fast", "mixed"):
-        assert rows[id_].audio_path.startswith(str(folder / "cuts_train.jsonl.gz:"))
+        assert str(rows[id_].problem).startswith(f"{folder / 'cuts_train.jsonl.gz'}, line ")
     assert {row.split for row in rows.values()} == {"train"}
     assert read("custom", folder / "cuts_train.jsonl.gz") == rows
     assert texts(read("custom", folder / "plain.jsonl")) == {"plain.jsonl_line1": None}

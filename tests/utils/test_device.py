@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import bins.evaluate
+import bins.inference
+import bins.preprocess
+import bins.train
+import bins.webui
 from tests.conftest import ROOT
-from utils.device import memory_advice, pick_device, pick_inference_precision, require_asked_gpus
+from utils.cli import run
+from utils.device import ASKED_GPUS, memory_advice, pick_device, pick_inference_precision, require_asked_gpus
 from utils.errors import UserError
 
 
@@ -43,28 +49,30 @@ def test_cudnn_attention_is_off_once_a_device_is_picked() -> None:
 
 
 STAGES = {
-    1: [],
-    2: ["--name", "x", "--model_train_stage", "1"],
-    3: ["--infer_mode", "batch", "--test_list_file", "none", "--infer_expt_dir", "none"],
-    4: ["--test_list_file", "none", "--audio_dir", "none", "--eval_output_dir", "none"],
-    5: ["--infer_expt_dir", "none"],
+    1: (bins.preprocess, []),
+    2: (bins.train, ["--name", "x", "--model_train_stage", "1"]),
+    3: (bins.inference, ["--infer_mode", "batch", "--test_list_file", "none", "--infer_expt_dir", "none"]),
+    4: (bins.evaluate, ["--test_list_file", "none", "--audio_dir", "none", "--eval_output_dir", "none"]),
+    5: (bins.webui, ["--infer_expt_dir", "none"]),
 }
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_requested_gpu_that_cannot_be_used_is_one_line(stage: int, tmp_path: Path) -> None:
+def test_a_requested_gpu_that_cannot_be_used_is_one_line(
+    stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In each stage, right after the flags are checked, for one more GPU than there are."""
     names = ",".join(map(str, range(torch.cuda.device_count() + 1)))
+    monkeypatch.setenv(ASKED_GPUS, names)
     config = tmp_path / "config.json"
     config.write_text(
         f'{{base_config: "config/valle.json", dataset: ["custom"], dataset_path: {{custom: "{tmp_path}"}}}}'
     )
-    command = ["sh", "egs/tts/VALLE/run.sh", "--stage", str(stage), "--gpu", names, *STAGES[stage]]
-    done = subprocess.run(
-        [*command, *(["--config", str(config)] if stage < 3 else [])], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    [line] = done.stderr.splitlines()
+    program, flags = STAGES[stage]
+    with pytest.raises(SystemExit) as ended:
+        run(lambda _: program.main([*flags, *(["--config", str(config)] if stage < 3 else [])]))
+    assert ended.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --gpu {names}: ") and f"{torch.cuda.device_count()} can be used" in line
     assert torch.__version__ in line and str(torch.version.cuda or "no CUDA") in line and "leave --gpu out" in line
 
@@ -72,7 +80,7 @@ def test_a_requested_gpu_that_cannot_be_used_is_one_line(stage: int, tmp_path: P
 def test_four_missing_gpus_are_reported_once() -> None:
     """No launcher starts a process for each of them."""
     names = ",".join(map(str, range(torch.cuda.device_count() + 4)))
-    command = ["sh", "egs/tts/VALLE/run.sh", "--stage=2", f"--gpu={names}", *STAGES[2]]
+    command = ["sh", "egs/tts/VALLE/run.sh", "--stage=2", f"--gpu={names}", *STAGES[2][1]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and f"--gpu {names}" in done.stderr
 
