@@ -138,6 +138,9 @@ def model_settings(model_type: str) -> type[ModelSettings]:
 
 @lru_cache
 def _with_model_section(settings: type["Settings"], section: type[ModelSettings]) -> type["Settings"]:
+    # A class that has this section already stays itself, so that its instances can be pickled.
+    if settings.model_fields["model"].annotation is section:
+        return settings
     return create_model(settings.__name__, __base__=settings, model=(section, ...))
 
 
