@@ -12,7 +12,7 @@ import torch
 import bins.bench
 from benchmarks import agreement, decoding, measure, startup, streaming, training
 from benchmarks.measure import Row, peak_memory, seconds_of, table
-from config.schema import Settings
+from config.schema import Settings, ValleExperiment
 from models.valle.generate import ARGenerator
 from modules.attention import SelfAttention
 from modules.masks import prefix_lm_mask
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def settings() -> Settings:
     overrides = ['dataset=["custom"]', "dataset_path.custom=none", "model.decoder_dim=32", "model.nhead=2"]
     return load_settings(
-        ROOT / "config" / "valle.json", Settings, [*overrides, "model.num_decoder_layers=1"], root=ROOT
+        ROOT / "config" / "valle.json", ValleExperiment, [*overrides, "model.num_decoder_layers=1"], root=ROOT
     )
 
 
