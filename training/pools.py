@@ -36,16 +36,20 @@ class PoolReader:
             dropped = self._entered.pop(0)
             kept = {shard for of_pool in [*self._entered, next_shards] for shard in of_pool}
             self._begun -= set(dropped) - kept
-            for shard in set(dropped[self.local_rank :: self.local_world_size]) - kept:
+            for shard in filter(self._is_own, set(dropped) - kept):
                 self._for_each_file(shard, self.cache.remove)
         if self._threads is None:
             # Threads begin after the loader has forked its workers, which therefore inherit none of their locks.
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pools")
-        for of_pool in (shards, next_shards):
-            for shard in of_pool[self.local_rank :: self.local_world_size]:
-                if shard not in self._begun:
-                    self._begun.add(shard)
-                    self._threads.submit(self._for_each_file, shard, self._read)
+        for shard in filter(self._is_own, [*shards, *next_shards]):
+            if shard not in self._begun:
+                self._begun.add(shard)
+                self._threads.submit(self._for_each_file, shard, self._read)
+
+    def _is_own(self, shard: str) -> bool:
+        """Whether this rank reads the shard: its number decides, so that all ranks read equally much in an epoch."""
+        number = int(shard.rsplit("/", 1)[1].split(".")[1])
+        return number % self.local_world_size == self.local_rank
 
     def _for_each_file(self, shard: str, act: Callable[[str], object]) -> None:
         for location in (codes_location(shard), phones_location(shard)):
