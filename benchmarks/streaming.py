@@ -21,7 +21,7 @@ from utils.remote import MachineCache
 SHARD_SIZE = 1000
 NUM_RANKS = 8
 _WORKERS = (1, 2, 4)
-# Shards of the corpus that an epoch is read from, which is more than one pool; those of a large corpus that are read.
+# Shards of the corpus on disk, more than one pool holds, without and with --full.
 _NUM_SHARDS, _FULL_SHARDS = 16, 100
 
 

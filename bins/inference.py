@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     else:
         if flags.test_list_file is not None:
             parser.error("--test_list_file is for --infer_mode batch")
-        # A continuation has no text of its own, so none is required below.
+        # --continual synthesizes the rest of the prompt's text, so no other text is required below.
         if flags.continual and single.pop("infer_text") is not None:
             parser.error("--infer_text: --continual reads the prompt's own text; leave one of them out")
         for name, value in single.items():

@@ -34,7 +34,7 @@ _PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class BatchDataset(Dataset[Batch]):
-    """Reads and collates planned batches, each by itself, so that it may be done in any worker."""
+    """Reads and collates planned batches. Batches are independent, so any worker can build any of them."""
 
     corpus: IndexedCorpus
     tokenizer: TextTokenizer

@@ -191,12 +191,10 @@ def group_by_length(lengths: np.ndarray, settings: TrainSettings) -> tuple[np.nd
     num = len(lengths)
     if not settings.use_dynamic_batchsize:
         return np.arange(num), np.array([*range(0, num, settings.batch_size), num])
-    steps = np.unique(
-        np.ceil(_LENGTH_STEP ** np.arange(1 + math.log(max(lengths.max(initial=1), 1), _LENGTH_STEP) + 1))
-    )
-    rounded = steps[np.searchsorted(steps, lengths)].astype(np.int64)
-    order = np.argsort(-rounded, kind="stable")
-    room = np.minimum(settings.max_sentences, np.maximum(1, settings.max_tokens // rounded[order])).tolist()
+    steps = length_steps(lengths)
+    step_of = np.searchsorted(steps, lengths)
+    order = np.argsort(-step_of, kind="stable")
+    room = room_of_steps(steps, settings)[step_of[order]].tolist()
     first, place = [], 0
     while place < num:
         first.append(place)

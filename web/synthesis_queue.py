@@ -36,7 +36,7 @@ class QueuedRequest:
 
 
 class SynthesisQueue:
-    """Runs requests in a thread of its own. Loads experiments on demand and keeps the `MAX_LOADED` last used."""
+    """Runs requests in its own thread. Loads experiments on demand and keeps the `MAX_LOADED` last used."""
 
     def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
         self._build = build

@@ -232,7 +232,7 @@ def test_a_corpus_on_disk_is_read_to_its_end_and_repeated(
     num_tokens = sum(len(u.codes) + len(u.phones) + 2 for shard in shards for u in read_shards([shard]))
     pooled = streaming.with_training(settings, shards_per_pool=2)
     streaming.evict(shards)
-    # In a process of its own, as the bench reads.
+    # Read in a new process, as the bench does.
     whole = streaming.alone(streaming.read, pooled, shards, 1)
     assert whole.num_tokens == num_tokens and 0 < whole.first_seconds < whole.seconds and whole.peak_mib > 50
     shares = [streaming.read(pooled, shards, 0, rank=rank, world_size=2).num_tokens for rank in range(2)]

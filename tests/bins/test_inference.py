@@ -33,7 +33,7 @@ class Speaker:
             *("--infer_text_prompt", self.text, "--infer_audio_prompt", str(self.audio)),
             *("--infer_output_dir", str(self.output), *flags),
         )
-        # Speech that did not end by itself is a failure, but is written.
+        # Speech that was cut off is a failure, but its audio is written.
         assert status == any("error" in row for row in rows(self.output))
         return soundfile.read(self.output / "single" / f"{output or self.audio.stem}.wav")[0]
 

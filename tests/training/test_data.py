@@ -119,8 +119,8 @@ def test_steps_go_on_where_they_were_left_on_any_number_of_ranks(shards, shards_
         assert same(taken, whole[done : done + num_steps * 2 * world_size])
 
 
-def test_only_the_shards_of_this_rank_s_batches_are_opened(shards, tmp_path: Path) -> None:
-    """A resumed training reads nothing that comes before its position."""
+def test_a_resumed_training_reads_no_shard_before_its_position(shards, tmp_path: Path) -> None:
+    """Shards of the first pools are missing, and batches after them are the same."""
     folder = Path(shutil.copytree(Path(shards[0]).parent, tmp_path / "vctk" / "train"))
     data = build_data(list_shards(folder), tiny_train(shards_per_pool=1))
     whole, plan = epoch_of(data), data.sequence.plan(0)
@@ -182,7 +182,7 @@ def test_a_missing_index_is_one_line(shards, serve: Callable[[Path], str], tmp_p
         IndexedCorpus.load(streamed, MachineCache(tmp_path / "cache"))
 
 
-def test_a_machine_downloads_a_shard_once_and_keeps_three_pools_at_most(
+def test_a_machine_keeps_the_shards_of_three_pools_at_most(
     shards, serve: Callable[[Path], str], tmp_path: Path
 ) -> None:
     streamed = remote_shards(shards, serve(Path(shards[0]).parents[2]))

@@ -21,7 +21,7 @@ from utils.workers import WorkerDiedError, iterate
 
 
 class Items(IterableDataset):
-    """Endless tensors, a number of them, or an error of its own."""
+    """Yields tensors: without end, a fixed number, or until it raises an error."""
 
     def __init__(self, num: int = 10**9, error: Exception | None = None) -> None:
         self.num, self.error = num, error
