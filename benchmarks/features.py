@@ -15,7 +15,8 @@ from encodec import EncodecModel
 from benchmarks.measure import Row, peak_memory, seconds_of, seconds_once
 from config.schema import PreprocessSettings
 from processors.codecs.encodec import Encodec
-from processors.demo_corpus import sentences, write_demo_corpus
+from processors.demo_corpus import write_demo_corpus
+from processors.demo_sentences import sentences
 from processors.frontends import build_phonemizer
 from processors.pipeline import CorpusPreprocessor
 from utils.paths import ROOT

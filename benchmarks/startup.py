@@ -15,7 +15,8 @@ from config.schema import ValleExperiment
 from models.experiment import Experiment
 from models.valle.valle import VALLE
 from processors.codecs.encodec import Encodec
-from processors.demo_corpus import VOICES, render
+from processors.demo_corpus import VOICES
+from processors.espeak_speech import render
 from processors.symbols import SymbolTable
 from utils.audio import write_audio
 from utils.checkpoint import checkpoint_name, save_checkpoint

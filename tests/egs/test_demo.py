@@ -15,7 +15,8 @@ import soundfile
 from matplotlib import pyplot
 from torch.utils.tensorboard import SummaryWriter
 
-from processors.demo_corpus import VOICES, render, write_demo_corpus
+from processors.demo_corpus import VOICES, write_demo_corpus
+from processors.espeak_speech import render
 from utils.errors import UserError
 
 

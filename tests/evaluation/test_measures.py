@@ -7,7 +7,8 @@ from evaluation.cepstra import align, mel_cepstra, trim
 from evaluation.measures import Ratio, interval, word_errors
 from evaluation.pitch import correlation, log_pitch
 from evaluation.recognizers import build_normalizer
-from processors.demo_corpus import VOICES, render
+from processors.demo_corpus import VOICES
+from processors.espeak_speech import render
 
 RATE_HZ = 24000
 TEXTS = ("The happy farmer painted your yellow boat.", "There were seven ships near the castle in July.")

@@ -15,7 +15,8 @@ from evaluation.dnsmos import build_dnsmos
 from evaluation.measures import Clip, Target
 from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
 from evaluation.speakers import build_embedder
-from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, render
+from processors.demo_corpus import VOICES
+from processors.espeak_speech import SAMPLE_RATE_HZ, render
 from tests.conftest import TEST_DATA, requires
 from tests.support.hostile import saved, tone
 from utils.audio import read_audio

@@ -11,8 +11,9 @@ import soundfile
 from lhotse.recipes import prepare_libritts
 
 from processors import demo_corpus
-from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, write_demo_corpus
+from processors.demo_corpus import VOICES, write_demo_corpus
 from processors.demo_sentences import sentences
+from processors.espeak_speech import SAMPLE_RATE_HZ, Voice, render
 from processors.frontends.espeak import EspeakPhonemizer
 from utils.errors import UserError
 

@@ -23,7 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evaluation.cepstra import align, mel_cepstra, trim
 from evaluation.pictures import draw_spectrogram
-from processors.demo_corpus import SAMPLE_RATE_HZ, VOICES, Voice, render, write_demo_corpus
+from processors.demo_corpus import VOICES, write_demo_corpus
+from processors.espeak_speech import SAMPLE_RATE_HZ, Voice, render
 from utils.checkpoint import find_checkpoints
 from utils.errors import UserError
 from utils.files import atomic_write
