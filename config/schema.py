@@ -36,6 +36,14 @@ class MelRVQSettings(Section):
     griffin_lim_iterations: Count = Field(description="phase-recovery iterations when decoding")
 
 
+class SpeechRVQOptions(Section):
+    """How the learned codec is used. Its architecture is in the file with its weights."""
+
+    num_codebooks: Annotated[int, Field(ge=2)] = Field(
+        description="how many of its codebooks are used, from the first on; model.num_quantizers must be the same"
+    )
+
+
 class PreprocessSettings(Section):
     """Stage 1: from a corpus to phones and codes."""
 
@@ -48,12 +56,13 @@ class PreprocessSettings(Section):
     language: str = Field(description="espeak-ng voice that pronounces the text, such as en-us or de")
     symbol_table: str | None = Field(description="existing symbols.dict that phones must come from; null builds one")
     add_blank: bool = Field(description="put id 0 around and between phones")
-    acoustic_token_extractor: Literal["Encodec", "MelRVQ"] = Field(description="the codec")
+    acoustic_token_extractor: Literal["Encodec", "MelRVQ", "SpeechRVQ"] = Field(description="the codec")
     codec_checkpoint: str | None = Field(
-        description="local file with EnCodec's weights, or with MelRVQ's codebooks of another corpus; "
-        "null downloads EnCodec's once, and fits MelRVQ's"
+        description="local file with the codec's weights, or with MelRVQ's codebooks of another corpus; "
+        "null downloads EnCodec's once, fits MelRVQ's, and takes SpeechRVQ's from the pretrained pair"
     )
     mel_rvq: MelRVQSettings
+    speech_rvq: SpeechRVQOptions
     sample_rate: Count = Field(description="Hz; audio is resampled to it before the codec")
     min_duration: Positive = Field(description="seconds; shorter utterances are left out")
     max_duration: Positive = Field(description="seconds; longer utterances are left out")

@@ -53,6 +53,10 @@ FIXED = {"train.use_dynamic_batchsize": False}
 GREEDY = {"infer.top_k": 1, "infer.max_seconds_per_phone": 0.1}
 REPEATING = {**GREEDY, "infer.repetition_window": 50, "infer.repetition_threshold": 0.0}
 EPOCH = {"train.max_steps": None, "train.max_epoch": 1}
+LEARNED = {
+    "preprocess.acoustic_token_extractor": "SpeechRVQ",
+    "preprocess.codec_checkpoint": "{root}/learned.safetensors",
+}
 ROWS = [
     Row("model_type", "FastSpeech2", architecture, refused=True),
     Row("dataset", ["custom", "ljspeech"], features, {"dataset_path": {"ljspeech": "{root}/LJSpeech-1.1"}}),
@@ -78,6 +82,7 @@ ROWS = [
     Row("preprocess.mel_rvq.fit_frames", 100, features),
     Row("preprocess.mel_rvq.fit_iterations", 3, features),
     Row("preprocess.mel_rvq.griffin_lim_iterations", 5, speech),
+    Row("preprocess.speech_rvq.num_codebooks", 3, features, {**LEARNED, "preprocess.speech_rvq.num_codebooks": 2}),
     Row("preprocess.sample_rate", 16000, features),
     Row("preprocess.min_duration", 1.2, features),
     Row("preprocess.max_duration", 1.2, features),

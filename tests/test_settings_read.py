@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from config.schema import Section, Settings, TrainSettings, ValleExperiment
+from processors.codecs.speech_rvq import save_net
 from tests.conftest import ROOT, tiny_train
+from tests.support.tiny_codec import tiny_speech_net
 from tests.support.tiny_runs import has_a_choice, infer, keys, prepare, train, write_config, write_custom
+from utils.audio import read_audio
 from utils.cli import Parser
 
 Reads = set[tuple[str, str]]
@@ -60,6 +63,11 @@ def run_all_stages(folder: Path) -> None:
     corpus = write_custom(folder / "corpus", 14)
     config = write_config(folder / "exp_config.json", corpus, folder)
     prepare(config, {})
+    weights, wave = folder / "weights.safetensors", read_audio(corpus / "wavs" / "u00.wav", 24000)
+    save_net(*tiny_speech_net([wave], 24000), weights)
+    learned = {"acoustic_token_extractor": "SpeechRVQ", "codec_checkpoint": str(weights)}
+    other = {f"preprocess.{key}": value for key, value in learned.items()}
+    prepare(config, {**other, "preprocess.processed_dir": str(folder / "learned")})
     train(config, "ar", 1, {})
     fixed = {"train.use_dynamic_batchsize": False, "train.tracker": ["tensorboard"], "train.valid_interval": 2}
     train(config, "nar", 2, fixed, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))

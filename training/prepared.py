@@ -64,9 +64,8 @@ def read_preprocessed(settings: Settings) -> PreprocessedData:
         raise UserError(f"{processed_dir}: {' and '.join(fingerprints.values())} differ in codec; run stage 1 again")
     if not num_utterances:
         raise UserError(f"{processed_dir}: nothing to train on in {', '.join(settings.dataset)}; see each stats.json")
-    weights = settings.preprocess.codec_checkpoint
-    codec_file = None if weights is None else resolve_path(weights, ROOT)
     codec = codec_class(settings.preprocess.acoustic_token_extractor)
+    codec_file = codec.weights_file(settings.preprocess, ROOT)
     if codec.is_fitted:
         codec_file = fetch(f"{processed_dir}/{codec.file_name}")
     pace = (min(min(p.values()) for p in paces), max(max(p.values()) for p in paces)) if all(paces) else None

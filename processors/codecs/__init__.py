@@ -14,6 +14,7 @@ from utils.errors import UserError
 CODECS = {
     "Encodec": "processors.codecs.encodec:Encodec",
     "MelRVQ": "processors.codecs.mel_rvq:MelRVQ",
+    "SpeechRVQ": "processors.codecs.speech_rvq:SpeechRVQ",
 }
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config.schema import PreprocessSettings
+from utils.config import resolve_path
 
 
 def pad_to_hops(audio: Tensor, audio_lens: Tensor, hop_samples: int) -> tuple[Tensor, Tensor]:
@@ -55,6 +56,11 @@ class Codec(ABC):
         If `own_file`, the codec's own file, exists, it takes precedence over `preprocess.codec_checkpoint`, which may
         be relative to `root`. Raises UserError if weights or codebooks are missing, damaged or made for other settings.
         """
+
+    @classmethod
+    def weights_file(cls, settings: PreprocessSettings, root: Path) -> Path | None:
+        """The local file with the codec's weights, a copy of which every experiment gets; None without one."""
+        return None if settings.codec_checkpoint is None else resolve_path(settings.codec_checkpoint, root)
 
     @classmethod
     def fit_to(

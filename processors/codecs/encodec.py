@@ -11,7 +11,6 @@ from torch import Tensor
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
-from utils.config import resolve_path
 from utils.errors import UserError
 
 BANDWIDTH_KBPS = 6.0
@@ -34,8 +33,8 @@ class Encodec(Codec):
 
     @classmethod
     def open(cls, settings: PreprocessSettings, own_file: Path | None, root: Path) -> "Encodec":
-        weights = None if settings.codec_checkpoint is None else resolve_path(settings.codec_checkpoint, root)
-        return cls.load(own_file if own_file is not None and own_file.is_file() else weights)
+        has_own = own_file is not None and own_file.is_file()
+        return cls.load(own_file if has_own else cls.weights_file(settings, root))
 
     @classmethod
     def load(cls, checkpoint: Path | None) -> "Encodec":

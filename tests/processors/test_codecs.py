@@ -17,10 +17,13 @@ from processors.codecs.base import Codec, pad_to_hops
 from processors.codecs.encodec import Encodec
 from processors.codecs.mel_analysis import MelAnalysis
 from processors.codecs.mel_rvq import MelRVQ
+from processors.codecs.speech_net import ShortTimeTransform, frame_mask
+from processors.codecs.speech_rvq import SpeechRVQ, save_net
 from processors.manifest import SourceUtterance
 from processors.training_audio import training_audio
 from tests.conftest import ROOT, TEST_DATA, Defaults
 from tests.support.standin_encodec import make_standin
+from tests.support.tiny_codec import tiny_speech_net
 from utils.audio import write_audio
 from utils.config import load_settings
 from utils.errors import UserError
@@ -92,13 +95,20 @@ def mel_rvq(speech: list[torch.Tensor]) -> MelRVQ:
     return MelRVQ.fit(speech[:6], tiny_mel_rvq(), RATE)
 
 
-@pytest.fixture(scope="module", params=["Encodec", "MelRVQ", "stacked MelRVQ"])
+@pytest.fixture(scope="module", params=["Encodec", "MelRVQ", "stacked MelRVQ", "SpeechRVQ"])
 def codec(request: pytest.FixtureRequest, speech: list[torch.Tensor]) -> Codec:
     if request.param == "Encodec":
         return Encodec.load(request.getfixturevalue("standin"))
     if request.param == "MelRVQ":
         return request.getfixturevalue("mel_rvq")
+    if request.param == "SpeechRVQ":
+        return request.getfixturevalue("speech_rvq")
     return MelRVQ.fit(speech[:6], tiny_mel_rvq(frame_rate_hz=25.0), RATE)
+
+
+@pytest.fixture(scope="module")
+def speech_rvq(speech: list[torch.Tensor]) -> SpeechRVQ:
+    return SpeechRVQ(*tiny_speech_net(speech[:6], RATE))
 
 
 def batch_of(rows: Sequence[torch.Tensor], filler: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,6 +122,9 @@ def residuals(codec: Codec, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     if isinstance(codec, MelRVQ):
         frames = pad_to_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0][0]
         return codec.analysis.log_mel(frames), codec.codebooks
+    if isinstance(codec, SpeechRVQ):
+        padded, codes_lens = pad_to_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)
+        return codec.net.encoder(padded, codes_lens)[0], codec.net.codebooks
     assert isinstance(codec, Encodec)
     layers = codec.model.quantizer.vq.layers[: codec.num_codebooks]
     frames = pad_to_hops(row[None], torch.tensor([len(row)]), codec.hop_samples)[0]
@@ -167,8 +180,10 @@ def test_only_ties_excuse_other_codes(codec: Codec, speech: list[torch.Tensor]) 
     louder = codec.encode(*batch_of([row * 1.05]))[0][0]
     with pytest.raises(AssertionError):
         assert_same_codes(codec, row, codes, louder)
-    books = [layer.codebook for layer in codec.model.quantizer.vq.layers] if isinstance(codec, Encodec) else None
-    book = (books or cast(MelRVQ, codec).codebooks)[3]
+    if isinstance(codec, Encodec):
+        book = codec.model.quantizer.vq.layers[3].codebook
+    else:
+        book = codec.net.codebooks[3] if isinstance(codec, SpeechRVQ) else cast(MelRVQ, codec).codebooks[3]
     tied, unused = codes.clone(), next(code for code in range(codec.codebook_size) if code not in codes[:, 3])
     kept = book[unused].clone()
     book[unused] = book[codes[7, 3]] * (1 + 1e-7)
@@ -406,3 +421,55 @@ def test_a_failed_download_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"preprocess\.codec_checkpoint"):
         Encodec.load(None)
+
+
+@pytest.fixture
+def saved_speech_rvq(speech: list[torch.Tensor], tmp_path: Path) -> Path:
+    save_net(*tiny_speech_net(speech[:6], RATE), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def test_speech_rvq_uses_the_first_codebooks(saved_speech_rvq: Path, speech: list[torch.Tensor]) -> None:
+    settings = {"acoustic_token_extractor": "SpeechRVQ", "codec_checkpoint": str(saved_speech_rvq)}
+    codecs = [
+        build_codec(settings_with(**settings, speech_rvq={"num_codebooks": num}), None, ROOT, torch.device("cpu"))
+        for num in (8, 3)
+    ]
+    assert [codec.num_codebooks for codec in codecs] == [8, 3]
+    assert codecs[0].fingerprint() != codecs[1].fingerprint()
+    every, first = (codec.encode(*batch_of(speech[:2]))[0] for codec in codecs)
+    assert torch.equal(every[..., :3], first)
+    decoded = [codec.decode(first, torch.tensor([20, 20]))[0] for codec in codecs]
+    assert torch.equal(*decoded)
+    with pytest.raises(UserError, match=r"preprocess\.speech_rvq\.num_codebooks: 9 is more than the 8"):
+        build_codec(settings_with(**settings, speech_rvq={"num_codebooks": 9}), None, ROOT, torch.device("cpu"))
+
+
+def test_speech_rvq_keeps_its_fingerprint_when_the_decoder_changes(speech: list[torch.Tensor]) -> None:
+    net, settings = tiny_speech_net(speech[:6], RATE)
+    before = SpeechRVQ(net, settings).fingerprint()
+    net.decoder.head.bias += 1
+    assert SpeechRVQ(net, settings).fingerprint() == before
+    net.encoder.embed.bias += 1
+    assert SpeechRVQ(net, settings).fingerprint() != before
+
+
+def test_an_experiments_own_speech_rvq_comes_first(saved_speech_rvq: Path, speech: list[torch.Tensor]) -> None:
+    other = saved_speech_rvq.with_name("other.safetensors")
+    save_net(*tiny_speech_net(speech[:6], RATE, seed=1), other)
+    settings = settings_with(acoustic_token_extractor="SpeechRVQ", codec_checkpoint=str(saved_speech_rvq))
+    own, named = (build_codec(settings, path, ROOT, torch.device("cpu")) for path in (other, None))
+    assert own.fingerprint() == SpeechRVQ.load(other).fingerprint() != named.fingerprint()
+    assert SpeechRVQ.weights_file(settings, ROOT) == saved_speech_rvq
+    with pytest.raises(UserError, match=r"preprocess\.codec_checkpoint.*does not hold"):
+        saved_speech_rvq.write_bytes(b"no weights")
+        build_codec(settings, None, ROOT, torch.device("cpu"))
+
+
+def test_the_short_time_transform_inverts_itself() -> None:
+    transform = ShortTimeTransform(160)
+    audio, lens = torch.randn(2, 20 * 160), torch.tensor([20, 11])
+    audio[1, 11 * 160 :] = 0
+    restored = transform.inverse(transform(audio), frame_mask(lens, 20))
+    torch.testing.assert_close(restored[0], audio[0])
+    torch.testing.assert_close(restored[1, : 11 * 160 - 320], audio[1, : 11 * 160 - 320])

@@ -19,6 +19,7 @@ from config.schema import Settings
 from models.experiment import Experiment, load_model
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
+from processors.codecs.speech_rvq import save_net
 from processors.frontends import build_phonemizer
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import SPLITS, list_shards, read_shards
@@ -28,6 +29,7 @@ from processors.text import TextTokenizer
 from synthesis.load import load_synthesizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
+from tests.support.tiny_codec import tiny_speech_net
 from tests.support.tiny_runs import infer, prepare, sets, train, write_config, write_custom, write_ljspeech
 from utils.audio import read_audio
 from utils.checkpoint import find_checkpoints, load_weights, resolve_checkpoint
@@ -66,6 +68,7 @@ def make_world(root: Path) -> None:
     settings = load_settings(config, Settings, root=ROOT)
     waveforms = [read_audio(path, 24000) for path in sorted((root / "other_corpus" / "wavs").iterdir())]
     MelRVQ.fit(waveforms, settings.preprocess.mel_rvq, 24000).save(root / "other.safetensors")
+    save_net(*tiny_speech_net(waveforms, 24000), root / "learned.safetensors")
     # Enough for some of the utterances.
     texts = [line.split("|")[2] for line in (root / "corpus" / "metadata.csv").read_text().splitlines()[:3]]
     phones = build_phonemizer("espeak", "en-us").phonemize(texts)

@@ -2,7 +2,7 @@
 
     python egs/tts/VALLE/pretrained/recipe/corpus.py --text SENTENCES --speech FOLDER --output_dir FOLDER
 
-It writes `metadata.jsonl` and the rendered audio, which `dataset: ["custom"]` reads. `excluded.json` beside this file
+It writes the audio and `metadata.jsonl`, which `dataset: ["custom"]` reads. `excluded.json` beside this file
 names what no training may use: voices, speakers and whole corpora. Sentences that share five consecutive words with
 an evaluation sentence are left out.
 """
@@ -23,6 +23,7 @@ from torchaudio.functional import resample
 
 from processors.demo_sentences import SHORT_TEMPLATES, fill, sentences
 from processors.espeak_speech import SAMPLE_RATE_HZ, EspeakSynthesizer, Voice, espeak_synthesizer
+from utils.audio import read_audio
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.log import progress_bar
@@ -33,6 +34,9 @@ SHARED_WORDS = 5
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.6, 14.0
 # A rendering is written at the codec's rate: resampling again would only cost time.
 RATE_HZ = 16000
+
+# Per cent of the recordings' own speed.
+SPEEDS = (100, 90, 111)
 
 # The ten variants of espeak-ng that a recognizer understands best; half of the rendered speech is theirs.
 CLEAR_VOICES = tuple(
@@ -146,13 +150,32 @@ def render_espeak(folder: Path, text_file: Path, hours: float, seed: int) -> Ite
 def write_clip(path: Path, espeak: EspeakSynthesizer, text: str, voice: Voice) -> float | None:
     """Write the text in this voice; returns its seconds, or None if it is too short or too long."""
     audio = espeak.speak(text, voice)
-    duration = len(audio) / SAMPLE_RATE_HZ
-    if not SHORTEST_SECONDS <= duration <= LONGEST_SECONDS:
+    seconds = len(audio) / SAMPLE_RATE_HZ
+    if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
         return None
-    at_rate = resample(torch.from_numpy(audio), SAMPLE_RATE_HZ, RATE_HZ).numpy()
+    write_flac(path, resample(torch.from_numpy(audio), SAMPLE_RATE_HZ, RATE_HZ))
+    return seconds
+
+
+def write_flac(path: Path, audio: torch.Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, at_rate.clip(-1, 1), RATE_HZ, subtype="PCM_16")
-    return duration
+    soundfile.write(path, audio.numpy().clip(-1, 1), RATE_HZ, subtype="PCM_16")
+
+
+def copy_real(rows: list[dict[str, str]], folder: Path) -> Iterator[dict[str, str]]:
+    """Copy real speech at its own speed and at two others, and yield a row of the manifest for each copy.
+
+    Another speed is another pitch and another vocal tract: a speaker of its own.
+    """
+    with progress_bar(total=len(SPEEDS) * len(rows), desc="real speech", unit="clip") as bar:
+        for number, row in enumerate(rows):
+            audio = read_audio(Path(row["audio"]), RATE_HZ)
+            for speed in SPEEDS:
+                path = folder / "real" / f"{number // 1000:03d}" / f"{number:06d}_{speed}.flac"
+                write_flac(path, resample(audio, round(RATE_HZ * speed / 100), RATE_HZ))
+                speaker = row["speaker"] if speed == 100 else f"{row['speaker']}_{speed}"
+                yield {"audio": str(path.relative_to(folder)), "text": row["text"], "speaker": speaker}
+                bar.update()
 
 
 def real_speech(speech: Path) -> Iterator[dict[str, str]]:
@@ -179,14 +202,16 @@ def lines_of(path: Path) -> list[str]:
 
 
 def write_corpus(text_file: Path, speech: Path, folder: Path, hours: float, seed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the audio, `real.jsonl`, `espeak.jsonl`, and both of them as `metadata.jsonl`."""
     real = [row for row in real_speech(speech.resolve()) if may_train_on(row["text"])]
     if not real:
         raise UserError(f"--speech: {speech} has none of Speechocean762, LJSpeech-1.1, VCTK-Corpus-0.92 and LibriTTS")
-    rendered = list(render_espeak(folder, text_file, hours, seed))
-    with atomic_write(folder / "metadata.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in [*real, *rendered]), encoding="utf-8")
-    print(f"{folder}: {len(rendered)} rendered and {len(real)} real utterances")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {"real": list(copy_real(real, folder)), "espeak": list(render_espeak(folder, text_file, hours, seed))}
+    for name, part in (*rows.items(), ("metadata", [*rows["real"], *rows["espeak"]])):
+        with atomic_write(folder / f"{name}.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    print(f"{folder}: {len(rows['espeak'])} rendered and {len(rows['real'])} real utterances")
 
 
 def main() -> None:
