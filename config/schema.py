@@ -161,7 +161,9 @@ class TrainSettings(Section):
 
     batch_size: Count = Field(description="utterances per batch when use_dynamic_batchsize is false")
     use_dynamic_batchsize: bool = Field(description="length-bucketed batches by total tokens")
-    max_tokens: Count = Field(description="phones and frames per batch, padding included; see model.group_size")
+    max_tokens: Count = Field(
+        description="phones and frames per batch, padding included; groups of frames when a grouped AR trains alone"
+    )
     max_sentences: Count = Field(description="utterances per batch at most, when dynamic")
     shards_per_pool: Count | None = Field(
         description="shards that are read ahead together and then shuffled; null: all, by reading at random places"

@@ -18,11 +18,11 @@ class AR(nn.Module):
     Text (bos, phones, eos) and audio are one sequence. Text attends to all text; audio attends to all text and to
     audio up to itself. Positions restart at 0 for audio.
 
-    An audio position is a group of G = `group_size` frames (VALL-E 2, arXiv 2406.05370). Its input is a linear map of
-    the G embeddings, concatenated (equation 7). From its hidden state another linear map makes G states, and the
-    prediction layer predicts a code of the next group from each, independently of the other codes of that group. With
-    G = 1 there are no such maps. Unlike the paper, which cuts the first frames until T is a multiple of G, we cut
-    nothing: the last group ends with the end of speech, and what is missing after it is ignored.
+    With a `group_size` G above 1 an audio position is a group of G frames (VALL-E 2, arXiv 2406.05370, section 3.3.1).
+    Its input is a linear map of the group's embeddings, concatenated (equation 7). Its hidden state is mapped to G
+    states, one for each frame of the next group, and `predict_layer` predicts the codes from them, independently of
+    each other. The paper drops the first frames of an utterance until full groups are left. Here no frame is dropped:
+    the last target group holds the remaining frames and the end of speech, and is filled up with ignored targets.
     """
 
     def __init__(self, settings: ValleSettings) -> None:

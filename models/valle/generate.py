@@ -1,6 +1,4 @@
-"""Generation of codebook 0: one pass over texts and prompts, then one group of frames a step from cached keys and
-values.
-"""
+"""Generation of codebook 0: one pass over texts and prompts, then a group of frames a step from cached attention."""
 
 from collections.abc import Callable
 
@@ -40,11 +38,9 @@ class ARGenerator:
     ) -> list[Generation]:
         """Continue the prompts (B, P) after texts (B, S), each row up to its end of speech or `max_frames` (B,).
 
-        A row's codes do not depend on its neighbours. Prompts have full groups of `group_size` frames. A group's codes
-        are sampled one after the other, so that each is in the repetition window of the next (VALL-E 2, section
-        3.4.1), and the end of speech and the limits may fall anywhere in a group. The end of speech cannot come before
-        `min_frames` (B,), at least 1. `on_frames` is called with the number of new frames after each step but the
-        last.
+        A row's codes do not depend on its neighbours. Prompts consist of full groups. The end of speech cannot come
+        before `min_frames` (B,), at least 1; it and the limits may fall anywhere in a group. `on_frames` is called with
+        the number of new frames after each step but the last.
         """
         device, batch, eos_id, group_size = text.device, text.shape[0], self.ar.eos_id, self.ar.group_size
         limit, window = int(max_frames.max()), sampler.repetition_window
@@ -60,6 +56,7 @@ class ARGenerator:
             logits = group_logits[:, frame % group_size]
             # The end cannot win before the minimum length.
             logits[:, eos_id].masked_fill_(min_frames > frame, -torch.inf)
+            # The repetition window includes the codes before in the same group (VALL-E 2, section 3.4.1).
             codes = sampler(logits, history[:, : window + frame], next(noise))
             # A row ends if the end of speech is sampled or is the likeliest code.
             is_done = is_done | (codes == eos_id) | (logits.argmax(-1) == eos_id)
@@ -75,7 +72,7 @@ class ARGenerator:
             if on_frames is not None:
                 on_frames(frame + 1)
             # Finished rows stay in the batch and read code 0; their output is ignored.
-            group_logits = cached_step(history[:, window + frame + 1 - group_size : window + frame + 1].clamp(min=0))
+            group_logits = cached_step(history[:, : window + frame + 1][:, -group_size:].clamp(min=0))
         new, ended_at_minimum = history[:, window:].cpu(), lens == min_frames
         ends = zip(lens.tolist(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
         return [
