@@ -252,8 +252,7 @@ class Synthesizer:
     ) -> TokenizedRequest:
         """A text after its prompt's phones and codes (P, Q). Without text phones, a continuation of the prompt.
 
-        The last frames of the prompt are cut where they do not fill a step of the model. Raises UserError if no frame
-        is left.
+        Cuts the last frames of the prompt if they do not fill a step. Raises UserError if the prompt has no full step.
         """
         step = self.model.frames_per_step
         if len(codes) < step:
