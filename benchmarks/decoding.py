@@ -29,11 +29,15 @@ NUM_PROMPT, NUM_NEW = PROMPT_SECONDS * FRAME_RATE_HZ, CLIP_SECONDS * FRAME_RATE_
 LONG_CONTEXT = 1000
 # Texts of a GPU row, all of different lengths.
 NUM_LENGTHS = 11
+GROUP_SIZES = (1, 2, 4)
+GREEDY, DEFAULT_SAMPLING = TokenSampler(top_k=1), TokenSampler()
 
 
 def rows(settings: ValleSettings, device: torch.device, full: bool) -> list[Row]:
+    """All rows but those of group sizes are of one frame a step."""
+    settings = settings.model_copy(update={"group_size": 1})
     if device.type == "cuda":
-        return _gpu_rows(settings, device)
+        return [*_gpu_rows(settings, device), *_group_rows(settings, "bf16", device)]
     found = []
     precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
     for precision in precisions:
@@ -43,6 +47,7 @@ def rows(settings: ValleSettings, device: torch.device, full: bool) -> list[Row]
         found += _step_rows(model, precision, device)
         if precision == "bf16":
             found += [_batch_row(model, device), _nar_row(model, [Texts(1, device)])]
+    found += _group_rows(settings, "fp32", device)
     missing = (
         ("AR step, bf16, 1 text, GPU", "at most 0.6 ms"),
         ("AR and NAR, 1 text, GPU", "at most 0.06 of real time"),
@@ -82,11 +87,17 @@ class Texts:
         """Number of positions in a row of the NAR's input."""
         return self.text.shape[1] + self.codes.shape[1] + self.num_new
 
-    def decode(self, decoder: ARGenerator, num_frames: int, on_frames: Callable[[int], None] | None = None) -> None:
-        """Decode exactly `num_frames` frames greedily."""
+    def decode(
+        self,
+        decoder: ARGenerator,
+        num_frames: int,
+        on_frames: Callable[[int], None] | None = None,
+        sampler: TokenSampler = GREEDY,
+    ) -> None:
+        """Decode exactly `num_frames` frames, greedily by default."""
         exactly = torch.full_like(self.codes_lens, num_frames)
         inputs = (self.text, self.text_lens, self.codes[..., 0], self.codes_lens)
-        decoder.generate(*inputs, TokenSampler(top_k=1), 0, exactly, exactly, on_frames)
+        decoder.generate(*inputs, sampler, 0, exactly, exactly, on_frames)
 
     def seconds_of_steps(self, decoder: ARGenerator, num_steps: int) -> float:
         """Time `num_steps` steps within one generation, after its first frame: the prefill is not included."""
@@ -195,6 +206,24 @@ def _cached_row(model: VALLE, device: torch.device, every_step: bool) -> Row:
     job, ratio = f"AR, fp32, {CLIP_SECONDS} s clip, cached", uncached / cached
     goal = f"at least 25 x without a cache ({uncached:.0f} s)"
     return Row(job, cached, NUM_NEW / cached, "frame/s", peak.mib, ratio, None, goal, ratio >= 25)
+
+
+def _group_rows(settings: ValleSettings, precision: Precision, device: torch.device) -> list[Row]:
+    """A clip decoded with `group_size` frames a step, prefill and sampling included; speedups are over one frame."""
+    found: list[Row] = []
+    for group_size in GROUP_SIZES:
+        model = build(settings.model_copy(update={"group_size": group_size}), precision, device)
+        texts, decoder = Texts(1, device, num_prompt=NUM_PROMPT // group_size * group_size), ARGenerator(model.ar)
+        with peak_memory() as peak:
+            seconds = seconds_of(
+                lambda texts=texts, decoder=decoder: texts.decode(decoder, NUM_NEW, sampler=DEFAULT_SAMPLING),  # type: ignore[misc]
+                repeats=1,
+            )
+        ratio = (found[0].seconds or seconds) / seconds if found else None
+        frames = "1 frame a step" if group_size == 1 else f"{group_size} frames a step"
+        job = f"AR, {precision}, {CLIP_SECONDS} s clip, sampled, {frames}"
+        found.append(Row(job, seconds, NUM_NEW / seconds, "frame/s", peak.mib, ratio))
+    return found
 
 
 def _batch_row(model: VALLE, device: torch.device) -> Row:

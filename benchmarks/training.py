@@ -67,7 +67,8 @@ def made_up_utterances(num: int) -> Iterator[Utterance]:
 
 def train_data(settings: ValleExperiment, shards: Sequence[str], num_workers: int) -> TrainData:
     tokenizer = TextTokenizer(GraphemePhonemizer, SymbolTable(PHONES), add_blank=False)
-    collator = Collator(8, PrefixMode(settings.model.prefix_mode), 3 * FRAME_RATE_HZ, for_nar=False)
+    model = settings.model
+    collator = Collator(8, PrefixMode(model.prefix_mode), 3 * FRAME_RATE_HZ, for_nar=False, group_size=model.group_size)
     loader = settings.train.dataloader.model_copy(update={"num_worker": num_workers})
     train = settings.train.model_copy(update={"dataloader": loader})
     return TrainData(IndexedCorpus.load(shards), IndexedCorpus.load([]), tokenizer, collator, train)
@@ -82,7 +83,9 @@ def epoch_of(data: TrainData) -> Iterator[Batch]:
 def _padding_row(data: TrainData) -> Row:
     num_real = num_all = 0
     for batch in epoch_of(data):
-        num_real, num_all = num_real + batch.num_tokens, num_all + _longest(batch) * batch.num_utterances
+        assert isinstance(batch, ValleBatch)
+        num_real += int(data.collator.num_positions(batch.text_lens.numpy(), batch.codes_lens.numpy()).sum())
+        num_all += batch.longest * batch.num_utterances
     share = 100 * (1 - num_real / num_all)
     return Row("training, positions that are padding", rate=share, unit="%", goal="at most 5 %", goal_met=share <= 5)
 

@@ -109,6 +109,9 @@ class ValleSettings(ModelSettings):
     share_embedding: bool = Field(description="NAR head j shares the weight of audio embedding j+2")
     nar_scale_factor: Positive = Field(description="scales the NAR's width, heads and layers")
     prepend_bos: bool = Field(description="begin the AR's audio with a begin symbol")
+    group_size: Annotated[int, Field(ge=1, le=8)] = Field(
+        description="frames that the AR reads and predicts in one step (VALL-E 2, section 3)"
+    )
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "ValleSettings":
@@ -167,7 +170,9 @@ class TrainSettings(Section):
 
     batch_size: Count = Field(description="utterances per batch when use_dynamic_batchsize is false")
     use_dynamic_batchsize: bool = Field(description="length-bucketed batches by total tokens")
-    max_tokens: Count = Field(description="phones and frames per batch, padding included")
+    max_tokens: Count = Field(
+        description="phones and frames per batch, padding included; groups of frames when a grouped AR trains alone"
+    )
     max_sentences: Count = Field(description="utterances per batch at most, when dynamic")
     shards_per_pool: Count | None = Field(
         description="shards that are read ahead together and then shuffled; null: all, by reading at random places"

@@ -102,7 +102,8 @@ class TokenizedRequest:
     """A text to synthesize after a prompt, in tokens.
 
     `ids` are bos, the prompt's phones, a word boundary, the text's phones, eos; `ids[:1] + ids[target_start:]` are
-    those of the text alone. `codes` (P, Q) are the prompt's. `num_target_phones` of the ids are to be synthesized.
+    those of the text alone. `codes` (P, Q) are the prompt's, and P is a multiple of the model's `frames_per_step`.
+    `num_target_phones` of the ids are to be synthesized.
     """
 
     ids: Sequence[int]
@@ -135,6 +136,8 @@ class CodecLM(nn.Module, ABC):
     """Keys of the `model` section that no weight depends on."""
     free_pretrained_settings: ClassVar[frozenset[str]] = frozenset()
     """Keys that no weight of the pretrained part depends on."""
+    frames_per_step: int = 1
+    """The frames that a step of generation reads and writes. A prompt must have a multiple of them."""
 
     @abstractmethod
     def __init__(self, settings: Any, train_stage: int | None = None) -> None:
@@ -191,7 +194,10 @@ class CodecLM(nn.Module, ABC):
         """
 
     def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:
-        """Each layer's attention of frames on phones (T, S), for the codes (T, Q) after the prompt; none by default."""
+        """Each layer's attention of audio on phones (N, S), for the codes (T, Q) after the prompt; none by default.
+
+        N counts the model's audio positions, each of `frames_per_step` frames.
+        """
         return []
 
     @classmethod

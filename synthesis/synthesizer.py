@@ -234,7 +234,11 @@ class Synthesizer:
             if obstacle is not None:
                 results.append(UserError(obstacle))
                 continue
-            item = self.tokenize_phones(prompt_phones, text_phones, next(codes))
+            try:
+                item = self.tokenize_phones(prompt_phones, text_phones, next(codes))
+            except UserError as error:
+                results.append(error)
+                continue
             if continual:
                 # Estimate how many phones follow the part of the audio that is kept.
                 kept_samples = self.settings.continual_prompt_seconds * self.codec.sample_rate_hz
@@ -246,7 +250,17 @@ class Synthesizer:
     def tokenize_phones(
         self, prompt_phones: Sequence[str], text_phones: Sequence[str], codes: Tensor
     ) -> TokenizedRequest:
-        """A text after its prompt's phones and codes (P, Q). Without text phones, a continuation of the prompt."""
+        """A text after its prompt's phones and codes (P, Q). Without text phones, a continuation of the prompt.
+
+        Cuts the last frames of the prompt if they do not fill a step. Raises UserError if the prompt has no full step.
+        """
+        step = self.model.frames_per_step
+        if len(codes) < step:
+            raise UserError(
+                f"the prompt has {len(codes)} frames, and the model reads {step} at once; take a longer prompt, or "
+                "raise infer.continual_prompt_seconds in a continuation"
+            )
+        codes = codes[: len(codes) // step * step]
         ids = self.tokenizer.ids(join_phones(prompt_phones, text_phones))
         if not text_phones:
             # All ids of a continuation belong to its text.

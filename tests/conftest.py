@@ -137,6 +137,7 @@ def tiny_model(**changes) -> ValleSettings:
         "share_embedding": True,
         "nar_scale_factor": 1.0,
         "prepend_bos": False,
+        "group_size": 1,
         "num_quantizers": 4,
         "text_token_num": 32,
         "audio_token_num": 20,

@@ -107,6 +107,7 @@ ROWS = [
     Row("model.share_embedding", False, architecture),
     Row("model.nar_scale_factor", 2, architecture),
     Row("model.prepend_bos", True, architecture),
+    Row("model.group_size", 2, architecture),
     Row("model.num_quantizers", 4, architecture),
     Row("model.text_token_num", 80, architecture),
     Row("model.audio_token_num", 512, architecture),

@@ -1,4 +1,4 @@
-"""The autoregressive model: codebook 0 from text (VALL-E, section 4.2.1)."""
+"""The autoregressive model: codebook 0 from text (VALL-E, section 4.2.1; VALL-E 2, section 3.3.1)."""
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,19 @@ class AR(nn.Module):
 
     Text (bos, phones, eos) and audio are one sequence. Text attends to all text; audio attends to all text and to
     audio up to itself. Positions restart at 0 for audio.
+
+    With a `group_size` G above 1 an audio position is a group of G frames (VALL-E 2, arXiv 2406.05370, section 3.3.1).
+    Its input is a linear map of the group's embeddings, concatenated (equation 7). Its hidden state is mapped to G
+    states, one for each frame of the next group, and `predict_layer` predicts the codes from them, independently of
+    each other. The paper drops the first frames of an utterance until full groups are left. Here no frame is dropped:
+    the last target group holds the remaining frames and the end of speech, and is filled up with ignored targets.
     """
 
     def __init__(self, settings: ValleSettings) -> None:
         super().__init__()
         width, dropout, has_prenet = settings.decoder_dim, settings.dropout, settings.add_prenet
         self.num_audio_tokens = settings.audio_token_num
+        self.group_size = settings.group_size
         self.prepend_bos = settings.prepend_bos
         # The optimizer state in a checkpoint follows the order of the parameters, so modules keep their order.
         self.text_embedding = TokenEmbedding(width, settings.text_token_num)
@@ -33,6 +40,9 @@ class AR(nn.Module):
         self.audio_position = SinePosition(width, dropout, learned_scale=True)
         self.decoder = Transformer(width, settings.nhead, settings.num_decoder_layers, dropout, settings.norm_first)
         self.predict_layer = nn.Linear(width, settings.audio_token_num + 1, bias=False)
+        has_groups, grouped_width = settings.group_size > 1, settings.group_size * width
+        self.group_embedding = nn.Linear(grouped_width, width, bias=False) if has_groups else nn.Identity()
+        self.group_predict_layer = nn.Linear(width, grouped_width, bias=False) if has_groups else nn.Identity()
 
     @property
     def eos_id(self) -> int:
@@ -46,49 +56,64 @@ class AR(nn.Module):
 
     @property
     def bos_id(self) -> int:
-        """Begin of speech, an input only, with `prepend_bos`."""
+        """Begin of speech, an input only, with `prepend_bos`. A whole group of it begins the audio."""
         return self.num_audio_tokens + 1
+
+    @property
+    def num_unpredicted(self) -> int:
+        """The frames at the start of a row that nothing predicts: the first group, without a begin symbol."""
+        return 0 if self.prepend_bos else self.group_size
 
     def forward(
         self, text: Tensor, text_lens: Tensor, codes: Tensor, codes_lens: Tensor, longest: int | None = None
     ) -> Tensor:
-        """Teacher-forced logits (B, T, V+1) for text (B, S) and codes (B, T): position t predicts frame t+1.
+        """Teacher-forced logits for text (B, S) and codes (B, T): (B, N*G, V+1) for the N = T // G full groups.
 
-        With `prepend_bos` they are (B, T+1, V+1), and position t predicts frame t. `longest` is the number of phones
-        and codes in the longest row; without it, finding that number forces a GPU sync.
+        Item t of the logits predicts frame t+G. With `prepend_bos` they are (B, (N+1)*G, V+1), and item t predicts
+        frame t. `longest` is the number of phones and full groups in the longest row; without it, finding that number
+        forces a GPU sync.
         """
         x, may_attend, packing = self.sequence(text, text_lens, codes, codes_lens, longest)
-        hidden = self.decoder(x, may_attend)
-        return self.predict_layer(packing.unpack_audio(hidden, codes.shape[1] + int(self.prepend_bos)))
+        num_groups = codes.shape[1] // self.group_size + int(self.prepend_bos)
+        return self.predict(packing.unpack_audio(self.decoder(x, may_attend), num_groups))
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Logits of the G codes after each group: hidden states (B, N, D) to (B, N*G, V+1)."""
+        return self.predict_layer(self.group_predict_layer(hidden).unflatten(-1, (self.group_size, -1)).flatten(1, 2))
 
     def sequence(
         self, text: Tensor, text_lens: Tensor, codes: Tensor, codes_lens: Tensor, longest: int | None = None
     ) -> tuple[Tensor, Tensor, Packing]:
-        """The decoder's input (B, L, D), `may_attend` (B, 1, L, L), and where text and audio lie in a row."""
+        """The decoder's input (B, L, D), `may_attend` (B, 1, L, L), and where text and audio lie in a row.
+
+        Frames after the last full group of a row are no input.
+        """
         if self.prepend_bos:
-            codes, codes_lens = F.pad(codes, (1, 0), value=self.bos_id), codes_lens + 1
+            codes, codes_lens = F.pad(codes, (self.group_size, 0), value=self.bos_id), codes_lens + self.group_size
             longest = None if longest is None else longest + 1
-        packing = Packing.from_lengths(text_lens, codes_lens, longest)
+        packing = Packing.from_lengths(text_lens, codes_lens // self.group_size, longest)
         is_pad = padding_mask(text_lens, text.shape[1])
         embedded = self.text_position(self.text_prenet(self.text_embedding(text), is_pad))
         x = packing.pack(embedded, self.embed_audio(codes))
         return x, prefix_lm_mask(text_lens, packing.length), packing
 
     def embed_audio(self, codes: Tensor, first: Tensor | None = None) -> Tensor:
-        """codes (B, T) to (B, T, D), positions added; `first` (B,) is the position of each row's first frame."""
-        return self.audio_position(self.audio_prenet(self.audio_embedding(codes)), first)
+        """The full groups of codes (B, T) to (B, T // G, D), positions added; `first` (B,) is each row's first one."""
+        num_groups = codes.shape[1] // self.group_size
+        embedded = self.audio_embedding(codes[:, : num_groups * self.group_size])
+        groups = self.group_embedding(embedded.unflatten(1, (num_groups, self.group_size)).flatten(2))
+        return self.audio_position(self.audio_prenet(groups), first)
 
     def targets(self, codes: Tensor, codes_lens: Tensor, ignored: int) -> Tensor:
         """Targets for the logits of `forward`: the codes (B, T), one end of speech after them, then `ignored`."""
-        targets = F.pad(codes, (0, 1))
+        # The frames after the last full group and the end of speech make one more group.
+        targets = F.pad(codes, (0, self.group_size - codes.shape[1] % self.group_size))
         index = torch.arange(targets.shape[1], device=codes.device)
         targets = targets.masked_fill(index == codes_lens.unsqueeze(1), self.eos_id)
-        targets = targets.masked_fill(index > codes_lens.unsqueeze(1), ignored)
-        # Without a begin symbol nothing predicts the first frame.
-        return targets if self.prepend_bos else targets[:, 1:]
+        return targets.masked_fill(index > codes_lens.unsqueeze(1), ignored)[:, self.num_unpredicted :]
 
     def attention_maps(self, text: Tensor, codes: Tensor) -> list[Tensor]:
-        """Each layer's attention of audio on text (T, S), averaged over heads, for one row of text and codes."""
+        """Each layer's attention of groups on text (N, S), averaged over heads, for one row of text and codes."""
         text_lens, codes_lens = (torch.tensor([x.shape[1]], device=x.device) for x in (text, codes))
         x, may_attend, _ = self.sequence(text, text_lens, codes, codes_lens)
         num_text = text.shape[1]

@@ -50,7 +50,8 @@ class NarInput:
 class ValleBatch(Batch):
     """text (B, S) ids, codes (B, T, Q), both zero where padded.
 
-    `longest` counts the phones and frames of the longest row.
+    `num_frames` are those of each row, and `longest` counts the positions of the AR's longest row: phones and full
+    groups of frames.
     """
 
     text: Tensor
@@ -58,7 +59,7 @@ class ValleBatch(Batch):
     codes: Tensor
     codes_lens: Tensor
     nar: tuple[NarInput, ...]
-    num_frames: int
+    num_frames: tuple[int, ...]
     longest: int
 
 
@@ -67,22 +68,25 @@ class Collator:
     """Turns examples into a batch.
 
     Where the batch is `for_nar`, `prefix_mode` says which frames are its prompt (VALL-E, section 4.2.2), at most
-    `max_prompt_frames` of them.
+    `max_prompt_frames` of them. `group_size` frames are one position of the AR.
     """
 
     num_quantizers: int
     prefix_mode: PrefixMode
     max_prompt_frames: int
     for_nar: bool
+    group_size: int = 1
 
     @property
     def needs_other_codes(self) -> bool:
         return self.for_nar and self.prefix_mode == PrefixMode.OTHER_SEGMENT
 
     def num_positions(self, num_ids: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
-        """Ids, frames and, in modes 2 and 4, the segment that is prepended for the NAR."""
+        """Ids and full groups of the AR. A NAR that trains has more: ids, frames and the segment of modes 2 and 4."""
+        if not self.for_nar:
+            return num_ids + num_frames // self.group_size
         positions = num_ids + num_frames
-        if self.for_nar and PrefixMode(self.prefix_mode).has_segment:
+        if PrefixMode(self.prefix_mode).has_segment:
             # A batch takes its segments' length from its shortest example: none is longer than this.
             positions = positions + np.clip(num_frames // 4, 1, self.max_prompt_frames)
         return positions
@@ -98,9 +102,9 @@ class Collator:
             codes_lens=torch.tensor([len(code) for code in codes]),
             nar=self._nar_inputs(examples, codes, rng) if self.for_nar else (),
             num_tokens=sum(example.num_tokens for example in examples),
-            num_frames=sum(len(code) for code in codes),
+            num_frames=tuple(len(code) for code in codes),
             num_utterances=len(examples),
-            longest=max(example.num_tokens for example in examples),
+            longest=max(len(ids) + len(code) // self.group_size for ids, code in zip(text, codes, strict=True)),
         )
 
     def _nar_inputs(

@@ -1,4 +1,4 @@
-"""Generation of codebook 0: one pass over texts and prompts, then one frame a step from cached keys and values."""
+"""Generation of codebook 0: one pass over texts and prompts, then a group of frames a step from cached attention."""
 
 from collections.abc import Callable
 
@@ -38,35 +38,41 @@ class ARGenerator:
     ) -> list[Generation]:
         """Continue the prompts (B, P) after texts (B, S), each row up to its end of speech or `max_frames` (B,).
 
-        A row's codes do not depend on its neighbours. The end of speech cannot come before `min_frames` (B,), at
-        least 1. `on_frames` is called with the number of new frames after each step but the last.
+        A row's codes do not depend on its neighbours. Prompts consist of full groups. The end of speech cannot come
+        before `min_frames` (B,), at least 1; it and the limits may fall anywhere in a group. `on_frames` is called with
+        the number of new frames after each step but the last.
         """
-        device, batch, eos_id = text.device, text.shape[0], self.ar.eos_id
+        device, batch, eos_id, group_size = text.device, text.shape[0], self.ar.eos_id, self.ar.group_size
         limit, window = int(max_frames.max()), sampler.repetition_window
-        cached_step, logits = self._prefill(text, text_lens, prompt, prompt_lens, limit)
-        noise = iter(ExponentialNoise(sampler.num_draws, batch, logits.shape[1], seed, device))
+        cached_step, group_logits = self._prefill(text, text_lens, prompt, prompt_lens, limit)
+        noise = iter(ExponentialNoise(sampler.num_draws, batch, group_logits.shape[-1], seed, device))
         # The new codes, after `window` times -1 (no code), so that the first frame has a full repetition window, too.
         history = torch.full((batch, window + limit), -1, device=device)
         lens = torch.zeros(batch, dtype=torch.long, device=device)
         is_done = torch.zeros(batch, dtype=torch.bool, device=device)
         was_capped = torch.zeros_like(is_done)
         check_interval = _GPU_STEPS_BETWEEN_CHECKS if device.type == "cuda" else 1
-        for step in range(limit):
+        for frame in range(limit):
+            logits = group_logits[:, frame % group_size]
             # The end cannot win before the minimum length.
-            logits[:, eos_id].masked_fill_(min_frames > step, -torch.inf)
-            codes = sampler(logits, history[:, : window + step], next(noise))
+            logits[:, eos_id].masked_fill_(min_frames > frame, -torch.inf)
+            # The repetition window includes the codes before in the same group (VALL-E 2, section 3.4.1).
+            codes = sampler(logits, history[:, : window + frame], next(noise))
             # A row ends if the end of speech is sampled or is the likeliest code.
             is_done = is_done | (codes == eos_id) | (logits.argmax(-1) == eos_id)
             lens = lens + ~is_done
-            history[:, window + step] = torch.where(is_done, -1, codes)
+            history[:, window + frame] = torch.where(is_done, -1, codes)
             reaches_cap = ~is_done & (lens >= max_frames)
             is_done, was_capped = is_done | reaches_cap, was_capped | reaches_cap
-            if step + 1 == limit or ((step + 1) % check_interval == 0 and bool(is_done.all())):
+            num_steps, num_in_group = divmod(frame + 1, group_size)
+            if num_in_group:
+                continue
+            if frame + 1 == limit or (num_steps % check_interval == 0 and bool(is_done.all())):
                 break
             if on_frames is not None:
-                on_frames(step + 1)
+                on_frames(frame + 1)
             # Finished rows stay in the batch and read code 0; their output is ignored.
-            logits = cached_step(codes.masked_fill(is_done, 0))
+            group_logits = cached_step(history[:, : window + frame + 1][:, -group_size:].clamp(min=0))
         new, ended_at_minimum = history[:, window:].cpu(), lens == min_frames
         ends = zip(lens.tolist(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
         return [
@@ -77,11 +83,15 @@ class ARGenerator:
     def _prefill(
         self, text: Tensor, text_lens: Tensor, prompt: Tensor, prompt_lens: Tensor, limit: int
     ) -> tuple["CachedStep", Tensor]:
-        """Read texts and prompts into the cache; returns the step, and the logits (B, V+1) of the first new frame."""
+        """Read texts and prompts into the cache; returns the step, and the logits (B, G, V+1) of the first new group.
+
+        `limit` is the number of frames that the steps may generate.
+        """
         x, may_attend, packing = self.ar.sequence(text, text_lens, prompt, prompt_lens)
-        num_slots = packing.length + limit
+        num_steps = -(-limit // self.ar.group_size)
+        num_slots = packing.length + num_steps
         # A table that grew during the steps would leave the captured graph with the old one; 1 is the begin symbol.
-        self.ar.audio_position.reserve(prompt.shape[1] + 1 + limit)
+        self.ar.audio_position.reserve(prompt.shape[1] // self.ar.group_size + 1 + num_steps)
         if self._cached_step is None or not self._cached_step.fits(x, num_slots):
             # Free the old buffers before new ones are allocated.
             self._cached_step = None
@@ -90,13 +100,13 @@ class ARGenerator:
         self._cached_step.reset(packing)
         prefix = self._cached_step.cache.view(torch.arange(packing.length, device=x.device), packing.length)
         hidden = self.ar.decoder(x, may_attend, cache=prefix)
-        return self._cached_step, self.ar.predict_layer(packing.last_positions(hidden)).float()
+        return self._cached_step, self.ar.predict(packing.last_positions(hidden).unsqueeze(1)).float()
 
 
 class CachedStep:
     """The buffers of a batch, and the decoder's step on them. On a GPU the step is a CUDA graph, captured once.
 
-    The slots of a row: its text and prompt, a gap up to the end of the longest row's, then the new frames. So all rows
+    The slots of a row: its text and prompt, a gap up to the end of the longest row's, then the new groups. So all rows
     write the same slot in a step. `bias` (B, 1, 1, slots), which is added to attention scores, hides the gap and the
     unused slots.
     """
@@ -105,7 +115,7 @@ class CachedStep:
         self.ar = ar
         self.cache = ar.decoder.new_cache(batch, num_slots, device)
         # A graph reads and writes fixed memory: everything that changes between steps is updated in place.
-        self.codes = torch.zeros(batch, dtype=torch.long, device=device)
+        self.codes = torch.zeros(batch, ar.group_size, dtype=torch.long, device=device)
         self.position = torch.zeros(batch, dtype=torch.long, device=device)
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.bias = torch.empty(batch, 1, 1, num_slots, dtype=self.cache.keys.dtype, device=device)
@@ -130,7 +140,7 @@ class CachedStep:
         self.end = packing.length
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Append one code to each row (B,); returns the logits of the next one (B, V+1)."""
+        """Append a group of codes to each row (B, G); returns the logits of the next group (B, G, V+1)."""
         self.codes.copy_(codes)
         self.end += 1
         if codes.device.type != "cuda":
@@ -144,11 +154,11 @@ class CachedStep:
     def _step(self, end: int) -> Tensor:
         """One step that attends to the slots before `end`; advances slot and position on the device."""
         self.bias.index_fill_(3, self.slot, 0.0)
-        x = self.ar.embed_audio(self.codes.unsqueeze(1), self.position)
+        x = self.ar.embed_audio(self.codes, self.position)
         hidden = self.ar.decoder(x, self.bias[..., :end], cache=self.cache.view(self.slot, end))
         self.position += 1
         self.slot += 1
-        return self.ar.predict_layer(hidden[:, 0]).float()
+        return self.ar.predict(hidden).float()
 
     def _capture(self) -> None:
         """Capture `_step`. A graph's shapes are fixed, so it attends to every slot, and `bias` hides the empty ones."""

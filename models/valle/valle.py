@@ -37,6 +37,7 @@ class VALLE(CodecLM):
         super().__init__(settings, train_stage)
         self.num_quantizers = settings.num_quantizers
         self.prefix_mode = PrefixMode(settings.prefix_mode)
+        self.frames_per_step = settings.group_size
         self.ar = AR(settings)
         self.nar: NAR | None = None if train_stage == 1 else NAR(settings)
         self.ar_trains = train_stage in (0, 1)
@@ -71,8 +72,8 @@ class VALLE(CodecLM):
         return counts | ({"nar": sum(nar.num_targets for nar in batch.nar)} if self.nar_trains else {})
 
     def _num_ar_targets(self, batch: ValleBatch) -> int:
-        # Each row's frames and its end of speech. Without a begin symbol nothing predicts a row's first frame.
-        return batch.num_frames + (len(batch.codes) if self.ar.prepend_bos else 0)
+        # Each row's frames and its end of speech, without those at the start that nothing predicts.
+        return sum(max(0, num_frames + 1 - self.ar.num_unpredicted) for num_frames in batch.num_frames)
 
     @property
     def loss_names(self) -> dict[str, str]:
@@ -87,6 +88,7 @@ class VALLE(CodecLM):
             prefix_mode=self.prefix_mode,
             max_prompt_frames=int(MAX_PROMPT_SECONDS * frame_rate_hz),
             for_nar=self.nar_trains,
+            group_size=self.ar.group_size,
         )
 
     @classmethod
@@ -114,7 +116,12 @@ class VALLE(CodecLM):
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
     ) -> list[Generation]:
-        """Codebook 0 by the AR, then the others by the NAR; without a NAR only codebook 0 (T, 1)."""
+        """Codebook 0 by the AR, then the others by the NAR; without a NAR only codebook 0 (T, 1).
+
+        Raises ValueError if a prompt is not a multiple of `frames_per_step`.
+        """
+        if any(len(request.codes) % self.frames_per_step for request in requests):
+            raise ValueError(f"the frames of a prompt must be a multiple of {self.frames_per_step}")
         device = self.device
         text, text_lens = _padded([torch.tensor(request.ids) for request in requests], device)
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)

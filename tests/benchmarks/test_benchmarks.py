@@ -62,12 +62,18 @@ def test_every_row_of_decoding_is_measured_and_judged_by_its_own_goal(
     monkeypatch.setattr(decoding, "LONG_CONTEXT", 300)
     rows = decoding.rows(settings.model, CPU, full=False)
     measured = [row for row in rows if row.note != "not measured"]
+    groups = [row for row in measured if "a step" in row.job]
+    assert [re.search(r"(\d) frames? a step", row.job).group(1) for row in groups] == ["1", "2", "4"]
+    assert all(row.rate == pytest.approx(100 / row.seconds) and not row.goal for row in groups)
+    assert [row.speedup for row in groups] == [None, *(groups[0].seconds / row.seconds for row in groups[1:])]
+    measured = [row for row in measured if row not in groups]
     assert len(measured) == 9 and all(row.seconds and row.seconds > 0 for row in measured)
     for row in measured:
         bound, limit = re.match(r"at (most|least) ([\d.]+) x", row.goal).groups()
         ratio = row.ratio_to_floor if bound == "most" else row.speedup
         assert row.goal_met == (ratio <= float(limit) if bound == "most" else ratio >= float(limit)), row
-    assert all(row.job.endswith("GPU") and row.goal_met is None for row in rows if row not in measured)
+    others = [row for row in rows if row not in [*measured, *groups]]
+    assert all(row.job.endswith("GPU") and row.goal_met is None for row in others)
 
 
 def test_the_plain_attention_computes_the_same() -> None:
@@ -87,6 +93,25 @@ def test_the_texts_are_decoded_to_the_length_that_is_counted() -> None:
 
     texts.decode(Counting(model.ar), 7)
     assert [len(row.codes) for row in seen] == [7, 7]
+
+
+def test_the_rows_of_group_sizes_take_as_many_steps_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "NUM_NEW", 8)
+    steps: list[int] = []
+    original = decoding.build
+
+    def watched(settings, *others):
+        model = original(settings, *others)
+        model.ar.decoder.register_forward_pre_hook(
+            lambda _, inputs: steps.append(settings.group_size) if inputs[0].shape[1] == 1 else None
+        )
+        return model
+
+    monkeypatch.setattr(decoding, "build", watched)
+    tiny = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, num_decoder_layers=1)
+    decoding._group_rows(tiny, "fp32", CPU)
+    # Once to warm up and once for the row; the first group comes from the prefill.
+    assert {size: steps.count(size) for size in (1, 2, 4)} == {1: 2 * 7, 2: 2 * 3, 4: 2 * 1}
 
 
 def test_the_time_of_steps_does_not_include_the_prefill(clock: Clock) -> None:

@@ -141,6 +141,21 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
         (*TRAIN, "1", "--resume_from_ckpt_path", "{ar}", "--set", "model.num_decoder_layers=3"),
         "model.num_decoder_layers is 3, but 2 in .*args.json; make them equal",
     ),
+    "another group size": (
+        bins.train,
+        (*TRAIN, "1", "--resume_from_ckpt_path", "{ar}", "--set", "model.group_size=2"),
+        "model.group_size is 2, but 1 in .*args.json; make them equal",
+    ),
+    "an AR of another group size": (
+        bins.train,
+        (*TRAIN, "2", "--ar_model_ckpt_dir", "{ar}", "--set", "model.group_size=2"),
+        "model.group_size is 2, but 1 in .*args.json; make them equal",
+    ),
+    "a group size that was not trained": (
+        bins.inference,
+        (*SINGLE, "{audio}", "--set", "model.group_size=2"),
+        "2 weights are missing, such as ar_group_embedding.weight; the model settings differ",
+    ),
     "AR alone speaks": (bins.inference, (*SINGLE, "{audio}", "--infer_expt_dir", "{ar}"), "holds no NAR"),
     "no experiment": (bins.inference, (*SINGLE, "{audio}", "--infer_expt_dir", "x"), "--infer_expt_dir: no such file"),
     "an empty experiment": (bins.inference, (*SINGLE, "{audio}", "--infer_expt_dir", "{tmp}"), "no whole checkpoint"),

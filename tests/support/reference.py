@@ -65,6 +65,7 @@ def reference_model(prefix_mode: int = 1) -> VALLE:
             share_embedding=True,
             nar_scale_factor=1.0,
             prepend_bos=False,
+            group_size=1,
             num_quantizers=8,
             text_token_num=128,
             audio_token_num=1024,

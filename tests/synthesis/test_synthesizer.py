@@ -21,9 +21,10 @@ RATE = 24000
 TABLE = SymbolTable.from_phones("abcdefghijklmnopqrstuvwxyz_.,!?")
 
 
-def build(codec: MelRVQ, prefix_mode: int = 1, **infer) -> Synthesizer:
+def build(codec: MelRVQ, prefix_mode: int = 1, group_size: int = 1, **infer) -> Synthesizer:
     torch.manual_seed(0)
-    settings = tiny_model(num_quantizers=8, audio_token_num=1024, text_token_num=64, prefix_mode=prefix_mode)
+    sizes = {"num_quantizers": 8, "audio_token_num": 1024, "text_token_num": 64}
+    settings = tiny_model(**sizes, prefix_mode=prefix_mode, group_size=group_size)
     tokenizer = TextTokenizer(GraphemePhonemizer, TABLE, add_blank=False)
     infer = {"max_seconds_per_phone": 0.1, "top_k": 1} | infer
     return Synthesizer(VALLE(settings), codec, tokenizer, tiny_infer(**infer), torch.device("cpu"))
@@ -35,16 +36,18 @@ def requests() -> list[Request]:
     return [Request(text, prompt, 0.5 * torch.rand(int(seconds * RATE)) - 0.25) for text, prompt, seconds in rows]
 
 
-@pytest.mark.parametrize(("mode", "top_k"), [(0, 1), (1, 1), (2, 1), (1, 0)])
-def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: int) -> None:
-    synthesizer = build(codec, mode, top_k=top_k)
+@pytest.mark.parametrize(
+    ("mode", "top_k", "group_size"), [(0, 1, 1), (1, 1, 1), (2, 1, 1), (1, 0, 1), (1, 0, 2), (1, 1, 4)]
+)
+def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: int, group_size: int) -> None:
+    synthesizer = build(codec, mode, group_size, top_k=top_k)
     together = synthesizer.generate(synthesizer.tokenize(requests, continual=False))
     for request, generation in zip(requests, together, strict=True):
         [alone] = synthesizer.generate(synthesizer.tokenize([request], continual=False))
         assert torch.equal(generation.codes, alone.codes) and generation.stop_reason == alone.stop_reason
-    groups = build(codec, mode, top_k=top_k, max_batch_size=2).synthesize(requests)
+    parts = build(codec, mode, group_size, top_k=top_k, max_batch_size=2).synthesize(requests)
     whole = synthesizer.synthesize(requests)
-    assert all(torch.equal(a.audio, b.audio) for a, b in zip(groups, whole, strict=True))
+    assert all(torch.equal(a.audio, b.audio) for a, b in zip(parts, whole, strict=True))
     assert all(speech.audio.abs().max() > 0 for speech in whole)
 
 
@@ -110,12 +113,13 @@ def test_other_settings_share_the_model_and_callbacks_change_nothing(codec, requ
     assert first.settings.seed == 0
 
 
-def test_frames_are_reported_as_they_are_generated(codec, requests) -> None:
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_frames_are_reported_as_they_are_generated(codec, requests, group_size: int) -> None:
     reported: list[int] = []
-    synthesizer = build(codec, min_seconds_per_phone=0.1)
+    synthesizer = build(codec, group_size=group_size, min_seconds_per_phone=0.1)
     [generation] = synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False), reported.append)
-    # The last frame, at the maximum length, is not reported.
-    assert reported == [*range(1, len(generation.codes))]
+    # Those of the last step, at the maximum length, are not reported.
+    assert reported == [*range(group_size, len(generation.codes), group_size)]
 
 
 def test_failed_speech_is_tried_again_with_the_next_seeds(codec, requests) -> None:
@@ -159,17 +163,35 @@ def test_short_texts_may_last_longer_for_each_phone(codec) -> None:
     assert limits == [(6, 31), (150, 325)]
 
 
-def test_continual_keeps_the_start_of_the_prompt(codec, requests) -> None:
-    synthesizer = build(codec, continual_prompt_seconds=0.4)
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_continual_keeps_the_start_of_the_prompt(codec, requests, group_size: int) -> None:
+    synthesizer = build(codec, group_size=group_size, continual_prompt_seconds=0.4)
     [item] = synthesizer.tokenize(requests[:1], continual=True)
     assert list(item.ids) == TABLE.encode([*"a", "_", *"dog"], False) == list(synthesizer.model.nar_ids(item))
-    assert len(item.codes) == 10
+    assert len(item.codes) == (10 if group_size == 1 else 9)
     # 0.4 of 0.7 s are kept, so three of seven phones are left.
     assert item.num_target_phones == round(len("a_dog") * 3 / 7)
     [speech] = synthesizer.synthesize(requests[:1], continual=True)
     [generation] = synthesizer.generate([item])
     [whole] = synthesizer.decode([torch.cat([item.codes, generation.codes])])
     assert torch.equal(speech.audio, whole)
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4, 8])
+def test_a_prompt_is_cut_to_full_groups(codec, requests, group_size: int) -> None:
+    """The AR, the NAR and what is decoded read the same codes: the first ones of the prompt."""
+    synthesizer = build(codec, group_size=group_size)
+    whole, cut = (synth.tokenize(requests, continual=False) for synth in (build(codec), synthesizer))
+    for before, after in zip(whole, cut, strict=True):
+        num = len(before.codes) // group_size * group_size
+        assert len(after.codes) == num and torch.equal(after.codes, before.codes[:num])
+    short = Request("go home.", "a dog", requests[0].prompt_audio[: RATE // 25 * (group_size - 1)])
+    if group_size > 1:
+        first, second = synthesizer.synthesize([short, requests[0]])
+        assert isinstance(first, UserError)
+        assert f"has {group_size - 1} frames, and the model reads {group_size} at once; take a longer" in str(first)
+        [alone] = synthesizer.synthesize(requests[:1])
+        assert torch.equal(second.audio, alone.audio)
 
 
 def test_copy_is_the_codecs_reconstruction(codec, requests) -> None:

@@ -10,9 +10,10 @@ import torch
 
 from models.contract import Batch
 from models.valle.collate import IGNORED, Collator, PrefixMode
+from models.valle.valle import VALLE
 from processors.index import codes_location, phones_location
 from processors.manifest import list_shards, read_shards, write_shard
-from tests.conftest import made_up_utterances, tiny_train
+from tests.conftest import made_up_utterances, tiny_model, tiny_train
 from tests.support.tiny_trainer import COLLATOR, TABLE, TOKENIZER, build_data, epoch_of
 from training.corpus import IndexedCorpus
 from training.data import TrainData
@@ -86,6 +87,26 @@ def test_segments_count_in_the_bound_of_a_batch(shards, mode: PrefixMode) -> Non
         batches = epoch_of(build_data(shards, tiny_train(max_tokens=150, join_probability=0.5), collator), epoch)
         assert all(nar.longest * batch.num_utterances <= 150 for batch in batches for nar in batch.nar)
         assert any(nar.longest * batch.num_utterances > 130 for batch in batches for nar in batch.nar)
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_batches_are_bounded_by_the_positions_of_the_model_that_trains(shards, group_size: int) -> None:
+    """Groups where the AR trains alone, and frames where the NAR does, whatever the AR's groups are."""
+    settings = tiny_train(max_tokens=150, max_sentences=50, join_probability=0.5)
+
+    def sizes(train_stage: int) -> list[int]:
+        collator = VALLE(tiny_model(group_size=group_size), train_stage).collate(25.0)
+        batches = epoch_of(build_data(shards, settings, collator))
+        for batch in batches:
+            groups = batch.text_lens + batch.codes_lens // group_size
+            assert batch.longest == groups.max()
+            longest = max([batch.longest, *(nar.longest for nar in batch.nar)])
+            assert longest * batch.num_utterances <= 150 or batch.num_utterances == 1
+        return [batch.num_utterances for batch in batches]
+
+    plain = [batch.num_utterances for batch in epoch_of(build_data(shards, settings))]
+    assert sizes(0) == sizes(2) == plain
+    assert sizes(1) == plain if group_size == 1 else len(sizes(1)) < len(plain)
 
 
 def test_workers_change_nothing_and_epochs_differ(shards) -> None:

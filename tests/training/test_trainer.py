@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from models.valle.collate import Collator, PrefixMode
 from models.valle.valle import VALLE
 from processors.manifest import list_shards, write_shard
 from tests.conftest import made_up_utterances, tiny_model, tiny_train
-from tests.support.tiny_trainer import TABLE, build_data, build_trainer, epoch_of
+from tests.support.tiny_trainer import COLLATOR, TABLE, build_data, build_trainer, epoch_of
 from training.metrics import MetricSums
 from training.schedule import fit_schedule, learning_rate, log_schedule
 from training.trainer import Trainer
@@ -30,11 +31,12 @@ def make_trainer(tmp_path):
     write_shard(tmp_path / "shards", 0, utterances, frame_rate_hz=25)
     shards = list_shards(tmp_path / "shards")
 
-    def make(stage: int = 1, name: str = "run", **changes) -> Trainer:
+    def make(stage: int = 1, name: str = "run", group_size: int = 1, **changes) -> Trainer:
         torch.manual_seed(0)
         changes = {"max_steps": 4, "save_checkpoint_steps": None, "valid_interval": 1000} | changes
-        data = build_data(shards, tiny_train(**changes))
-        return build_trainer(VALLE(tiny_model(), train_stage=stage), data, tmp_path / name)
+        data = build_data(shards, tiny_train(**changes), replace(COLLATOR, group_size=group_size))
+        model = VALLE(tiny_model(group_size=group_size), train_stage=stage)
+        return build_trainer(model, data, tmp_path / name)
 
     return make
 
@@ -154,8 +156,8 @@ def test_validation_draws_nothing_and_repeats(make_trainer) -> None:
     assert {"ar/loss", "ar/top10", "nar_1/top10", "nar_2/top10", "nar_3/top10"} <= set(first)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
+@pytest.mark.parametrize(("stage", "group_size"), [(0, 1), (1, 1), (2, 1), (0, 4), (1, 2)])
+def test_resumed_equals_uninterrupted(make_trainer, stage: int, group_size: int) -> None:
     """Mid-epoch, with joined examples, masked inputs and accumulation."""
     changes = {
         "max_epoch": 3,
@@ -165,6 +167,7 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int) -> None:
         "base_lr": 1e-2,
         "warmup_steps": 2,
         "total_training_steps": 20,
+        "group_size": group_size,
     }
     whole = make_trainer(stage, "whole", max_steps=9, **changes)
     whole.train()
