@@ -185,8 +185,8 @@ def character_errors(reference: str, transcript: str) -> Ratio:
     import jiwer
 
     # Removed punctuation leaves several spaces behind: they are no errors.
-    pair = ([" ".join(text.split())] for text in (reference, transcript))
-    counts = jiwer.process_characters(*pair)
+    reference, transcript = (" ".join(text.split()) for text in (reference, transcript))
+    counts = jiwer.process_characters([reference], [transcript])
     num_characters = counts.hits + counts.substitutions + counts.deletions
     return Ratio(counts.substitutions + counts.deletions + counts.insertions, num_characters)
 

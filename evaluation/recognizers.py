@@ -126,6 +126,8 @@ class FasterWhisper:
             compute_type="default" if is_on_gpu else "int8",
             cpu_threads=torch.get_num_threads(),
         )
+        if self._model.feature_extractor.mel_filters.shape[0] != self._model.model.n_mels:
+            raise ValueError("its preprocessor_config.json is missing, or is that of another model")
         self._language = whisper_language(language, self._model.supported_languages)
 
     def transcribe(self, audio: np.ndarray) -> str:
@@ -174,10 +176,11 @@ def whisper_backend(source: str | None, device: torch.device) -> type[FasterWhis
     folder = Path(source)
     if folder.is_dir():
         is_converted = (folder / "model.bin").is_file()
-        if not is_converted and not (folder / "config.json").is_file():
+        # faster-whisper would download the tokenizer of another model instead.
+        if not (folder / ("tokenizer.json" if is_converted else "config.json")).is_file():
             raise UserError(
-                f"--asr_model {source}: no Whisper model; give a folder with model.bin and config.json (faster-whisper) "
-                "or with config.json and model.safetensors (transformers)"
+                f"--asr_model {source}: no Whisper model; give a folder with model.bin and tokenizer.json "
+                "(faster-whisper), or with config.json and model.safetensors (transformers)"
             )
     elif "/" not in source:
         # Whisper's models on the hub have an owner: names without one are sizes that faster-whisper knows.
