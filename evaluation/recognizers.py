@@ -94,7 +94,7 @@ class Transformers:
             generation = self._pipeline.model.generation_config
             # English-only models refuse a task and a language.
             if getattr(generation, "is_multilingual", False):
-                known = [token.strip("<|>") for token in generation.lang_to_id]
+                known = [token.strip("<|>") for token in getattr(generation, "lang_to_id", {})]
                 code = whisper_language(language, known)
                 self._options["generate_kwargs"] = {"task": "transcribe"} | ({"language": code} if code else {})
 

@@ -1,6 +1,7 @@
 """Recognizers, speaker models and DNSMOS; tiny models are saved in the formats of the real ones."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +181,13 @@ def test_whisper_reads_audio_of_any_length_and_leaves_out_its_special_tokens(
     # A window has 30 s; the others are not cut off.
     long = recognizer.transcribe(np.resize(noise, 100 * RATE_HZ))
     assert set(long) == {"b"} and len(long) > len(short)
+
+
+def test_english_only_whisper_is_told_no_language(tmp_path: Path, whisper_folder: Path, noise: np.ndarray) -> None:
+    folder = Path(shutil.copytree(whisper_folder, tmp_path / "whisper-tiny.en"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"is_multilingual": False}))
+    assert set(build_recognizer("whisper", str(folder), language="en-us").transcribe(noise)) == {"b"}
 
 
 def test_whisper_is_told_languages_that_it_knows(whisper_folder: Path, converted_folder: Path) -> None:
