@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from evaluation.cepstra import trim
 from evaluation.recognizers import RATE_HZ
-from utils.errors import UserError, first_line
+from utils.errors import UserError
 
 _NUM_MELS, _WIDTH, _NUM_LAYERS = 40, 256, 3
 _FFT_SAMPLES, _HOP_SAMPLES = 400, 160
@@ -65,8 +65,9 @@ def mel_windows(audio: np.ndarray) -> Tensor:
 def _load_encoder(path: Path) -> Ge2eEncoder:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types on a file that is not a checkpoint.
-        raise UserError(f"{path}: no checkpoint of tensors ({first_line(error)}); {_HOW}") from error
+    except Exception as error:
+        # torch.load raises many types, and its message advises to load the file in a way that could run code.
+        raise UserError(f"{path}: damaged, or no checkpoint of tensors alone; {_HOW}") from error
     weights = content.get("model_state") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
         raise UserError(f"{path}: has no model_state; {_HOW}")

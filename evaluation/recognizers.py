@@ -206,6 +206,8 @@ def build_recognizer(
     """
     if name == "none":
         raise UserError("give --asr pocketsphinx, whisper or hubert")
+    if source and not Path(source).is_dir() and (source[0] in "./~" or source.count("/") > 1):
+        raise UserError(f"--asr_model {source}: no such folder")
     default = MODELS.get(name, "")
     try:
         if name == "pocketsphinx":

@@ -203,6 +203,8 @@ def test_whisper_is_told_languages_that_it_knows(whisper_folder: Path, converted
 def test_a_folder_of_either_format_runs_and_other_folders_are_one_line(
     tmp_path: Path, whisper_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(UserError, match=r"--asr_model .*none: no such folder$"):
+        build_recognizer("whisper", str(tmp_path / "none"))
     (tmp_path / "model.bin").touch()
     with pytest.raises(UserError, match=r"--asr_model .*: no Whisper model; give"):
         build_recognizer("whisper", str(tmp_path))
@@ -292,8 +294,8 @@ def test_an_embedding_of_ge2e_is_the_mean_over_windows(tmp_path: Path, noise: np
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"no checkpoint", "no checkpoint of tensors"),
-        ({"model_state": print}, "no checkpoint of tensors"),
+        (b"no checkpoint", "no checkpoint of tensors alone"),
+        ({"model_state": print}, "no checkpoint of tensors alone"),
         ({"weight": torch.zeros(1)}, "has no model_state"),
         ({"model_state": {"lstm.weight_ih_l0": torch.zeros(1024, 40)}}, "not that of a GE2E encoder"),
         ({"model_state": {**Ge2eEncoder().state_dict(), "linear.bias": torch.zeros(3)}}, "not that of a GE2E encoder"),
