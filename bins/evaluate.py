@@ -11,6 +11,8 @@ from utils.paths import ROOT
 if TYPE_CHECKING:
     from evaluation.evaluate import Evaluation
 
+DEFAULT_LANGUAGE = "en-us"
+"""Language of the texts if there is only audio, and no experiment."""
 DESCRIPTION = "Stage 4: evaluate experiments on a test list, beside the recordings and the codec, and write a report."
 
 
@@ -23,10 +25,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="the test list")
     parser.add_argument("--eval_output_dir", metavar="DIR", help="default: <infer_expt_dir>/evaluation")
     parser.add_argument("--continual", action="store_true", help="evaluate continuations of the prompts")
-    parser.add_argument("--language", default="en-us", help="language of the texts, by which words are compared")
+    parser.add_argument("--language", metavar="CODE", help="language of the texts (default: the first experiment's)")
     parser.add_argument("--asr", choices=("pocketsphinx", "whisper", "hubert", "none"), default="pocketsphinx")
     parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer")
-    parser.add_argument("--speaker_model", metavar="DIR", help="folder or hub name of the speaker model")
+    parser.add_argument("--speaker_model", metavar="PATH", help="GE2E file, or folder or hub name of the speaker model")
     parser.add_argument("--dnsmos_dir", metavar="DIR", help="folder with DNSMOS's two networks")
     parser.add_argument("--num_report_texts", type=int, default=50, metavar="N", help="texts with audio in the report")
     parser.add_argument("--build_test_lists", choices=("librispeech", "libritts"), help="write test lists, and exit")
@@ -95,8 +97,10 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     """The evaluation, and the output folder."""
     from evaluation.build import build_measures
     from evaluation.evaluate import evaluate, gather
+    from models.experiment import Experiment
     from synthesis.load import load_experiment
     from synthesis.test_lists import read_test_list
+    from utils.checkpoint import resolve_checkpoint
     from utils.device import pick_device
 
     test_list = find_path(flags.test_list_file, "--test_list_file")
@@ -106,7 +110,11 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     audio_folders = [find_path(folder, "--audio_dir") for folder in flags.audio_dir]
     dnsmos_dir = find_path(flags.dnsmos_dir, "--dnsmos_dir") if flags.dnsmos_dir is not None else None
     models = (flags.asr, flags.asr_model, flags.speaker_model)
-    measures, missing = build_measures(flags.language, *models, dnsmos_dir, pick_device())
+    language = flags.language or DEFAULT_LANGUAGE
+    if flags.language is None and folders:
+        first = Experiment.of(resolve_checkpoint(folders[0], "--infer_expt_dir"))
+        language = first.settings(flags.set).preprocess.language
+    measures, missing = build_measures(language, *models, dnsmos_dir, pick_device())
     output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
     # One at a time: each is released before the next is loaded.
     loaded = (load_experiment(folder, "--infer_expt_dir", flags.set, config) for folder in folders)

@@ -35,7 +35,7 @@ def build_measures(
 
     return Measures(
         normalize=build_normalizer(language),
-        recognizer=attempt("word error rate", lambda: build_recognizer(asr, asr_model, device)),
+        recognizer=attempt("WER and CER", lambda: build_recognizer(asr, asr_model, device, language)),
         embedder=attempt("speaker similarity", lambda: build_embedder(speaker_model, device)),
         dnsmos=attempt("DNSMOS", lambda: build_dnsmos(dnsmos_dir)),
     ), missing

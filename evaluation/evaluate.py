@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,17 @@ class System:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The content of the report and of `metrics.json`. `missing` maps metrics to how to get them."""
+    """The content of the report and of `metrics.json`. `missing` maps metrics to how to get them.
+
+    `recognizer` holds the recognizer's `name`, its `backend` (the package that runs it) and that package's `version`.
+    """
 
     jobs: list[ListItem]
     targets: dict[str, Target]
     systems: list[System]
     missing: dict[str, str]
-    recognizer_name: str | None
+    recognizer: dict[str, str] | None
+    speaker_model: str | None
 
 
 def gather(
@@ -164,9 +169,13 @@ def evaluate(
         wordless = [name for name, target in targets.items() if not measures.has_words(target.text)]
         if wordless:
             why = f"normalization leaves no word of {', '.join(wordless)}"
-            missing = {**missing, f"word error rate of {len(wordless)} of {len(targets)} texts": why}
-    recognizer_name = measures.recognizer.name if measures.recognizer else None
-    return Evaluation(jobs, targets, list(systems), missing, recognizer_name)
+            missing = {**missing, f"WER and CER of {len(wordless)} of {len(targets)} texts": why}
+    recognizer = None
+    if measures.recognizer is not None:
+        backend = measures.recognizer.backend
+        recognizer = {"name": measures.recognizer.name, "backend": backend, "version": version(backend)}
+    speaker_model = measures.embedder.name if measures.embedder is not None else None
+    return Evaluation(jobs, targets, list(systems), missing, recognizer, speaker_model)
 
 
 def _target(system: System, job: ListItem, copy: Clip | None, prompt_seconds: float) -> Target:
@@ -198,7 +207,7 @@ def _measure(system: System, job: ListItem, target: Target, measures: Measures) 
 
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:
-    """Write `metrics.json`: means with their intervals, and the values of each utterance."""
+    """Write `metrics.json`: means with their intervals, the values of each utterance, and the models that measured."""
     systems = {
         system.name: {
             "metrics": {
@@ -217,7 +226,8 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         }
         for system in evaluation.systems
     }
-    content = {"systems": systems, "missing": evaluation.missing}
+    models = {"recognizer": evaluation.recognizer, "speaker_model": evaluation.speaker_model}
+    content = {"systems": systems, **models, "missing": evaluation.missing}
     with atomic_write(path) as temporary:
         temporary.write_text(
             json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"

@@ -32,6 +32,7 @@ class Column:
 
 COLUMNS = (
     Column("wer", "WER %", 100, 1, "lower"),
+    Column("cer", "CER %", 100, 1, "lower"),
     Column("sim_o", "SIM-o", digits=3, better="higher"),
     Column("sim_r", "SIM-r", digits=3, better="higher"),
     Column("dnsmos_speech", "DNSMOS SIG", better="higher"),
@@ -141,7 +142,8 @@ class Measures:
         if self.recognizer is not None:
             transcript = self.recognizer.transcribe(features.padded)
             if self.has_words(target.text):
-                values["wer"] = word_errors(self.normalize(target.text), self.normalize(transcript))
+                reference, heard = self.normalize(target.text), self.normalize(transcript)
+                values |= {"wer": word_errors(reference, heard), "cer": character_errors(reference, heard)}
         if self.embedder is not None:
             own = self._embedding(Clip(clip.path, clip.start_seconds + target.prompt_seconds))
             for key, prompt in (("sim_o", target.prompt), ("sim_r", target.prompt_copy)):
@@ -156,7 +158,7 @@ class Measures:
         return {key: value for key, value in values.items() if np.isfinite(value.mean)}, transcript
 
     def has_words(self, text: str) -> bool:
-        """Whether any word of the text is left after normalization; if not, it has no word error rate."""
+        """Whether any word of the text is left after normalization; if not, it has neither WER nor CER."""
         return bool(self.normalize(text).split())
 
     def _embedding(self, clip: Clip) -> np.ndarray:
@@ -173,6 +175,20 @@ def word_errors(reference: str, transcript: str) -> Ratio:
     counts = jiwer.process_words([reference], [transcript])
     num_words = counts.hits + counts.substitutions + counts.deletions
     return Ratio(counts.substitutions + counts.deletions + counts.insertions, num_words)
+
+
+def character_errors(reference: str, transcript: str) -> Ratio:
+    """Substituted, deleted and inserted characters, over the characters of the reference.
+
+    One space between two words counts as a character.
+    """
+    import jiwer
+
+    # Removed punctuation leaves several spaces behind: they are no errors.
+    reference, transcript = (" ".join(text.split()) for text in (reference, transcript))
+    counts = jiwer.process_characters([reference], [transcript])
+    num_characters = counts.hits + counts.substitutions + counts.deletions
+    return Ratio(counts.substitutions + counts.deletions + counts.insertions, num_characters)
 
 
 def compare(features: ClipFeatures, reference: ClipFeatures) -> dict[str, Ratio]:

@@ -1,18 +1,22 @@
 """Speaker similarity: cosines of speaker embeddings (VALL-E, section 5.1)."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from evaluation.recognizers import CPU, RATE_HZ, quiet_transformers
+from evaluation.ge2e import Ge2eEmbeddings
+from evaluation.recognizers import CPU, RATE_HZ, model_name, quiet_transformers
 from utils.errors import UserError, first_line
 
 MODEL = "microsoft/wavlm-base-plus-sv"
 
 
 class Embedder(Protocol):
-    """Computes speaker embeddings."""
+    """Computes speaker embeddings. `name` identifies the model in the report."""
+
+    name: str
 
     def embed(self, audio: np.ndarray) -> np.ndarray:
         """Map (N,) audio at 16 kHz to a unit-length embedding (E,)."""
@@ -26,6 +30,7 @@ class XVectors:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
         quiet_transformers()
+        self.name = model_name(source)
         self._features = AutoFeatureExtractor.from_pretrained(source)
         self._model = AutoModelForAudioXVector.from_pretrained(source).eval().to(device)
         self._device = device
@@ -38,13 +43,18 @@ class XVectors:
 
 
 def build_embedder(source: str | None, device: torch.device = CPU) -> Embedder:
-    """Load a speaker model; `source` is a folder or a name on the hub.
+    """Load a speaker model; `source` is the file of a GE2E encoder, or a folder or a name on the hub with x-vectors.
 
     Raises UserError with how to get one if `source` is None or cannot be loaded.
     """
-    how = f"give --speaker_model {MODEL} to download it once, or a folder with it or another model with x-vectors"
+    how = (
+        f"give --speaker_model {MODEL} to download it once, a folder with it or another model with x-vectors, or the "
+        "file of a GE2E encoder"
+    )
     if source is None:
         raise UserError(how)
+    if Path(source).is_file():
+        return Ge2eEmbeddings(Path(source), device)
     try:
         return XVectors(source, device)
     except (ImportError, OSError, ValueError) as error:

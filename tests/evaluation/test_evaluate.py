@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import soundfile
 import bins.evaluate
 from evaluation.protocol import LISTS, write_test_lists
 from processors.manifest import SourceUtterance
-from tests.evaluation.test_models import save_hubert
+from tests.evaluation.test_models import save_ge2e, save_hubert
 from tests.support.hostile import saved, tone
 from tests.support.tiny_runs import ROOMY, call, let_speech_end, prepare, sets, train, write_config, write_custom
 from utils.cli import find_path
@@ -97,9 +98,9 @@ def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path, recog
     assert list(systems) == ["ground truth", "codec resynthesis", "pair_1", "pair_2"]
     assert [systems[name]["num_utterances"] for name in systems] == [2, 2, 3, 3]
     assert set(metrics["missing"]) == {"speaker similarity", "DNSMOS"}
-    needed = {"wer", "mcd_db", "duration_ratio", "real_time_factor", "failed"}
+    needed = {"wer", "cer", "mcd_db", "duration_ratio", "real_time_factor", "failed"}
     assert needed <= systems["pair_1"]["metrics"].keys()
-    assert set(systems["ground truth"]["metrics"]) == {"wer"}
+    assert set(systems["ground truth"]["metrics"]) == {"wer", "cer"}
     resynthesis, pair = (systems[name]["metrics"]["mcd_db"] for name in ("codec resynthesis", "pair_1"))
     assert 0 < resynthesis["mean"] < pair["mean"]
     assert pair["low"] <= pair["mean"] <= pair["high"]
@@ -148,12 +149,12 @@ def test_lines_without_speech_are_named_and_count_as_failed(mixed) -> None:
     assert system["metrics"]["failed"]["mean"] == 3 / 8
 
 
-def test_a_text_without_words_has_no_word_error_rate(mixed) -> None:
+def test_a_text_without_words_has_no_error_rates(mixed) -> None:
     metrics, page, text = mixed
     pair = metrics["systems"]["pair_1"]
-    [name] = [name for name, row in pair["utterances"].items() if "wer" not in row]
+    [name] = [name for name, row in pair["utterances"].items() if not {"wer", "cer"} & row.keys()]
     assert name.startswith("batch/7_") and np.isfinite(pair["metrics"]["wer"]["mean"])
-    how = metrics["missing"]["word error rate of 1 of 5 texts"]
+    how = metrics["missing"]["WER and CER of 1 of 5 texts"]
     assert name in how and how in html.unescape(page)
     # Strict JSON has no NaN.
     json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
@@ -193,6 +194,33 @@ def test_a_continuation_is_compared_with_the_whole_recording(folder: Path, tmp_p
         assert soundfile.info(row["audio"]).duration > 0.6
         assert soundfile.info(wav).duration > 0.6
         assert row["duration_ratio"] > 0
+
+
+def test_the_models_that_measured_are_named(folder: Path, measured, from_audio, tmp_path: Path) -> None:
+    metrics, page, audio = from_audio
+    recognizer = {"name": "hubert", "backend": "transformers", "version": version("transformers")}
+    assert metrics["recognizer"] == recognizer and metrics["speaker_model"] is None
+    assert f"hubert\n(transformers {version('transformers')})" in page
+    speaker = ("--speaker_model", str(save_ge2e(tmp_path / "encoder.pt")))
+    metrics, page = evaluate(folder, "--audio_dir", str(audio), *speaker, *NO_WORDS)
+    assert metrics["recognizer"] is None and metrics["speaker_model"] == "encoder.pt" and "encoder.pt" in page
+    assert metrics["systems"]["audio"]["metrics"].keys() >= {"sim_o", "sim_r"}
+
+
+def test_the_language_is_that_of_the_first_experiment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    languages = []
+
+    def build(language: str, *arguments: object) -> None:
+        languages.append(language)
+        raise UserError("called")
+
+    monkeypatch.setattr("evaluation.build.build_measures", build)
+    audio = ("--audio_dir", str(folder), "--eval_output_dir", str(folder / "out"))
+    german = ("--set", "preprocess.language=de")
+    for flags in ((*experiments(folder, 1), *german), (*experiments(folder, 1), *german, "--language", "fr"), audio):
+        with pytest.raises(UserError, match=r"^called$"):
+            bins.evaluate.main(["--test_list_file", str(folder / "list.txt"), *flags])
+    assert languages == ["de", "fr", "en-us"]
 
 
 @pytest.mark.parametrize(

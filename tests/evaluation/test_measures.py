@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.cepstra import align, mel_cepstra, trim
-from evaluation.measures import Ratio, interval, word_errors
+from evaluation.measures import Ratio, character_errors, interval, word_errors
 from evaluation.pitch import correlation, log_pitch
 from evaluation.recognizers import build_normalizer
 from processors.demo_corpus import VOICES
@@ -76,7 +76,15 @@ def test_words_are_normalized_before_they_are_compared() -> None:
     assert word_errors(*same).total == 0
     assert word_errors("a b c d", "a x c d e") == Ratio(2, 4)
     assert word_errors("a b", "") == Ratio(2, 2) and word_errors("", "a") == Ratio(1, 0)
+    assert character_errors(*same).total == 0
     assert build_normalizer("de")("Grüß Gott, Welt!") == "grüß gott welt "
+
+
+def test_characters_are_counted_with_one_space_between_words() -> None:
+    assert character_errors("shop boy", "shopboy") == Ratio(1, 8)
+    assert character_errors("abc", "axcd") == Ratio(2, 3)
+    assert character_errors(" grüß  gott ", "grüß gott") == Ratio(0, 9)
+    assert character_errors("a b", "") == Ratio(3, 3) and character_errors("", "a") == Ratio(1, 0)
 
 
 def test_the_interval_is_that_of_the_corpus_mean() -> None:

@@ -1,19 +1,33 @@
 """Recognizers, speaker models and DNSMOS; tiny models are saved in the formats of the real ones."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 import transformers
+from tokenizers.pre_tokenizers import ByteLevel
 
 import bins.evaluate
 from evaluation.build import build_measures
 from evaluation.dnsmos import build_dnsmos
+from evaluation.ge2e import Ge2eEncoder, mel_windows
 from evaluation.measures import Clip, Target
-from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
+from evaluation.recognizers import (
+    CPU,
+    RATE_HZ,
+    FasterWhisper,
+    Transformers,
+    build_normalizer,
+    build_recognizer,
+    whisper_backend,
+    whisper_language,
+)
 from evaluation.speakers import build_embedder
 from processors.demo_corpus import VOICES
 from processors.espeak_speech import SAMPLE_RATE_HZ, render
@@ -50,10 +64,11 @@ def save_hubert(folder: Path) -> Path:
 
 def save_whisper(folder: Path) -> Path:
     folder.mkdir()
-    words = [*"abcdefgh ", "Ġ", "<|endoftext|>"]
+    words = [*sorted(ByteLevel.alphabet()), "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    special = ["<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
+    tasks = ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
+    special = [f"<|{name}|>" for name in ["startoftranscript", "en", *tasks]]
     tokenizer = transformers.WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     tokenizer.add_tokens([f"<|{0.02 * step:.2f}|>" for step in range(1501)])
@@ -98,6 +113,18 @@ def save_wavlm(folder: Path) -> Path:
     return folder
 
 
+def save_ge2e(path: Path) -> Path:
+    """A checkpoint in Resemblyzer's format, which has the parameters of training's similarities beside the encoder."""
+    similarities = {"similarity_weight": torch.ones(1), "similarity_bias": torch.zeros(1)}
+    # With small weights all audio would have the embedding that the biases give.
+    weights = Ge2eEncoder().state_dict()
+    for name in weights:
+        if "weight_ih" in name:
+            weights[name] *= 10
+    torch.save({"step": 1, "model_state": weights | similarities}, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def noise() -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.1, RATE_HZ).astype(np.float32)
@@ -114,20 +141,96 @@ def test_a_ctc_model_merges_the_frames_of_a_letter(tmp_path: Path, noise: np.nda
     assert recognizer.transcribe(noise) == "c"
 
 
-def test_whisper_reads_audio_of_any_length_and_leaves_out_its_special_tokens(tmp_path: Path, noise: np.ndarray) -> None:
-    recognizer = build_recognizer("whisper", str(save_whisper(tmp_path / "whisper-tiny")))
-    assert recognizer.name == "whisper-tiny"
-    model = recognizer._pipeline.model
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper model to which "b" is the likeliest token everywhere."""
+    folder = save_whisper(tmp_path_factory.mktemp("whisper") / "whisper-tiny")
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(folder)
+    tokenizer = transformers.WhisperTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        # "b" wins at every position at which the timestamps' rules allow a letter.
-        norm = model.model.decoder.layer_norm
+        norm, rows = model.model.decoder.layer_norm, model.proj_out.weight
         norm.weight.zero_()
-        norm.bias.copy_(100 * model.proj_out.weight[recognizer._pipeline.tokenizer.convert_tokens_to_ids("b")])
+        # All logits are 0, but that of "b" is 100.
+        norm.bias.copy_(100 * torch.eye(1, len(norm.bias))[0])
+        rows[:, 0] = torch.eye(len(rows))[tokenizer.convert_tokens_to_ids("b")]
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted_folder(whisper_folder: Path) -> Path:
+    """The same model in the format of faster-whisper."""
+    pytest.importorskip("faster_whisper")
+    from ctranslate2.converters import TransformersConverter
+
+    folder = whisper_folder.with_name("whisper-converted")
+    TransformersConverter(str(whisper_folder), copy_files=["tokenizer.json"]).convert(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fixture", "backend"), [("whisper_folder", "transformers"), ("converted_folder", "faster-whisper")]
+)
+def test_whisper_reads_audio_of_any_length_and_leaves_out_its_special_tokens(
+    fixture: str, backend: str, noise: np.ndarray, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(fixture)
+    recognizer = build_recognizer("whisper", str(folder), language="en-us")
+    assert (recognizer.name, recognizer.backend) == (folder.name, backend)
     short = recognizer.transcribe(noise)
     assert set(short) == {"b"}
     # A window has 30 s; the others are not cut off.
     long = recognizer.transcribe(np.resize(noise, 100 * RATE_HZ))
     assert set(long) == {"b"} and len(long) > len(short)
+
+
+def test_english_only_whisper_is_told_no_language(tmp_path: Path, whisper_folder: Path, noise: np.ndarray) -> None:
+    folder = Path(shutil.copytree(whisper_folder, tmp_path / "whisper-tiny.en"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"is_multilingual": False}))
+    assert set(build_recognizer("whisper", str(folder), language="en-us").transcribe(noise)) == {"b"}
+
+
+def test_whisper_is_told_languages_that_it_knows(whisper_folder: Path, converted_folder: Path) -> None:
+    known = ["en", "de", "zh", "no"]
+    codes = {"en-us": "en", "de": "de", "cmn": "zh", "nb": "no", "EN_GB": "en", "eu": None, "": None, None: None}
+    assert {language: whisper_language(language, known) for language in codes} == codes
+    for language, code in (("en-gb", "en"), ("de", None)):
+        options = build_recognizer("whisper", str(whisper_folder), language=language)._options
+        assert options["generate_kwargs"].get("language") == code
+        assert build_recognizer("whisper", str(converted_folder), language=language)._language == code
+
+
+def test_a_folder_of_either_format_runs_and_other_folders_are_one_line(
+    tmp_path: Path, whisper_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"--asr_model .*none: no such folder$"):
+        build_recognizer("whisper", str(tmp_path / "none"))
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(UserError, match=r"--asr_model .*: no Whisper model; give"):
+        build_recognizer("whisper", str(tmp_path))
+    (tmp_path / "tokenizer.json").touch()
+    # What find_spec sees is all that matters: an installed package, and then a missing one.
+    monkeypatch.setattr("evaluation.recognizers.find_spec", lambda name: object())
+    monkeypatch.setattr("evaluation.recognizers.ctranslate2_has_cuda", lambda: False)
+    assert [whisper_backend(source, CPU) for source in (str(tmp_path), "base", None)] == [FasterWhisper] * 3
+    assert whisper_backend(str(whisper_folder), CPU) is Transformers
+    # On a GPU that faster-whisper cannot use, the default model runs through transformers.
+    assert whisper_backend(None, torch.device("cuda")) is Transformers
+    monkeypatch.setattr("evaluation.recognizers.find_spec", lambda name: None)
+    assert [whisper_backend(source, CPU) for source in (str(whisper_folder), None)] == [Transformers] * 2
+    for source in (str(tmp_path), "base"):
+        with pytest.raises(UserError, match=f"--asr_model {source}: .*; pip install faster-whisper$"):
+            build_recognizer("whisper", source)
+
+
+def test_a_damaged_model_of_faster_whisper_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper")
+    for name in ("model.bin", "tokenizer.json", "config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"whisper cannot be loaded .*--asr_model") as raised:
+        build_recognizer("whisper", str(tmp_path))
+    assert "\n" not in str(raised.value)
 
 
 def test_the_default_recognizer_needs_no_download_and_recognizes_words(tmp_path: Path) -> None:
@@ -158,13 +261,64 @@ def test_different_audio_has_different_embeddings(tmp_path: Path, noise: np.ndar
     assert first @ same == pytest.approx(1, abs=1e-5) and first @ other < 1 - 1e-5
 
 
-def test_similarity_is_to_the_prompt_and_to_its_resynthesis(tmp_path: Path) -> None:
+def test_the_windows_of_ge2e_are_mel_energies_without_silence_and_at_a_level(noise: np.ndarray) -> None:
+    speech = np.concatenate([noise, noise[::-1]])
+    windows = mel_windows(speech)
+    energies = torchaudio.transforms.MelSpectrogram(
+        RATE_HZ, 400, hop_length=160, n_mels=40, norm="slaney", mel_scale="slaney", pad_mode="constant"
+    )(torch.from_numpy(speech.copy()))
+    # 2 s are 201 frames: one window of 160, and not a second one 80 frames later.
+    torch.testing.assert_close(windows, energies.T[None, :160], rtol=1e-3, atol=1e-4)
+    assert len(mel_windows(np.tile(speech, 2))) == (401 - 160) // 80 + 1
+    silence = np.zeros(RATE_HZ, np.float32)
+    assert len(mel_windows(np.concatenate([silence, speech, silence]))) < len(mel_windows(np.tile(speech, 2)))
+    torch.testing.assert_close(mel_windows(0.01 * speech), mel_windows(0.001 * speech), rtol=1e-2, atol=1e-6)
+    assert mel_windows(noise[:1000]).shape == mel_windows(silence[:1]).shape == (1, 160, 40)
+
+
+def test_an_embedding_of_ge2e_is_the_mean_over_windows(tmp_path: Path, noise: np.ndarray) -> None:
+    encoder = torch.load(save_ge2e(tmp_path / "speaker.pt"), weights_only=True)["model_state"]
+    embedder = build_embedder(str(tmp_path / "speaker.pt"))
+    assert embedder.name == "speaker.pt"
+    speech = np.concatenate([noise, np.sign(noise), noise])
+    windows = mel_windows(speech)
+    lstm = torch.nn.LSTM(40, 256, 3, batch_first=True)
+    lstm.load_state_dict({name.removeprefix("lstm."): value for name, value in encoder.items() if "lstm" in name})
+    mean = torch.zeros(256)
+    for window in windows:
+        state = lstm(window[None])[1][0][-1, 0]
+        embedding = torch.relu(encoder["linear.weight"] @ state + encoder["linear.bias"])
+        mean += embedding / embedding.norm() / len(windows)
+    assert len(windows) > 1 and embedder.embed(speech) == pytest.approx((mean / mean.norm()).detach().numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no checkpoint", "no checkpoint of tensors alone"),
+        ({"model_state": print}, "no checkpoint of tensors alone"),
+        ({"weight": torch.zeros(1)}, "has no model_state"),
+        ({"model_state": {"lstm.weight_ih_l0": torch.zeros(1024, 40)}}, "not that of a GE2E encoder"),
+        ({"model_state": {**Ge2eEncoder().state_dict(), "linear.bias": torch.zeros(3)}}, "not that of a GE2E encoder"),
+        ({"model_state": {1: 2}}, "not that of a GE2E encoder"),
+    ],
+)
+def test_a_file_that_is_no_ge2e_encoder_is_one_line(tmp_path: Path, content: object, words: str) -> None:
+    path = tmp_path / "speaker.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match=f"{path}: .*{words}.*--speaker_model") as raised:
+        build_embedder(str(path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("save", [save_wavlm, save_ge2e])
+def test_similarity_is_to_the_prompt_and_to_its_resynthesis(tmp_path: Path, save: Callable[[Path], Path]) -> None:
     for name, rate_hz in (("prompt", 24000), ("copy", 16000)):
-        saved(tone(1.0, rate_hz) + np.random.default_rng(rate_hz).normal(0, 0.05, (rate_hz, 1)), rate_hz)(
+        saved(tone(2.0, rate_hz) + np.random.default_rng(rate_hz).normal(0, 0.05, (2 * rate_hz, 1)), rate_hz)(
             tmp_path / f"{name}.wav"
         )
     prompt, copy = (Clip(tmp_path / f"{name}.wav") for name in ("prompt", "copy"))
-    measures, _ = build_measures("en-us", "hubert", str(tmp_path), str(save_wavlm(tmp_path / "wavlm")), None)
+    measures, _ = build_measures("en-us", "hubert", str(tmp_path), str(save(tmp_path / "speaker")), None)
     values, _ = measures.measure(prompt, Target("hello", prompt, copy, None))
     assert values["sim_o"].mean == pytest.approx(1, abs=1e-5) and values["sim_r"].mean < 1 - 1e-5
 
@@ -177,7 +331,7 @@ def test_a_clip_of_any_length_is_measured(tmp_path: Path, num_samples: int) -> N
     hubert, wavlm = save_hubert(tmp_path / "hubert"), save_wavlm(tmp_path / "wavlm")
     measures, _ = build_measures("en-us", "hubert", str(hubert), str(wavlm), None)
     values, _ = measures.measure(Clip(short), Target("hello", Clip(long), None, Clip(long)))
-    assert {"wer", "sim_o", "mcd_db", "duration_ratio"} <= set(values)
+    assert {"wer", "cer", "sim_o", "mcd_db", "duration_ratio"} <= set(values)
     assert values["duration_ratio"].mean < 0.1
 
 
@@ -220,8 +374,8 @@ def test_stage_4_measures_on_the_default_device(tmp_path: Path, monkeypatch: pyt
 def test_missing_models_are_named_and_stop_nothing(tmp_path: Path) -> None:
     measures, missing = build_measures("en-us", "hubert", str(tmp_path), str(tmp_path / "none"), tmp_path)
     assert measures.recognizer is measures.embedder is measures.dnsmos is None
-    assert set(missing) == {"word error rate", "speaker similarity", "DNSMOS"}
-    for metric, flag in (("word error rate", "--asr_model"), ("speaker similarity", "--speaker"), ("DNSMOS", "--dns")):
+    assert set(missing) == {"WER and CER", "speaker similarity", "DNSMOS"}
+    for metric, flag in (("WER and CER", "--asr_model"), ("speaker similarity", "--speaker"), ("DNSMOS", "--dns")):
         assert flag in missing[metric] and "\n" not in missing[metric]
     assert "--speaker_model" in build_measures("en", "pocketsphinx", None, None, None)[1]["speaker similarity"]
 

@@ -53,11 +53,14 @@ Stage 4, evaluation, into report.html and metrics.json:
   --eval_output_dir DIR     output folder (default <infer_expt_dir>/evaluation)
   --continual               the list is for continuations: the first seconds are the prompt
   --asr pocketsphinx|whisper|hubert|none
-                            speech recognizer for word error rates (default pocketsphinx, which needs no download)
-  --asr_model DIR           folder, or name on the hub, of another model of that kind
-  --speaker_model DIR       folder, or name on the hub, of the speaker model
+                            speech recognizer for word and character error rates (default pocketsphinx, which needs no
+                            download); whisper runs through faster-whisper if it is installed, else transformers
+  --asr_model DIR           folder, or name on the hub, of another model of that kind; for whisper in the format of
+                            faster-whisper (CTranslate2) or of transformers
+  --speaker_model PATH      folder, or name on the hub, of the speaker model, or the file of a GE2E encoder
   --dnsmos_dir DIR          folder with DNSMOS's two networks
-  --language CODE           language of the texts, for normalizing words (default en-us)
+  --language CODE           language of the texts, for normalizing words and for whisper (default: that of the first
+                            experiment; en-us with --audio_dir alone)
   --num_report_texts N      how many of the worst texts have audio in the report (default 50)
   --build_test_lists librispeech|libritts
                             only write the usual test lists of the config's corpus to --eval_output_dir
