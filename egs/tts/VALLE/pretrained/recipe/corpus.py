@@ -1,6 +1,6 @@
 """The corpus that the pretrained pair and its codec are trained on: espeak-ng voices and real speakers.
 
-    python egs/tts/VALLE/pretrained/recipe/corpus.py --text SENTENCES --speech FOLDER --output_dir FOLDER
+    python -m egs.tts.VALLE.pretrained.recipe.corpus --text SENTENCES --speech FOLDER --output_dir FOLDER
 
 It writes the audio and `metadata.jsonl`, which `dataset: ["custom"]` reads. `excluded.json` beside this file
 names what no training may use: voices, speakers and whole corpora. Sentences that share five consecutive words with

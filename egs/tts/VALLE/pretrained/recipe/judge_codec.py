@@ -1,6 +1,6 @@
 """What the learned codec costs: word errors and DNSMOS of speech through its first codebooks, beside the recordings.
 
-    python egs/tts/VALLE/pretrained/recipe/judge_codec.py --codec speech_rvq.safetensors --list FILE --asr_model DIR
+    python -m egs.tts.VALLE.pretrained.recipe.judge_codec --codec speech_rvq.safetensors --list FILE --asr_model DIR
 
 The list has a line `text<TAB>audio` for each clip.
 """
