@@ -26,7 +26,7 @@ _GAIN_DB = (-9.0, 6.0)
 
 
 @dataclass(frozen=True)
-class Clip:
+class TrainingClip:
     """A clip of a manifest; `phones` are ids from 1 on, 0 is the blank of connectionist temporal classification."""
 
     audio: str
@@ -45,7 +45,7 @@ class ClipBatch:
     phone_lens: Tensor
 
 
-def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[Clip]:
+def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[TrainingClip]:
     """The clips of all manifests, without those that are too long. What was read is kept in the file `cache`.
 
     Raises UserError if a manifest is missing or has no usable clip.
@@ -77,9 +77,9 @@ def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[Cl
     return _within(kept_rows, settings)
 
 
-def _within(rows: list[list], settings: CodecTrainSettings) -> list[Clip]:
+def _within(rows: list[list], settings: CodecTrainSettings) -> list[TrainingClip]:
     clips = [
-        Clip(audio, seconds, tuple(phones), settings.weights[number])
+        TrainingClip(audio, seconds, tuple(phones), settings.weights[number])
         for audio, seconds, phones, number in rows
         if seconds <= settings.max_seconds and phones
     ]
@@ -90,17 +90,22 @@ def _within(rows: list[list], settings: CodecTrainSettings) -> list[Clip]:
 
 
 def batches(
-    clips: Sequence[Clip], settings: CodecTrainSettings, rate_hz: int, hop_samples: int, first_step: int
+    clips: Sequence[TrainingClip], settings: CodecTrainSettings, rate_hz: int, hop_samples: int, first_step: int
 ) -> Iterator[ClipBatch]:
     """Endless batches; those from `first_step` on are the same whether or not the steps before were drawn."""
     source = _Batches(clips, settings, rate_hz, hop_samples, first_step)
-    # Without a generator of its own, the loader would draw from the one that the training draws from.
+    # By default the loader draws its seed from the global generator, whose state a resumed training restores.
     yield from DataLoader(source, batch_size=None, num_workers=1, prefetch_factor=8, generator=torch.Generator())
 
 
 class _Batches(torch.utils.data.IterableDataset[ClipBatch]):
     def __init__(
-        self, clips: Sequence[Clip], settings: CodecTrainSettings, rate_hz: int, hop_samples: int, first_step: int
+        self,
+        clips: Sequence[TrainingClip],
+        settings: CodecTrainSettings,
+        rate_hz: int,
+        hop_samples: int,
+        first_step: int,
     ) -> None:
         self._clips, self._settings, self._first_step = clips, settings, first_step
         self._rate_hz, self._hop_samples = rate_hz, hop_samples
@@ -122,7 +127,7 @@ class _Batches(torch.utils.data.IterableDataset[ClipBatch]):
                 yield collate([self._read(clip, gain) for clip, gain in zip(part, row, strict=True)], self._hop_samples)
             group, skipped = group + 1, 0
 
-    def _read(self, clip: Clip, gain_db: float) -> tuple[Tensor, tuple[int, ...]]:
+    def _read(self, clip: TrainingClip, gain_db: float) -> tuple[Tensor, tuple[int, ...]]:
         audio = read_audio(Path(clip.audio), self._rate_hz)
         # A gain that would clip is lowered.
         gain = min(10 ** (gain_db / 20), 0.99 / float(audio.abs().max().clamp(min=1e-3)))
