@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from config.codec_schema import CodecTrainSettings
+from processors.custom import read_custom
 from processors.frontends import build_phonemizer
 from utils.audio import read_audio, read_duration_seconds
 from utils.config import resolve_path
@@ -48,7 +50,7 @@ class ClipBatch:
 def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[TrainingClip]:
     """The clips of all manifests, without those that are too long. What was read is kept in the file `cache`.
 
-    Raises UserError if a manifest is missing or has no usable clip.
+    Raises UserError if a manifest is missing, has a row that cannot be used, or has no clip that is short enough.
     """
     paths = [resolve_path(name, root) for name in settings.manifests]
     stamp = [settings.language, *(f"{path} {path.stat().st_mtime if path.is_file() else 0}" for path in paths)]
@@ -56,15 +58,19 @@ def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[Tr
         kept = json.loads(cache.read_text(encoding="utf-8"))
         if kept["stamp"] == stamp:
             return _within(kept["rows"], settings)
-    rows = []
+    rows: list[list[Any]] = []
     for number, path in enumerate(paths):
         if not path.is_file():
             raise UserError(f"train.manifests: {path} is not a file")
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        with progress_bar(total=len(lines), desc=path.name, unit="clip") as bar:
-            for line in lines:
-                audio = str(resolve_path(line["audio"], path.parent))
-                rows.append([audio, read_duration_seconds(Path(audio)), line["text"], number])
+        found = list(read_custom(path))
+        with progress_bar(total=len(found), desc=path.name, unit="clip") as bar:
+            for row in found:
+                problem = row.problem or (None if row.text else "no text")
+                if problem or row.duration_seconds is not None:
+                    raise UserError(
+                        f"train.manifests: {path}: {row.id}: {problem or 'a part of a file'}; remove the row"
+                    )
+                rows.append([row.audio_path, read_duration_seconds(Path(row.audio_path)), row.text, number])
                 bar.update()
     phones = build_phonemizer("espeak", settings.language).phonemize([row[2] for row in rows])
     table = {phone: i + 1 for i, phone in enumerate(sorted({p for row in phones for p in row if p.isalpha()}))}

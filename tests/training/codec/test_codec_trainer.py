@@ -100,6 +100,17 @@ def test_clips_have_the_phones_of_their_texts(manifest: Path, clips: list[Traini
         load_clips(experiment_with(manifest, manifests=["absent.jsonl"]).train, ROOT, cache)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"), [("{", "no JSON object"), ('{"audio": "0.wav"}', "text"), ('{"text": "a bee"}', "audio")]
+)
+def test_an_unusable_row_is_one_clear_line(manifest: Path, tmp_path: Path, line: str, message: str) -> None:
+    path = manifest.with_name("broken.jsonl")
+    path.write_text(manifest.read_text() + line + "\n")
+    with pytest.raises(UserError, match=message) as caught:
+        load_clips(experiment_with(manifest, manifests=[str(path)]).train, ROOT, tmp_path / "cache.json")
+    assert "\n" not in str(caught.value) and "broken.jsonl" in str(caught.value)
+
+
 def test_batches_from_a_step_are_those_of_the_whole_run(manifest: Path, clips: list[TrainingClip]) -> None:
     settings = experiment_with(manifest).train
     whole = batches(clips, settings, RATE, 160, first_step=0)
