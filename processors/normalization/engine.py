@@ -1,0 +1,46 @@
+"""Rules as data: a pattern and what replaces it, applied in order."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+
+from num2words import num2words
+
+Replacement = str | Callable[[re.Match[str]], str]
+Rules = Sequence[tuple[re.Pattern[str], Replacement]]
+# Longer numbers are codes rather than quantities, and num2words has no names for numbers of any size.
+MAX_DIGITS = 15
+
+
+def apply(rules: Rules, text: str) -> str:
+    """The text after each rule, in order: a rule sees what those before it left."""
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A pattern of any of the words. Longer ones are tried first, so that no word hides one that it begins."""
+    return "(?:" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")"
+
+
+@lru_cache(maxsize=10_000)
+def in_words(number: int, language: str, form: str = "cardinal") -> str:
+    """A number of at most `MAX_DIGITS` digits; `form` is cardinal or ordinal."""
+    return str(num2words(number, lang=language, to=form)).replace(",", "")
+
+
+def cardinal(digits: str, language: str) -> str:
+    """ASCII digits as a number, or one by one if they begin with a zero or are too long for a quantity."""
+    if len(digits) > MAX_DIGITS or (len(digits) > 1 and digits[0] == "0"):
+        return one_by_one(digits, language)
+    return in_words(int(digits), language)
+
+
+def one_by_one(digits: str, language: str) -> str:
+    return " ".join(in_words(int(digit), language) for digit in digits)
+
+
+def digit_groups(text: str, language: str) -> str:
+    """Each run of digits one by one, with a comma between runs: telephone numbers and codes."""
+    return ", ".join(one_by_one(run, language) for run in re.findall("[0-9]+", text))

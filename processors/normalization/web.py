@@ -1,0 +1,87 @@
+"""Addresses of the web, mail addresses, hashtags and handles."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from processors.normalization.engine import Rules
+
+_TOP_LEVEL = (
+    "com|org|net|edu|gov|mil|int|info|biz|name|io|ai|app|dev|co|me|tv|xyz|tech|online|site|store|blog|shop|cloud|eu|uk"
+    "|us|ca|au|nz|ie|de|at|ch|fr|be|lu|nl|es|pt|it|mx|ar|cl|pe|br|jp|cn|hk|tw|kr|in|ru|ua|pl|cz|sk|hu|ro|gr|tr|se|no"
+    "|dk|fi|is|za|il|sg|my|id|th|vn|ph"
+)
+_HOST = rf"(?:[\w-]+\.)+(?:{_TOP_LEVEL})"
+# A path ends before the mark that ends a sentence.
+_PATH = r"(?:[/?#][\w\-./?=&%+~#:@]*[\w/=]|/)?"
+_WORD_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-zà-öø-ÿ]+|[A-Z]+|[0-9]+|[^\W\d_A-Za-zà-öø-ÿ]+")
+
+
+@dataclass(frozen=True)
+class WebWords:
+    """How a language reads the signs of an address. `spell` reads a part that is no word, letter by letter."""
+
+    dot: str
+    slash: str
+    dash: str
+    underscore: str
+    at: str
+    hashtag: str
+    spell: Callable[[str], str]
+    question_mark: str = ""
+    equals: str = ""
+    ampersand: str = ""
+    percent: str = ""
+    plus: str = ""
+    # Top-level domains that are read as words; the others are spelled.
+    words: tuple[str, ...] = ("com", "org", "net", "info", "co", "gov", "mil", "app", "blog", "shop", "online", "site", "me")
+
+
+# Names that have no vowel, such as bbc or html, and a few others, are spelled.
+_SPELLED = re.compile(r"[b-df-hj-np-tv-xz]{2,}|edu|io|id|mit|ucla|aol|api|faq|ibm|ai", re.IGNORECASE)
+
+
+def web_rules(words: WebWords) -> Rules:
+    """Rules that read addresses. Those with a scheme come first, as they may end in anything."""
+    signs = {
+        ".": words.dot,
+        "/": words.slash,
+        "-": words.dash,
+        "_": words.underscore,
+        "@": words.at,
+        "?": words.question_mark,
+        "=": words.equals,
+        "&": words.ampersand,
+        "%": words.percent,
+        "+": words.plus,
+    }
+
+    def read(address: str) -> str:
+        parts = re.findall(r"[^\W_]+|[^\w\s]|_", re.sub(r"^(?:\w+://)?(?:www\.)?", "", address).rstrip("/"))
+        spoken = []
+        for before, part in zip([None, *parts], parts, strict=False):
+            if not part.isalnum():
+                spoken.append(signs.get(part, ""))
+            elif part.lower() in words.words or not (_SPELLED.fullmatch(part) or _is_country(before, part)):
+                spoken.append(part)
+            else:
+                spoken.append(words.spell(part))
+        return " ".join(" ".join(spoken).split())
+
+    def hashtag(tag: re.Match[str]) -> str:
+        return f"{words.hashtag} {' '.join(_WORD_PARTS.findall(tag[1]))}"
+
+    def handle(match: re.Match[str]) -> str:
+        return f"{words.at} {match[1].replace('_', f' {words.underscore} ')}"
+
+    return [
+        (re.compile(r"\b(?:https?|ftp)://[^\s<>\"]*[\w/]"), lambda match: read(match[0])),
+        (re.compile(r"(?<![\w.])[\w.+-]+@(?:[\w-]+\.)+[a-zA-Z]{2,}\b"), lambda match: read(match[0])),
+        (re.compile(rf"(?<![\w.@])(?:www\.(?:[\w-]+\.)+[a-zA-Z]{{2,}}|{_HOST})\b(?!\.\w){_PATH}"), lambda m: read(m[0])),
+        (re.compile(r"(?<![\w&#])#(\w*[^\W\d_]\w*)"), hashtag),
+        (re.compile(r"(?<![\w.@])@(\w*[^\W\d_]\w*)"), handle),
+    ]
+
+
+def _is_country(before: str | None, part: str) -> bool:
+    return before == "." and len(part) == 2 and part.isascii()
