@@ -9,10 +9,12 @@ signs such as "#", and loads the grammars of all its languages, and three compil
 need num2words only (LGPL-2.1, used as a library).
 """
 
+import importlib
 import re
 from functools import cache
 
-from processors.normalization.engine import Rules, apply
+from processors.normalization import others
+from processors.normalization.engine import Section, apply_sections
 from processors.normalization.markup import drop_emoji, fold_characters, strip_markup
 
 # Inline phones and pauses are not text.
@@ -21,6 +23,8 @@ _PROTECTED = re.compile(r"\[\[.*?\]\]|\[pause\b[^\[\]]*\]", re.DOTALL)
 _PLACEHOLDERS = re.compile("[\U000f0000-\U0010ffff]")
 _FIRST_PLACEHOLDER = 0xF0000
 _MAX_ROUNDS = 5
+# Languages with rules of their own, beside English.
+_MODULES = {"de": "german", "fr": "french", "es": "spanish", "cmn": "mandarin", "zh": "mandarin", "ja": "japanese"}
 _SPACE_BEFORE_MARK = re.compile(r"[^\S\n]+(?=[,.](?!\w))")
 
 
@@ -48,17 +52,18 @@ def normalize(text: str, language: str) -> str:
 def _one_round(text: str, language: str) -> str:
     full_stop = "。" if language in ("cmn", "ja") else "."
     plain = fold_characters(strip_markup(text, full_stop))
-    spoken = drop_emoji(apply(language_rules(language), plain))
+    spoken = drop_emoji(apply_sections(language_sections(language), plain))
     # Only a text that was changed is tidied up.
     return text if spoken == text else _SPACE_BEFORE_MARK.sub("", " ".join(spoken.split()))
 
 
 @cache
-def language_rules(language: str) -> Rules:
+def language_sections(language: str) -> list[Section]:
     """The rules for a voice of espeak-ng, such as en-us or de; imported at the first use."""
     base, _, region = language.lower().partition("-")
     if base == "en":
-        from processors.normalization.english import rules
+        from processors.normalization import english
 
-        return rules(is_day_first=region not in ("", "us"))
-    return []
+        return english.sections(is_day_first=region not in ("", "us"))
+    module = _MODULES.get(base)
+    return importlib.import_module(f"{__name__}.{module}").sections() if module else others.sections(base)

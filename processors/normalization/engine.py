@@ -3,11 +3,22 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from num2words import num2words
 
 Replacement = str | Callable[[re.Match[str]], str]
-Rules = Sequence[tuple[re.Pattern[str], Replacement]]
+Rule = tuple[re.Pattern[str], Replacement]
+Rules = Sequence[Rule]
+
+
+class Section(NamedTuple):
+    """Rules that are skipped where the text has nothing that `needs` finds. Most texts have little to normalize."""
+
+    needs: re.Pattern[str]
+    rules: Rules
+
+
 # Longer numbers are codes rather than quantities, and num2words has no names for numbers of any size.
 MAX_DIGITS = 15
 
@@ -16,6 +27,13 @@ def apply(rules: Rules, text: str) -> str:
     """The text after each rule, in order: a rule sees what those before it left."""
     for pattern, replacement in rules:
         text = pattern.sub(replacement, text)
+    return text
+
+
+def apply_sections(sections: Sequence[Section], text: str) -> str:
+    for section in sections:
+        if section.needs.search(text):
+            text = apply(section.rules, text)
     return text
 
 

@@ -41,6 +41,7 @@ _EMOJI = re.compile(
 )
 
 
+_ANY_MARKUP = re.compile(r"[<>&*_`~]|\]\(|^[ \t]*[#+•‣▪●-]", re.MULTILINE)
 # Superscripts and fractions.
 _WITH_A_MEANING = "⁰¹²³⁴⁵⁶⁷⁸⁹¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
@@ -52,6 +53,8 @@ def strip_markup(text: str, full_stop: str) -> str:
         content = line[1].strip()
         return content if not content or content.endswith(_END_MARKS) else content + full_stop
 
+    if not _ANY_MARKUP.search(text):
+        return text
     # Text that was escaped twice becomes plain as well, so that nothing is left for a second call.
     while (plain := _ENTITY.sub(_unescape, apply(_HTML, text))) != text:
         text = plain

@@ -19,7 +19,10 @@ _WORD_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-zà-öø-ÿ]+|[A-Z]+|[0
 
 @dataclass(frozen=True)
 class WebWords:
-    """How a language reads the signs of an address. `spell` reads a part that is no word, letter by letter."""
+    """How a language reads the signs of an address. `spell` reads a part that is no word, letter by letter.
+
+    Without a word for it, the sign of a hashtag stays.
+    """
 
     dot: str
     slash: str
@@ -34,7 +37,21 @@ class WebWords:
     percent: str = ""
     plus: str = ""
     # Top-level domains that are read as words; the others are spelled.
-    words: tuple[str, ...] = ("com", "org", "net", "info", "co", "gov", "mil", "app", "blog", "shop", "online", "site", "me")
+    words: tuple[str, ...] = (
+        "com",
+        "org",
+        "net",
+        "info",
+        "co",
+        "gov",
+        "mil",
+        "app",
+        "blog",
+        "shop",
+        "online",
+        "site",
+        "me",
+    )
 
 
 # Names that have no vowel, such as bbc or html, and a few others, are spelled.
@@ -75,10 +92,14 @@ def web_rules(words: WebWords) -> Rules:
         return f"{words.at} {match[1].replace('_', f' {words.underscore} ')}"
 
     return [
-        (re.compile(r"\b(?:https?|ftp)://[^\s<>\"]*[\w/]"), lambda match: read(match[0])),
-        (re.compile(r"(?<![\w.])[\w.+-]+@(?:[\w-]+\.)+[a-zA-Z]{2,}\b"), lambda match: read(match[0])),
-        (re.compile(rf"(?<![\w.@])(?:www\.(?:[\w-]+\.)+[a-zA-Z]{{2,}}|{_HOST})\b(?!\.\w){_PATH}"), lambda m: read(m[0])),
-        (re.compile(r"(?<![\w&#])#(\w*[^\W\d_]\w*)"), hashtag),
+        # ASCII ends an address where Chinese or Japanese goes on without a space.
+        (re.compile(r"\b(?:https?|ftp)://[^\s<>\"\u3000-\uffef]*[\w/]", re.ASCII), lambda match: read(match[0])),
+        (re.compile(r"(?<![\w.])[\w.+-]+@(?:[\w-]+\.)+[a-z]{2,}\b", re.ASCII | re.IGNORECASE), lambda m: read(m[0])),
+        (
+            re.compile(rf"(?<![\w.@])(?:www\.(?:[\w-]+\.)+[a-zA-Z]{{2,}}|{_HOST})\b(?!\.\w){_PATH}", re.ASCII),
+            lambda match: read(match[0]),
+        ),
+        *([(re.compile(r"(?<![\w&#])#(\w*[^\W\d_]\w*)"), hashtag)] if words.hashtag else []),
         (re.compile(r"(?<![\w.@])@(\w*[^\W\d_]\w*)"), handle),
     ]
 

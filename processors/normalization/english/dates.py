@@ -8,7 +8,9 @@ from processors.normalization.english.numbers import DASH, plural, year
 from processors.normalization.english.words import MONTH_NAMES, MONTHS, WEEKDAYS, stop
 
 # A stop is part of a short name only: "the 4th of July." ends there.
-_MONTH = rf"(?P<month>{any_of([*MONTHS, *(f'{name}.' for name in MONTH_NAMES if name not in MONTHS), *MONTH_NAMES])})(?!\w)"
+_MONTH = (
+    rf"(?P<month>{any_of([*MONTHS, *(f'{name}.' for name in MONTH_NAMES if name not in MONTHS), *MONTH_NAMES])})(?!\w)"
+)
 _DAY = r"(?P<day>0?[1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)?\b"
 _YEAR = r"(?:(?P<comma>,?)\s(?P<year>[12][0-9]{3})\b)?"
 _HALF = r"[aApP](?:\.\s?[mM]\.|[mM]\b)"
@@ -77,11 +79,15 @@ def _dates(is_day_first: bool) -> Rules:
         (re.compile(rf"\b({any_of(set(MONTH_NAMES) - set(MONTHS))})\.(?=\s)"), lambda m: MONTH_NAMES[m[1]]),
         (re.compile(rf"\b({any_of(set(WEEKDAYS.values()))})\s?[-–]\s?(?={any_of(set(WEEKDAYS.values()))})"), r"\1 to "),
         (
-            re.compile(r"(?<![\w.,/-])(?P<year>[12][0-9]{3})([-/])(?P<first>[01]?[0-9])\2(?P<second>[0-3]?[0-9])(?![\w/-])"),
+            re.compile(
+                r"(?<![\w.,/-])(?P<year>[12][0-9]{3})([-/])(?P<first>[01]?[0-9])\2(?P<second>[0-3]?[0-9])(?![\w/-])"
+            ),
             partial(_in_digits, is_day_first=False),
         ),
         (
-            re.compile(r"(?<![\w.,/-])(?P<first>[0-3]?[0-9])/(?P<second>[0-3]?[0-9])/(?P<year>[12][0-9]{3}|[0-9]{2})(?![\w/-])"),
+            re.compile(
+                r"(?<![\w.,/-])(?P<first>[0-3]?[0-9])/(?P<second>[0-3]?[0-9])/(?P<year>[12][0-9]{3}|[0-9]{2})(?![\w/-])"
+            ),
             partial(_in_digits, is_day_first=is_day_first),
         ),
         (
@@ -93,7 +99,9 @@ def _dates(is_day_first: bool) -> Rules:
         ),
         # June 5-7, 2024 before 7 June; neither where the number goes on, as in "May 5:30" and "May 5%".
         (
-            re.compile(rf"\b{_MONTH}\s{_DAY}(?:{DASH}(?P<last>[0-3]?[0-9])(?:st|nd|rd|th)?\b)?{_YEAR}(?![:%/]|[.,][0-9])"),
+            re.compile(
+                rf"\b{_MONTH}\s{_DAY}(?:{DASH}(?P<last>[0-3]?[0-9])(?:st|nd|rd|th)?\b)?{_YEAR}(?![:%/]|[.,][0-9])"
+            ),
             _month_day,
         ),
         (re.compile(rf"(?P<the>\b[Tt]he\s)?(?<![\w.,:$£€/-]){_DAY}\s(?:of\s)?{_MONTH}{_YEAR}"), _day_month),
@@ -116,14 +124,21 @@ def _dates(is_day_first: bool) -> Rules:
 _TIMES: Rules = [
     # A range first; its first time may have no half of the day: 5-6pm.
     (
-        re.compile(rf"{_HOUR}(?P<rest>:[0-5][0-9]|)(?P<half>\s?{_HALF}|){DASH}(?=[0-9]{{1,2}}(?::[0-5][0-9]|\s?{_HALF}))"),
-        lambda m: (m["hour"] + m["rest"] + m["half"] if m["rest"] or m["half"] else in_words(int(m["hour"]), "en")) + " to ",
+        re.compile(
+            rf"{_HOUR}(?P<rest>:[0-5][0-9]|)(?P<half>\s?{_HALF}|){DASH}(?=[0-9]{{1,2}}(?::[0-5][0-9]|\s?{_HALF}))"
+        ),
+        lambda m: (
+            (m["hour"] + m["rest"] + m["half"] if m["rest"] or m["half"] else in_words(int(m["hour"]), "en")) + " to "
+        ),
     ),
     (
         re.compile(rf"{_HOUR}:(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?(?!:?[0-9])(?:\s?(?P<half>{_HALF}))?"),
         _time,
     ),
-    (re.compile(rf"{_HOUR}(?P<minute>)(?P<second>)\s?(?P<half>{_HALF})"), lambda m: f"{in_words(int(m['hour']), 'en')} {m['half'][0].upper()}M{stop(m)}"),
+    (
+        re.compile(rf"{_HOUR}(?P<minute>)(?P<second>)\s?(?P<half>{_HALF})"),
+        lambda m: f"{in_words(int(m['hour']), 'en')} {m['half'][0].upper()}M{stop(m)}",
+    ),
 ]
 DATES = {is_day_first: [*_dates(is_day_first), *_TIMES] for is_day_first in (False, True)}
 """Rules by whether 3/4 is the third of April."""

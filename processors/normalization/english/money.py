@@ -88,13 +88,21 @@ MEASURES: Rules = [
     (re.compile(rf"({QUANTITY})\s?¢"), lambda m: f"{quantity(m[1])} {'cent' if m[1] == '1' else 'cents'}"),
     (re.compile(rf"({QUANTITY})\s?%"), lambda m: f"{quantity(m[1])} percent"),
     (re.compile(rf"({QUANTITY})\s?‰"), lambda m: f"{quantity(m[1])} per thousand"),
-    (re.compile(r"(?<![\w.,])([0-9]{1,2})\s?(?:['′’]\s?|(?:ft|feet)\.?\s)([0-9]{1,2})(?:\s?(?:\"|″|”|''|in\b\.?(?!\s[a-z]+s\b)))?(?!\w|\.[0-9])"), _feet),
+    (
+        re.compile(
+            r"(?<![\w.,])([0-9]{1,2})\s?(?:['′’]\s?|(?:ft|feet)\.?\s)([0-9]{1,2})(?:\s?(?:\"|″|”|''|in\b\.?(?!\s[a-z]+s\b)))?(?!\w|\.[0-9])"
+        ),
+        _feet,
+    ),
     (re.compile(rf"(?P<amount>{QUANTITY})(?:\"|″)(?=\s\w|\s*$|[,.;)])"), _inches),
     (re.compile(rf"{FRACTION}\s?(?P<unit>{any_of(UNITS)})\b\.?"), _fraction_of_unit),
     (re.compile(rf"(?P<amount>{QUANTITY})\s?(?P<unit>{any_of(UNITS)})(?![\w²³/°'’])(?:\.(?=\s[a-z]|,))?"), _measure),
     (re.compile(r"(?<=[a-zA-Z0-9)])²(?![⁰-⁹])"), " squared"),
     (re.compile(r"(?<=[a-zA-Z0-9)])³(?![⁰-⁹])"), " cubed"),
     (re.compile("[⁰¹²³⁴-⁹]+"), lambda m: f" to the power of {cardinal(unicodedata.normalize('NFKC', m[0]), 'en')}"),
-    (re.compile(rf"({QUANTITY})(?=\s(?:thousand|million|billion|trillion|hundred|percent)\b)"), lambda m: quantity(m[1])),
+    (
+        re.compile(rf"({QUANTITY})(?=\s(?:thousand|million|billion|trillion|hundred|percent)\b)"),
+        lambda m: quantity(m[1]),
+    ),
     (re.compile(rf"(?<![\w.,])({N})\s?(bn|mn|tn)\b"), lambda m: f"{number(m[1])} {SCALES[m[2]]}"),
 ]

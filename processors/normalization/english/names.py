@@ -56,6 +56,11 @@ def _acronym(match: re.Match[str]) -> str:
     return match[0]
 
 
+ANY_NAME = re.compile(
+    rf"\b(?:[A-Za-z]|Ph|{any_of([*TITLES, *ABBREVIATIONS, *BEFORE_NUMBERS])})\.|\b(?:St|Dr)\b|\b[Ww]/|b/c|[A-Z]{{2}}|IoT"
+    r"|[A-Z]&|[0-9]\sAD|[0-9]\s[A-Z]|\bAD\s[0-9]"
+)
+"""Finds something in every text that the rules below change."""
 NAMES: Rules = [
     (re.compile(r"\be\.\s?g\.,?(?=\W)"), "for example"),
     (re.compile(r"\bi\.\s?e\.,?(?=\W)"), "that is"),

@@ -3,6 +3,7 @@
 import re
 
 from processors.normalization.engine import Rules, cardinal, digit_groups, in_words, one_by_one
+from processors.normalization.roman import roman
 from processors.normalization.english.words import NUMBERED, RULERS
 
 N = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
@@ -62,14 +63,6 @@ def _pair(value: int) -> str:
 def plural(word: str) -> str:
     """Of a number: nineties, sixes, tenths."""
     return f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("x") else f"{word}s"
-
-
-def roman(numeral: str) -> int | None:
-    """The value of a Roman numeral below 400; None if it is none."""
-    if not re.fullmatch(r"C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})", numeral.upper()):
-        return None
-    values = [{"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}[letter] for letter in numeral.upper()]
-    return sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True))
 
 
 def _ruler(match: re.Match[str]) -> str:
