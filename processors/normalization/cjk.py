@@ -8,7 +8,6 @@ DIGITS = "零一二三四五六七八九"
 N = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
 """A pattern: 12 or 1,234.5."""
 SIGN = r"(?:(?<![0-9A-Za-z.,)])[-−–](?=[0-9$¥€£]))?"
-_LARGE = ("", "万", "亿", "兆")
 
 
 def one_by_one(text: str, digits: str = DIGITS) -> str:
@@ -18,7 +17,7 @@ def one_by_one(text: str, digits: str = DIGITS) -> str:
 
 def groups_of_four(digits: str) -> list[int]:
     """10000 as [1, 0]: numbers are named in groups of four digits."""
-    groups = []
+    groups: list[int] = []
     while digits:
         digits, group = digits[:-4], digits[-4:]
         groups.insert(0, int(group))

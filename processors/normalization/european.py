@@ -1,7 +1,7 @@
 """What the rules of German, French and Spanish share: numbers with a decimal comma, and what no rule has read."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from processors.normalization.engine import MAX_DIGITS, Rule, Rules, cardinal, in_words, one_by_one
 
@@ -28,7 +28,7 @@ def split_range(text: str) -> list[str]:
 
 
 def pairs(decimals: str, language: str) -> str:
-    """Decimals as a number of up to two digits, as in French and Spanish; zeros before it and more digits one by one."""
+    """Decimals as French and Spanish read them: up to two digits as a number, zeros and more digits one by one."""
     zeros = len(decimals) - len(decimals.lstrip("0"))
     rest = decimals[zeros:]
     spoken = [one_by_one("0" * zeros, language)] if zeros else []
@@ -56,9 +56,9 @@ def abbreviations(table: Mapping[str, str], before: str = r"(?<![\w.])", after: 
     return re.compile(rf"{before}({short})\.{after}"), in_full
 
 
-def acronyms(names: Sequence[str]) -> Rule:
+def acronyms(names: str) -> Rule:
     """A rule for acronyms that espeak-ng reads as words: as letters apart. Not in a text of capitals only."""
-    pattern = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    pattern = re.compile(rf"\b(?:{names})\b")
     return pattern, lambda match: match[0] if match.string.isupper() else " ".join(match[0])
 
 

@@ -4,7 +4,6 @@ import re
 
 from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words
 from processors.normalization.european import (
-    DASH,
     FRACTION,
     QUANTITY,
     N,
@@ -21,7 +20,20 @@ from processors.normalization.european import (
 from processors.normalization.roman import roman
 from processors.normalization.web import WebWords, web_rules
 
-_MONTHS = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
+_MONTHS = (
+    "janvier",
+    "février",
+    "mars",
+    "avril",
+    "mai",
+    "juin",
+    "juillet",
+    "août",
+    "septembre",
+    "octobre",
+    "novembre",
+    "décembre",
+)
 _SHORT_MONTHS = {"janv": "janvier", "févr": "février", "fév": "février", "avr": "avril", "juil": "juillet"} | {
     "sept": "septembre",
     "oct": "octobre",
@@ -119,10 +131,11 @@ _CURRENCIES = {
 }
 _SCALES = {"k": "mille", "M": "millions", "Md": "milliards", "Mds": "milliards"}
 _FEMININE = (
-    "tonne seconde minute milliseconde kilocalorie livre heure journée semaine année foi personne femme fille page place "
-    "chambre bouteille tasse pièce voiture maison étoile rue ligne image vidéo chanson question réponse idée"
-).split()
-_LETTERS = "UE EU PME VIH IA JO ID FAQ OGM QI".split()
+    "tonne|seconde|minute|milliseconde|kilocalorie|livre|heure|journée|semaine|année|foi|personne|femme|fille"
+    "|page|place|chambre|bouteille|tasse|pièce|voiture|maison|étoile|rue|ligne|image|vidéo|chanson|question"
+    "|réponse|idée"
+)
+_LETTERS = "UE|EU|PME|VIH|IA|JO|ID|FAQ|OGM|QI"
 _PARTS = {2: "demi", 3: "tiers", 4: "quart"}
 
 
@@ -132,7 +145,7 @@ def number(text: str, noun: str = "") -> str:
     spoken = cardinal(whole, "fr")
     if decimals:
         spoken += f" virgule {pairs(decimals, 'fr')}"
-    elif noun in _FEMININE:
+    elif re.fullmatch(_FEMININE, noun):
         spoken = re.sub(r"\bun$", "une", spoken)
     return f"moins {spoken}" if is_negative else spoken
 

@@ -7,7 +7,6 @@ from processors.normalization.european import (
     DASH,
     FRACTION,
     QUANTITY,
-    SIGN,
     N,
     abbreviations,
     acronyms,
@@ -21,7 +20,20 @@ from processors.normalization.european import (
 from processors.normalization.roman import roman
 from processors.normalization.web import WebWords, web_rules
 
-_MONTHS = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
+_MONTHS = (
+    "Januar",
+    "Februar",
+    "März",
+    "April",
+    "Mai",
+    "Juni",
+    "Juli",
+    "August",
+    "September",
+    "Oktober",
+    "November",
+    "Dezember",
+)
 _SHORT_MONTHS = {name[:3]: name for name in _MONTHS} | {"Sept": "September", "Mrz": "März"}
 _WEEKDAYS = {
     "Mo": "Montag",
@@ -33,9 +45,10 @@ _WEEKDAYS = {
     "So": "Sonntag",
 }
 _RULERS = (
-    "Ludwig Heinrich Karl Friedrich Wilhelm Otto Papst Benedikt Johannes Paul Pius Franz Elisabeth Georg Eduard Philipp "
-    "Katharina Nikolaus Alexander Maximilian Rudolf Leopold Gustav Napoleon Innozenz Gregor Leo Harald Carl"
-).split()
+    "Ludwig|Heinrich|Karl|Friedrich|Wilhelm|Otto|Papst|Benedikt|Johannes|Paul|Pius|Franz|Elisabeth|Georg|Eduard"
+    "|Philipp|Katharina|Nikolaus|Alexander|Maximilian|Rudolf|Leopold|Gustav|Napoleon|Innozenz|Gregor|Leo|Harald"
+    "|Carl"
+)
 _ABBREVIATIONS = {
     "z.B": "zum Beispiel",
     "d.h": "das heißt",
@@ -80,7 +93,7 @@ _ABBREVIATIONS = {
     "St": "Sankt",
     "Pl": "Platz",
 }
-_LETTERS = "EU USA AG AfD ARD EDV IT KI UN USB AOK BIP EZB AKW UKW ÖPNV URL FAQ ADAC ICE".split()
+_LETTERS = "EU|USA|AG|AfD|ARD|EDV|IT|KI|UN|USB|AOK|BIP|EZB|AKW|UKW|ÖPNV|URL|FAQ|ADAC|ICE"
 # Singular and plural; feminine nouns have "eine".
 _UNITS = {
     "km/h": "Kilometer pro Stunde",
@@ -269,7 +282,7 @@ _NAMES: Rules = [
     abbreviations(_ABBREVIATIONS),
     acronyms(_LETTERS),
     abbreviations({"str": "straße"}, before="(?<=[a-zäöüß])"),
-    (re.compile(rf"\b({'|'.join(_RULERS)})s?\s([IVX]+)\.?(?!\w)"), _ruler),
+    (re.compile(rf"\b({_RULERS})s?\s([IVX]+)\.?(?!\w)"), _ruler),
 ]
 _NUMBERS: Rules = [
     (re.compile(r"\b(Telefon:?\s)([+0-9][0-9 ()/-]{3,}[0-9])(?!\w)"), lambda m: m[1] + _telephone(m[2])),

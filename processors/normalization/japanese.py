@@ -8,7 +8,7 @@ from processors.normalization.web import WebWords, web_rules
 
 _LARGE = ("", "万", "億", "兆")
 _DASH = r"\s?[-–—~～〜]\s?"
-_CODE_DIGITS = "ゼロ 一 二 三 四 五 六 七 八 九".split()
+_CODE_DIGITS = ("ゼロ", "一", "二", "三", "四", "五", "六", "七", "八", "九")
 _DECIMALS = "〇一二三四五六七八九"
 _CURRENCIES = {
     "¥": "円",

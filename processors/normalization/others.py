@@ -7,7 +7,7 @@ from num2words import CONVERTER_CLASSES
 from processors.normalization.engine import Section, cardinal
 
 # Languages that write a decimal comma and a stop between thousands.
-_COMMA = set("ca cs da fi hu id is it lt lv nl no nb pl pt ro ru sk sl sr sv tr uk vi az be".split())
+_COMMA = "ca|cs|da|fi|hu|id|is|it|lt|lv|nl|no|nb|pl|pt|ro|ru|sk|sl|sr|sv|tr|uk|vi|az|be"
 _NAMES = {"nb": "no"}
 
 
@@ -16,7 +16,7 @@ def sections(base: str) -> list[Section]:
     language = _NAMES.get(base, base)
     if language not in CONVERTER_CLASSES:
         return []
-    separator = "." if base in _COMMA else ","
+    separator = "." if base in _COMMA.split("|") else ","
     thousands = re.compile(rf"(?<![\w.,])[0-9]{{1,3}}(?:[{separator}\u00a0\u202f][0-9]{{3}})+(?![\w]|[.,][0-9])")
     return [
         Section(

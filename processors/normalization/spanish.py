@@ -20,7 +20,20 @@ from processors.normalization.european import (
 from processors.normalization.roman import roman
 from processors.normalization.web import WebWords, web_rules
 
-_MONTHS = "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split()
+_MONTHS = (
+    "enero",
+    "febrero",
+    "marzo",
+    "abril",
+    "mayo",
+    "junio",
+    "julio",
+    "agosto",
+    "septiembre",
+    "octubre",
+    "noviembre",
+    "diciembre",
+)
 _SHORT_MONTHS = {name[:3]: name for name in _MONTHS} | {"sept": "septiembre"}
 _SHORT_DAYS = {
     "lun": "lunes",
@@ -122,7 +135,7 @@ _SCALES = {"M": "millones", "k": "mil"}
 _FEMININE = ("hora", "horas", "tonelada", "toneladas", "libra", "libras", "kilocaloría", "kilocalorías")
 # Nouns on -a that are masculine.
 _MASCULINE = "(?:día|problema|sistema|programa|tema|mapa|idioma|planeta|poema|clima)s?"
-_LETTERS = "UE ADN VIH URL FAQ OMS IA USB CEO ONG".split()
+_LETTERS = "UE|ADN|VIH|URL|FAQ|OMS|IA|USB|CEO|ONG"
 _QUEENS = ("Isabel", "María", "Juana", "Cristina", "Margarita", "Catalina", "Victoria")
 
 
@@ -166,7 +179,7 @@ def _counted(match: re.Match[str]) -> str:
 
 def _time(match: re.Match[str]) -> str:
     hour, minute = int(match["hour"]), match["minute"]
-    parts = [number(match["hour"].lstrip("0") or "0", "hora")]
+    parts = [number(match["hour"].lstrip("0") or "0", "horas")]
     if minute and int(minute):
         parts += ["cero"] * (minute[0] == "0") + [in_words(int(minute), "es")]
     if match["unit"]:

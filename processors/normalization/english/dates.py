@@ -111,8 +111,8 @@ def _dates(is_day_first: bool) -> Rules:
         (re.compile(r"(?<![\w.])['’]?([12][0-9]{2}0)['’]?s\b"), _decade),
         (
             re.compile(
-                r"(?<![\w.])(?:(?<=['’])|(?<=the )|(?<=his )|(?<=her )|(?<=their )|(?<=my )|(?<=your )|(?<=early )|(?<=late )"
-                r"|(?<=mid-)|(?<=of ))([1-9]0|00)['’]?s\b"
+                r"(?<![\w.])(?:(?<=['’])|(?<=the )|(?<=his )|(?<=her )|(?<=their )|(?<=my )|(?<=your )|(?<=early )"
+                r"|(?<=late )|(?<=mid-)|(?<=of ))([1-9]0|00)['’]?s\b"
             ),
             _decade,
         ),

@@ -48,17 +48,12 @@ def _initial(match: re.Match[str]) -> str:
 
 def _acronym(match: re.Match[str]) -> str:
     # In a text of capitals only, capitals do not mean letter names.
-    if match.string.isupper():
-        return match[0]
-    name, is_plural = match[1], match[2] is not None
-    if name in SPELLED or (is_plural and name in SPELLED_IN_PLURAL):
-        return spell(name) + ("'s" if is_plural else "")
-    return match[0]
+    return match[0] if match.string.isupper() else spell(match[1]) + ("'s" if match[2] else "")
 
 
 ANY_NAME = re.compile(
-    rf"\b(?:[A-Za-z]|Ph|{any_of([*TITLES, *ABBREVIATIONS, *BEFORE_NUMBERS])})\.|\b(?:St|Dr)\b|\b[Ww]/|b/c|[A-Z]{{2}}|IoT"
-    r"|[A-Z]&|[0-9]\sAD|[0-9]\s[A-Z]|\bAD\s[0-9]"
+    rf"\b(?:[A-Za-z]|Ph|{any_of([*TITLES, *ABBREVIATIONS, *BEFORE_NUMBERS])})\.|\b(?:St|Dr)\b|\b[Ww]/|b/c"
+    r"|[A-Z]{2}|IoT|[A-Z]&|[0-9]\s[A-Z]"
 )
 """Finds something in every text that the rules below change."""
 NAMES: Rules = [
@@ -80,7 +75,8 @@ NAMES: Rules = [
     (re.compile(r"\b((?:[A-Z]\.\s?)+[A-Z])\.(?![\w])"), _dotted),
     (re.compile(rf"\b([A-Z])\.(?=\s(?!(?:{SENTENCE_STARTS})\b)[A-Z][a-z])"), _initial),
     (re.compile(r"\bAD(?=\s[0-9])|(?<=[0-9]\s)AD\b"), spell("AD")),
-    (re.compile(r"\b(IoT|[A-Z]{2,})(s)?\b"), _acronym),
+    (re.compile(rf"\b({SPELLED})(s?)\b"), _acronym),
+    (re.compile(rf"\b({SPELLED_IN_PLURAL})(s)\b"), _acronym),
     (re.compile(r"\b([A-Z])&A\b"), r"\1 and eh"),
 ]
 

@@ -3,8 +3,8 @@
 import re
 
 from processors.normalization.engine import Rules, cardinal, digit_groups, in_words, one_by_one
-from processors.normalization.roman import roman
 from processors.normalization.english.words import NUMBERED, RULERS
+from processors.normalization.roman import roman
 
 N = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 """A pattern: 12 or 1,234.56 or .5."""
@@ -125,7 +125,7 @@ def _apart(match: re.Match[str]) -> str:
 
 
 NUMBERS: Rules = [
-    (re.compile(rf"\b({'|'.join(RULERS)}) ([IVX]{{2,}}|[VX])\b"), _ruler),
+    (re.compile(rf"\b({RULERS}) ([IVX]{{2,}}|[VX])\b"), _ruler),
     (re.compile(r"\b((?:King|Queen|Pope|Emperor|Empress|Tsar|Prince) [A-Z][a-z]+) ([IVX]+)\b"), _ruler),
     (re.compile(r"\b(WW)(I{1,2})\b"), lambda m: f"World War {'one' if m[2] == 'I' else 'two'}"),
     (re.compile(rf"\b({NUMBERED}) ([IVXLC]+|[ivx]+)\b"), _numbered),

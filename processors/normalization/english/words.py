@@ -266,22 +266,23 @@ UNITS = {
     "ppm": ("part per million", "parts per million"),
 }
 RULERS = (
-    "Henry Louis Charles George Edward William Richard James Elizabeth Mary Philip Ferdinand Alexander Nicholas "
-    "Catherine Peter Frederick Wilhelm Leopold Albert Napoleon Benedict Pius Leo Urban Innocent Clement Gregory Boniface "
-    "Paul Ptolemy Ramesses Xerxes Darius Otto Rudolf Ivan Harald Gustav Carl Haakon Olav Umberto Felipe Alfonso Juan"
-).split()
+    "Henry|Louis|Charles|George|Edward|William|Richard|James|Elizabeth|Mary|Philip|Ferdinand|Alexander|Nicholas"
+    "|Catherine|Peter|Frederick|Wilhelm|Leopold|Albert|Napoleon|Benedict|Pius|Leo|Urban|Innocent|Clement"
+    "|Gregory|Boniface|Paul|Ptolemy|Ramesses|Xerxes|Darius|Otto|Rudolf|Ivan|Harald|Gustav|Carl|Haakon|Olav"
+    "|Umberto|Felipe|Alfonso|Juan"
+)
 # Nouns before a number that is written with Roman numerals.
 NUMBERED = (
     "World War|Super Bowl|Chapter|Part|Volume|Book|Act|Scene|Section|Article|Title|Type|Phase|Stage|Class|Level|Grade"
     "|Appendix|Table|Figure|Episode|Season|Schedule|Category|Annex|Unit|Lesson|Round|Mark|Legion"
 )
 # Capital letters that espeak-ng reads as a word, or wrongly, though they are letter names.
-SPELLED = set(
-    "ACL ACLU AKA ALS APR ASL ATP AWS DEA DUI ECB ECG EEG EKG EMT EOF EPA ESL ETF EULA EV FAA FAQ IBS ICU IMF IPO IQ "
-    "ISS IUD IoT NGO NIH NYC NYU OAP OB OED PTA SEO TSA UAE UEFA UPS USPS UX YMCA MEP".split()
+SPELLED = (
+    "ACL|ACLU|AKA|ALS|APR|ASL|ATP|AWS|DEA|DUI|ECB|ECG|EEG|EKG|EMT|EOF|EPA|ESL|ETF|EULA|EV|FAA|FAQ|IBS|ICU|IMF"
+    "|IPO|IQ|ISS|IUD|IoT|NGO|NIH|NYC|NYU|OAP|OB|OED|PTA|SEO|TSA|UAE|UEFA|UPS|USPS|UX|YMCA|MEP"
 )
 # Letter names that espeak-ng reads well, but whose plural it does not.
-SPELLED_IN_PLURAL = set("CPU CV DJ DVD GPU ID KPI LLM MP PC PDF SSD VIP VPN".split())
+SPELLED_IN_PLURAL = "CPU|CV|DJ|DVD|GPU|ID|KPI|LLM|MP|PC|PDF|SSD|VIP|VPN"
 # Words that begin a sentence; a stop before them is more than that of an abbreviation.
 SENTENCE_STARTS = (
     "The|This|That|These|Those|There|He|She|It|We|They|You|I|His|Her|Its|Our|Their|My|Your|A|An|In|On|At|But|And|So|If"
