@@ -54,6 +54,13 @@ class PreprocessSettings(Section):
         description="espeak: IPA phones; graphemes: the lower-cased characters of the text"
     )
     language: str = Field(description="espeak-ng voice that pronounces the text, such as en-us or de")
+    normalize_text: Literal["auto", "none"] = Field(
+        description="auto: read numbers, dates, prices, abbreviations and addresses in words, by the rules of the "
+        "language; none: leave them to the phonemizer"
+    )
+    lexicon: str | None = Field(
+        description="file with a word, a tab, and its phones in IPA or another spelling in each line; null: none"
+    )
     symbol_table: str | None = Field(description="existing symbols.dict that phones must come from; null builds one")
     add_blank: bool = Field(description="put id 0 around and between phones")
     acoustic_token_extractor: Literal["Encodec", "MelRVQ", "SpeechRVQ"] = Field(description="the codec")

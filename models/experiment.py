@@ -25,7 +25,7 @@ MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder with `args.json`, `symbols.dict`, perhaps a codec file, `checkpoint/`, `log/` and `result/`.
+    """A folder with `args.json`, `symbols.dict`, perhaps a codec file and a lexicon, `checkpoint/`, `log/`, `result/`.
 
     `is_reference` marks a folder that the reference recipe made: it is read, never written.
     """
@@ -46,6 +46,10 @@ class Experiment:
     def symbols(self) -> Path:
         return self.folder / "symbols.dict"
 
+    @property
+    def lexicon(self) -> Path:
+        return self.folder / "lexicon.tsv"
+
     def codec(self, file_name: str) -> Path:
         """The path of the codec's file: fitted codebooks, or the local weights that made the codes."""
         return self.folder / file_name
@@ -59,21 +63,38 @@ class Experiment:
         if not self.args.is_file():
             raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
         # Settings newer than the experiment get their defaults. Only VALL-E has defaults for its `model` section.
-        is_valle = read_values(self.args).get("model_type", "VALLE") == "VALLE"
-        return read_settings(
+        content = read_values(self.args)
+        is_valle = content.get("model_type", "VALLE") == "VALLE"
+        settings = read_settings(
             self.args,
             Settings,
             overrides,
             defaults=ROOT / "config" / ("valle.json" if is_valle else "tts.json"),
             root=ROOT,
-            adapt=self._adapted if self.is_reference else None,
+            adapt=self._adapted,
         )
+        # The copy in the folder is what the model was trained with. An override names another one.
+        lexicon = settings.preprocess.lexicon
+        if lexicon is not None and self.lexicon.is_file() and lexicon == _saved_lexicon(content):
+            preprocess = settings.preprocess.model_copy(update={"lexicon": str(self.lexicon.absolute())})
+            settings = settings.model_copy(update={"preprocess": preprocess})
+        return settings
 
     def _adapted(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        settings, remarks = adapted_settings(content)
-        for remark in remarks:
-            log.info("%s: %s", self.args, remark)
-        return settings
+        adapted = dict(content)
+        if self.is_reference:
+            adapted, remarks = adapted_settings(content)
+            for remark in remarks:
+                log.info("%s: %s", self.args, remark)
+        # Experiments older than this setting were trained on texts as they were written.
+        if isinstance(adapted.get("preprocess", {}), Mapping):
+            adapted["preprocess"] = {"normalize_text": "none", **adapted.get("preprocess", {})}
+        return adapted
+
+
+def _saved_lexicon(content: Mapping[str, Any]) -> Any:
+    preprocess = content.get("preprocess")
+    return preprocess.get("lexicon") if isinstance(preprocess, Mapping) else None
 
 
 def load_model(source: Checkpoint, settings: Settings) -> CodecLM:

@@ -17,7 +17,7 @@ _HTML: Rules = [
     (re.compile(r"<!--.*?-->|<(script|style)\b[^>]*>.*?</\1>", re.DOTALL | re.IGNORECASE), ""),
     (re.compile(r"<(?:br|hr|/?(?:p|div|tr|h[1-6]|ul|ol))\b[^<>]*>", re.IGNORECASE), "\n"),
     (re.compile(r"<li\b[^<>]*>", re.IGNORECASE), "\n- "),
-    (re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE), ""),
+    (re.compile(rf"</?(?:{_TAGS})(?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+))*\s*/?>", re.IGNORECASE), ""),
 ]
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}[0-9]{0,2});")
 _MARKDOWN: Rules = [
