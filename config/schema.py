@@ -312,6 +312,13 @@ class Settings(Section):
         return self
 
 
+class TextSettings(BaseModel):
+    """The settings that decide how a text is read, of a config whose corpora do not matter."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+    preprocess: PreprocessSettings
+
+
 class ValleExperiment(Settings):
     """Settings of an experiment whose model is VALL-E, for the benchmarks of that model."""
 

@@ -65,6 +65,8 @@ ROWS = [
     Row("preprocess.processed_dir", "features", folders),
     Row("preprocess.phone_extractor", "graphemes", features),
     Row("preprocess.language", "de", features),
+    Row("preprocess.normalize_text", "none", features, {"dataset_path": {"custom": "{root}/written_corpus"}}),
+    Row("preprocess.lexicon", "{root}/lexicon.tsv", features),
     Row("preprocess.symbol_table", "{root}/few.dict", features),
     Row("preprocess.add_blank", True, weights),
     Row("preprocess.add_blank", True, speech),

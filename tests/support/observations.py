@@ -62,6 +62,9 @@ def make_world(root: Path) -> None:
     """Write a world: what `World` names, a second corpus, codebooks and symbol table, and a pair that ends at once."""
     write_custom(root / "other_corpus", 4, seed=3)
     write_ljspeech(root / "LJSpeech-1.1", 3)
+    listed = write_custom(root / "written_corpus", 4, seed=3) / "metadata.csv"
+    listed.write_text(listed.read_text().replace(".", " for $5."))
+    (root / "lexicon.tsv").write_text("birds\tfish\nrivers\t/ˈlɛɪks/\n", encoding="utf-8")
     config = write_config(root / "exp_config.json", write_custom(root / "corpus", 14), root)
     prepare(config, {})
     train(config, "pair", 0, {})

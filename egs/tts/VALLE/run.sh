@@ -20,6 +20,8 @@ usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|4|5 [flags]
 
 Stage 1, features:
   --num_workers N           processes that read audio and phonemize, in addition to the one that runs the codec
+  --show_text TEXT          only print how TEXT is read: normalized, and in phones; needs no corpus
+  --infer_expt_dir DIR      with --show_text: as this experiment reads it
 
 Stage 2, training, into <log_dir>/NAME:
   --name NAME, -n           experiment
