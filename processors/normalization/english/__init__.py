@@ -20,7 +20,7 @@ def sections(is_day_first: bool) -> list[Section]:
         # What has a form of its own before plain numbers: the more specific first.
         Section(re.compile(r"[0-9]|day\s?[-–]|\b[A-Z][a-z]{2,4}\.\s"), DATES[is_day_first]),
         Section(re.compile("[0-9¼-¾⅐-⅞²³⁰¹⁴-⁹]"), MEASURES),
-        Section(re.compile(r"[0-9]|\b(?:[IVXLC]+|[ivx]+|WWI+)\b"), NUMBERS),
+        Section(re.compile(r"[0-9]|[A-Z][a-z]+ (?:[IVXLC]+|[ivx]+)\b|\bWWI|[IVX]+ [Cc]entur"), NUMBERS),
         # Signs at last, when numbers no longer contain them.
         Section(re.compile(r"[^\w\s,;:!?'\"’‘“”().…—–-]|_|->"), SYMBOLS),
     ]
