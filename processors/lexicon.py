@@ -14,7 +14,7 @@ from utils.text_files import read_text_file
 # Letters and marks that no spelling has: a value with one of them is IPA.
 _IPA_LETTER = re.compile("[\u0250-\u02af\u02b0\u02b2\u02b7\u02c8\u02cc\u02d0\u02d1\u02de\u1d00-\u1dbf]")
 # What the lexicon must leave alone: inline phones and pauses.
-_PROTECTED = r"\[\[.*?\]\]|\[pause\b[^\[\]]*\]"
+_PROTECTED = r"\[\[[^\[\]]*\]\]|\[pause\b[^\[\]]*\]"
 # Scripts that have no spaces between words: there, a word has no boundary to look for.
 _UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 _LETTER = rf"(?:(?!{_UNSPACED})\w)"
@@ -35,7 +35,7 @@ class Lexicon:
         self._pattern = re.compile(
             f"{_PROTECTED}|(?P<special>{'|'.join([*map(_whole, sorted(special, key=len, reverse=True)), '(?!)'])})"
             f"|(?P<word>{_WORD.pattern})",
-            re.IGNORECASE | re.DOTALL,
+            re.IGNORECASE,
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from processors.normalization.engine import any_of
 from processors.symbols import SymbolTable, join_words
 
 # Inline phones, with the ending of an English possessive, which belongs to their word.
-_INLINE = re.compile(r"\[\[(.*?)\]\]((?:['’]s\b)?)", re.DOTALL)
+_INLINE = re.compile(r"\[\[([^\[\]]*)\]\]((?:['’]s\b)?)")
 # Symbol tables have no ties, and no stress. Stress and marks between syllables still separate phones.
 _TIES = str.maketrans("", "", "\u035c\u0361\u203f")
 _SEPARATORS = "ˈˌ'’.|-"

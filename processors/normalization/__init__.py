@@ -18,7 +18,7 @@ from processors.normalization.engine import Section, apply_sections
 from processors.normalization.markup import drop_emoji, fold_characters, strip_markup
 
 # Inline phones and pauses are not text.
-_PROTECTED = re.compile(r"\[\[.*?\]\]|\[pause\b[^\[\]]*\]", re.DOTALL)
+_PROTECTED = re.compile(r"\[\[[^\[\]]*\]\]|\[pause\b[^\[\]]*\]")
 # Private-use characters stand for them meanwhile. No rule changes these, and they have no sound of their own.
 _PLACEHOLDERS = re.compile("[\U000f0000-\U0010ffff]")
 _FIRST_PLACEHOLDER = 0xF0000

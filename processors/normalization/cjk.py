@@ -5,8 +5,8 @@ import re
 from processors.normalization.engine import MAX_DIGITS
 
 DIGITS = "零一二三四五六七八九"
-N = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
-"""A pattern: 12 or 1,234.5."""
+N = r"(?<![0-9])(?<![0-9][.,])(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?![0-9])(?:\.[0-9]+)?"
+"""A pattern: 12 or 1,234.5. The text around it has no spaces, so the pattern itself says where a number begins."""
 SIGN = r"(?:(?<![0-9A-Za-z.,)])[-−–](?=[0-9$¥€£]))?"
 
 

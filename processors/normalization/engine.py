@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 from num2words import num2words
 
+# Longer numbers are codes rather than quantities, and num2words has no names for numbers of any size.
+MAX_DIGITS = 15
+# Characters beside a match that a rule looks at: a few words, so that long texts take no longer for each match.
+_NEAR = 60
 Replacement = str | Callable[[re.Match[str]], str]
 Rule = tuple[re.Pattern[str], Replacement]
 Rules = Sequence[Rule]
@@ -17,10 +21,6 @@ class Section(NamedTuple):
 
     needs: re.Pattern[str]
     rules: Rules
-
-
-# Longer numbers are codes rather than quantities, and num2words has no names for numbers of any size.
-MAX_DIGITS = 15
 
 
 def apply(rules: Rules, text: str) -> str:
@@ -35,6 +35,16 @@ def apply_sections(sections: Sequence[Section], text: str) -> str:
         if section.needs.search(text):
             text = apply(section.rules, text)
     return text
+
+
+def words_before(match: re.Match[str]) -> str:
+    """The text before a match: its last few words."""
+    return match.string[max(0, match.start() - _NEAR) : match.start()]
+
+
+def words_after(match: re.Match[str]) -> str:
+    """The text after a match: its first few words."""
+    return match.string[match.end() : match.end() + _NEAR]
 
 
 def any_of(words: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from processors.normalization.engine import MAX_DIGITS, Rule, Rules, cardinal, in_words, one_by_one
+from processors.normalization.engine import MAX_DIGITS, Rule, Rules, cardinal, in_words, one_by_one, words_after
 
 N = "(?:[0-9]{1,3}(?:[.\u00a0\u202f ][0-9]{3})+(?![0-9])|[0-9]+)(?:,[0-9]+)?"
 """A pattern: 12 or 1.234,5 or 1 234,5."""
@@ -50,7 +50,7 @@ def abbreviations(table: Mapping[str, str], before: str = r"(?<![\w.])", after: 
     short = "|".join(re.escape(name).replace(r"\.", r"\.\s?") for name in sorted(table, key=len, reverse=True))
 
     def in_full(match: re.Match[str]) -> str:
-        is_end = not match.string[match.end() :].strip()
+        is_end = not words_after(match).strip()
         return table[re.sub(r"\s", "", match[1])] + ("." if is_end else "")
 
     return re.compile(rf"{before}({short})\.{after}"), in_full

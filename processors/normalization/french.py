@@ -2,7 +2,7 @@
 
 import re
 
-from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words
+from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words, words_after
 from processors.normalization.european import (
     FRACTION,
     QUANTITY,
@@ -199,7 +199,7 @@ def _of(spoken: str, noun: str) -> str:
 
 def _counted(match: re.Match[str]) -> str:
     """A number, with une before a feminine noun."""
-    follows = re.match(r"\s([a-zà-ÿ]+)", match.string[match.end() :])
+    follows = re.match(r"\s([a-zà-ÿ]+)", words_after(match))
     return quantity(match[0], follows[1].removesuffix("s") if follows else "")
 
 
@@ -239,18 +239,20 @@ def _roman_cardinal(match: re.Match[str]) -> str:
 
 
 _WEB = WebWords(
-    dot="point",
-    slash="barre oblique",
-    dash="tiret",
-    underscore="tiret bas",
-    at="arobase",
+    signs={
+        ".": "point",
+        "/": "barre oblique",
+        "-": "tiret",
+        "_": "tiret bas",
+        "@": "arobase",
+        "?": "point d'interrogation",
+        "=": "égale",
+        "&": "et",
+        "%": "pour cent",
+        "+": "plus",
+    },
     hashtag="hashtag",
     spell=lambda letters: " ".join(letters.upper()),
-    question_mark="point d'interrogation",
-    equals="égale",
-    ampersand="et",
-    percent="pour cent",
-    plus="plus",
 )
 _NAMES: Rules = [
     (re.compile(rf"\b({any_of(_SHORT_DAYS)})\.(?=\s[0-9])"), lambda m: _SHORT_DAYS[m[1]]),

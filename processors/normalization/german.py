@@ -2,7 +2,17 @@
 
 import re
 
-from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words, one_by_one
+from processors.normalization.engine import (
+    Rules,
+    Section,
+    any_of,
+    cardinal,
+    digit_groups,
+    in_words,
+    one_by_one,
+    words_after,
+    words_before,
+)
 from processors.normalization.european import (
     DASH,
     FRACTION,
@@ -158,7 +168,14 @@ _CURRENCIES = {
     "Fr.": ("Franken", "Rappen"),
     "¥": ("Yen", ""),
 }
-_SCALES = {"Mio.": "Millionen", "Mio": "Millionen", "Mrd.": "Milliarden", "Mrd": "Milliarden", "Tsd.": "Tausend"}
+# Singular and plural.
+_SCALES = {
+    "Mio.": ("Million", "Millionen"),
+    "Mio": ("Million", "Millionen"),
+    "Mrd.": ("Milliarde", "Milliarden"),
+    "Mrd": ("Milliarde", "Milliarden"),
+    "Tsd.": ("Tausend", "Tausend"),
+}
 # The ordinal ends in -n after these, in -e after an article, and otherwise in -r.
 _DATIVE = r"(?:[Aa]m|[Ii]m|[Vv]om|[Zz]um|[Zz]ur|[Bb]eim|dem|den|des|bis|jedem|jeden|seinem|ihrem|einem|einer|der)"
 _NOMINATIVE = r"(?:[Dd]er|[Dd]ie|[Dd]as|jede|jeder|jedes)"
@@ -184,25 +201,26 @@ def year(digits: str) -> str:
     return cardinal(digits, "de")
 
 
-def _inflected(before: str, digits: str) -> str:
+def _inflected(preceding: str, digits: str) -> str:
     """The ordinal after these words: am dritten, der dritte, dritter."""
     spoken = ordinal(digits, "de")
     # A nominative at the beginning of a sentence is more likely than a genitive.
-    if re.search(rf"\b{_NOMINATIVE}\s$", before):
+    if re.search(rf"\b{_NOMINATIVE}\s$", preceding):
         return spoken
-    return spoken + ("n" if re.search(rf"\b{_DATIVE}\s$", before) else "r")
+    return spoken + ("n" if re.search(rf"\b{_DATIVE}\s$", preceding) else "r")
 
 
 def _day(match: re.Match[str]) -> str:
     month = match["month"].rstrip(".")
     name = _MONTHS[int(month) - 1] if month.isdigit() else _SHORT_MONTHS.get(month, month)
-    spoken = f"{_inflected(match.string[: match.start()], match['day'])} {name}"
+    spoken = f"{_inflected(words_before(match), match['day'])} {name}"
     return spoken + (f" {year(match['year'])}" if match["year"] else "")
 
 
 def _ordinal(match: re.Match[str]) -> str:
-    before = match.string[: match.start()]
-    return _inflected(before, match[1]) if re.search(rf"\b(?:{_DATIVE}|{_NOMINATIVE})\s$", before) else match[0]
+    preceding = words_before(match)
+    is_inflected = re.search(rf"\b(?:{_DATIVE}|{_NOMINATIVE})\s$", preceding)
+    return _inflected(preceding, match[1]) if is_inflected else match[0]
 
 
 def _time(match: re.Match[str]) -> str:
@@ -214,7 +232,7 @@ def _time(match: re.Match[str]) -> str:
 def _money(match: re.Match[str]) -> str:
     name, part = _CURRENCIES[match["unit"]]
     if match["scale"]:
-        return f"{quantity(match['amount'], 'eine')} {_SCALES[match['scale']]} {name}"
+        return f"{_scaled(match)} {name}"
     is_negative, whole, cents = split_number(match["amount"])
     if len(cents) != 2 or len(split_range(match["amount"])) > 1:
         return f"{quantity(match['amount'], 'ein')} {name}"
@@ -222,6 +240,11 @@ def _money(match: re.Match[str]) -> str:
     if not int(whole):
         return f"{minus}{in_words(int(cents), 'de')} {part}"
     return f"{minus}{number(whole, 'ein')} {name}" + (f" {in_words(int(cents), 'de')}" if int(cents) else "")
+
+
+def _scaled(match: re.Match[str]) -> str:
+    """eine Million, zwei Millionen"""
+    return f"{quantity(match['amount'], 'eine')} {_SCALES[match['scale']][match['amount'] != '1']}"
 
 
 def _measure(match: re.Match[str]) -> str:
@@ -253,27 +276,29 @@ def _telephone(text: str) -> str:
 def _year_or_count(match: re.Match[str]) -> str:
     """Four digits: a year, unless a noun follows that they count."""
     is_dated = re.search(
-        r"\b(?:[Jj]ahre?|[Ii]n|[Ss]eit|[Aa]b|[Bb]is|[Uu]m|[Vv]or|[Nn]ach|[Vv]on)\s$", match.string[: match.start()]
+        r"\b(?:[Jj]ahre?|[Ii]n|[Ss]eit|[Aa]b|[Bb]is|[Uu]m|[Vv]or|[Nn]ach|[Vv]on)\s$", words_before(match)
     )
-    is_count = re.match(r"\s[A-ZÄÖÜ]", match.string[match.end() :]) and not is_dated
+    is_count = re.match(r"\s[A-ZÄÖÜ]", words_after(match)) and not is_dated
     return cardinal(match[0], "de") if is_count else year(match[0])
 
 
 _HOUR = r"(?<![\w.,:])(?P<hour>[01]?[0-9]|2[0-4])"
 _MONTH = any_of([*_MONTHS, *(f"{name}." for name in _SHORT_MONTHS)])
 _WEB = WebWords(
-    dot="Punkt",
-    slash="Schrägstrich",
-    dash="Minus",
-    underscore="Unterstrich",
-    at="at",
+    signs={
+        ".": "Punkt",
+        "/": "Schrägstrich",
+        "-": "Minus",
+        "_": "Unterstrich",
+        "@": "at",
+        "?": "Fragezeichen",
+        "=": "gleich",
+        "&": "und",
+        "%": "Prozent",
+        "+": "plus",
+    },
     hashtag="Hashtag",
     spell=lambda letters: " ".join(letters.upper()),
-    question_mark="Fragezeichen",
-    equals="gleich",
-    ampersand="und",
-    percent="Prozent",
-    plus="plus",
 )
 _NAMES: Rules = [
     # Days before dates, and Freitag before Frau.
@@ -293,7 +318,8 @@ _NUMBERS: Rules = [
     # Dates before ordinals, as both have a stop.
     (
         re.compile(
-            rf"(?<![\w.,])(?P<day>0?[1-9]|[12][0-9]|3[01])\.\s?(?P<month>{_MONTH}|(?:0?[1-9]|1[0-2])\.)(?:\s?(?P<year>[12][0-9]{{3}})\b)?(?![0-9])"
+            rf"(?<![\w.,])(?P<day>0?[1-9]|[12][0-9]|3[01])\.\s?(?P<month>{_MONTH}|(?:0?[1-9]|1[0-2])\.)"
+            r"(?:\s?(?P<year>[12][0-9]{3})\b)?(?![0-9])"
         ),
         _day,
     ),
@@ -315,7 +341,7 @@ _NUMBERS: Rules = [
         _money,
     ),
     (re.compile(rf"(?<!\w)(?P<unit>{any_of(_CURRENCIES)})\s?(?P<amount>{N})\s?(?P<scale>{any_of(_SCALES)})?"), _money),
-    (re.compile(rf"({QUANTITY})\s?({any_of(_SCALES)})(?!\w)"), lambda m: f"{quantity(m[1], 'eine')} {_SCALES[m[2]]}"),
+    (re.compile(rf"(?P<amount>{QUANTITY})\s?(?P<scale>{any_of(_SCALES)})(?!\w)"), _scaled),
     (re.compile("([0-9])?½\\s(?=[A-Z])"), lambda m: f"{number(m[1], 'ein')}einhalb " if m[1] else "ein halber "),
     (
         re.compile("([0-9])?([¼½¾⅓⅔])"),
@@ -350,7 +376,7 @@ _SIGNS: Rules = [
 def sections() -> list[Section]:
     return [
         Section(re.compile(r"\w[.@:/]\w|[#@]"), web_rules(_WEB)),
-        Section(re.compile(r"\w\.|[A-Z]{2}|AfD"), _NAMES),
+        Section(re.compile(r"\w\.|[A-Z]{2}|AfD|[IVX]\b"), _NAMES),
         Section(re.compile("[0-9¼½¾⅓⅔]"), _NUMBERS),
         Section(re.compile(r"[^\w\s,;:!?'\"’‘“”„().…—–-]|[_0-9²³]"), _SIGNS),
     ]

@@ -109,18 +109,20 @@ def _money(match: re.Match[str]) -> str:
 
 
 _WEB = WebWords(
-    dot="ドット",
-    slash="スラッシュ",
-    dash="ハイフン",
-    underscore="アンダーバー",
-    at="アット",
+    signs={
+        ".": "ドット",
+        "/": "スラッシュ",
+        "-": "ハイフン",
+        "_": "アンダーバー",
+        "@": "アット",
+        "?": "クエスチョン",
+        "=": "イコール",
+        "&": "アンド",
+        "%": "パーセント",
+        "+": "プラス",
+    },
     hashtag="",
     spell=lambda letters: " ".join(letters.upper()),
-    question_mark="クエスチョン",
-    equals="イコール",
-    ampersand="アンド",
-    percent="パーセント",
-    plus="プラス",
 )
 _RANGE = rf"{SIGN}{N}(?:{_DASH}{N})?"
 _TIME = r"(?P<hour>[01]?[0-9]|2[0-4])[:：](?P<minute>[0-5][0-9])(?:[:：](?P<second>[0-5][0-9]))?"

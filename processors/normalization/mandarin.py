@@ -11,7 +11,7 @@ from processors.normalization.cjk import (
     one_by_one,
     split_number,
 )
-from processors.normalization.engine import Rules, Section, any_of
+from processors.normalization.engine import Rules, Section, any_of, words_before
 from processors.normalization.web import WebWords, web_rules
 
 _LARGE = ("", "万", "亿", "万亿")
@@ -122,7 +122,7 @@ def _counted(match: re.Match[str]) -> str:
     if (
         match[0] == "2"
         and match.string[match.end() : match.end() + 1] in [*_COUNTED]
-        and not match.string[: match.start()].endswith("第")
+        and not words_before(match).endswith("第")
     ):
         return "两"
     return _quantity(match[0])
@@ -161,18 +161,20 @@ def _measure(match: re.Match[str]) -> str:
 
 
 _WEB = WebWords(
-    dot="点",
-    slash="斜杠",
-    dash="杠",
-    underscore="下划线",
-    at="艾特",
+    signs={
+        ".": "点",
+        "/": "斜杠",
+        "-": "杠",
+        "_": "下划线",
+        "@": "艾特",
+        "?": "问号",
+        "=": "等于",
+        "&": "和",
+        "%": "百分号",
+        "+": "加",
+    },
     hashtag="",
     spell=lambda letters: " ".join(letters.upper()),
-    question_mark="问号",
-    equals="等于",
-    ampersand="和",
-    percent="百分号",
-    plus="加",
 )
 _RANGE = rf"{SIGN}{N}(?:{_DASH}{N})?"
 _TIME = r"(?P<hour>[01]?[0-9]|2[0-4])[:：](?P<minute>[0-5][0-9])(?:[:：](?P<second>[0-5][0-9]))?"

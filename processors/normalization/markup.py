@@ -14,20 +14,20 @@ _TAGS = (
     "|svg|table|tbody|td|tfoot|th|thead|time|tr|tt|u|ul|var|video|voice|wbr"
 )
 _HTML: Rules = [
-    (re.compile(r"<!--.*?-->|<(script|style)\b[^>]*>.*?</\1>", re.DOTALL | re.IGNORECASE), ""),
+    (re.compile(r"<!--(?:(?!<!--).)*?-->|<(script|style)\b[^>]*>(?:(?!<\1).)*?</\1>", re.DOTALL | re.IGNORECASE), ""),
     (re.compile(r"<(?:br|hr|/?(?:p|div|tr|h[1-6]|ul|ol))\b[^<>]*>", re.IGNORECASE), "\n"),
     (re.compile(r"<li\b[^<>]*>", re.IGNORECASE), "\n- "),
     (re.compile(rf"</?(?:{_TAGS})(?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+))*\s*/?>", re.IGNORECASE), ""),
 ]
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}[0-9]{0,2});")
 _MARKDOWN: Rules = [
-    (re.compile(r"^\s*(?:```.*|~~~.*|(?:[-*_]\s*){3,})$", re.MULTILINE), ""),
+    (re.compile(r"^[ \t]*(?:```.*|~~~.*|(?:[-*_][ \t]*){3,})$", re.MULTILINE), ""),
     # An image before a link, whose syntax it contains.
     (re.compile(r"!?\[([^\[\]]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)"), r"\1"),
     (re.compile(r"`+([^`\n]+)`+"), r"\1"),
-    (re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*"), r"\1"),
-    (re.compile(r"(?<!\w)__(?=\S)(.+?)(?<=\S)__(?!\w)"), r"\1"),
-    (re.compile(r"~~(?=\S)(.+?)(?<=\S)~~"), r"\1"),
+    (re.compile(r"\*\*(?=\S)((?:(?!\*\*).)+)(?<=\S)\*\*"), r"\1"),
+    (re.compile(r"(?<!\w)__(?=\S)((?:(?!__).)+)(?<=\S)__(?!\w)"), r"\1"),
+    (re.compile(r"~~(?=\S)((?:(?!~~).)+)(?<=\S)~~"), r"\1"),
     (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
     (re.compile(r"(?<![\w_])_(?=[^\s_])([^_\n]+?)(?<=\S)_(?![\w_])"), r"\1"),
     (re.compile(r"^[ \t]*(?:>[ \t]?)+", re.MULTILINE), ""),
@@ -39,8 +39,6 @@ _EMOJI = re.compile(
     "[\u2600-\u27bf\u2b05-\u2b55\u231a-\u23fa\U0001f000-\U0001faff\u200d\ufe0e\ufe0f\u20e3\U000e0020-\U000e007f]+"
     r"|(?<!\S)(?:[:;]['’]?-?[()DPp]|<3|\^_\^|:['’]\()(?!\S)"
 )
-
-
 _ANY_MARKUP = re.compile(r"[<>&*_`~]|\]\(|^[ \t]*[#+•‣▪●-]", re.MULTILINE)
 # Superscripts and fractions.
 _WITH_A_MEANING = "⁰¹²³⁴⁵⁶⁷⁸⁹¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
@@ -89,4 +87,5 @@ def _folded(character: str) -> str:
 
 def _unescape(entity: re.Match[str]) -> str:
     character = html.unescape(entity[0])
-    return character.replace("\xa0", " ").replace("\xad", "")
+    # Private-use characters stand for inline phones here.
+    return re.sub("[\xad\U000f0000-\U0010ffff]", "", character.replace("\xa0", " "))

@@ -2,7 +2,7 @@
 
 import re
 
-from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words
+from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words, words_after
 from processors.normalization.european import (
     FRACTION,
     QUANTITY,
@@ -172,7 +172,7 @@ def _counted(match: re.Match[str]) -> str:
     """A number before the noun that it counts: un libro, doscientas personas."""
     follows = re.match(
         r"\s(?!(?:de|del|a|al|y|o|e|en|por|con|es|son|fue|que|para|sin|millón|mil)\b)([a-záéíóúñü]+)",
-        match.string[match.end() :],
+        words_after(match),
     )
     return quantity(match[0], follows[1] if follows else None)
 
@@ -189,7 +189,7 @@ def _time(match: re.Match[str]) -> str:
         is_evening = not is_morning and 8 <= hour <= 11
         parts.append(f"de la {'mañana' if is_morning else 'noche' if is_evening else 'tarde'}")
         # The stop of p. m. is that of the sentence at the end of a text.
-        if match["half"].endswith(".") and not match.string[match.end() :].strip():
+        if match["half"].endswith(".") and not words_after(match).strip():
             return " ".join(parts) + "."
     return " ".join(parts)
 
@@ -232,7 +232,7 @@ def _fraction(match: re.Match[str]) -> str:
     top, bottom, whole = int(match["top"]), int(match["bottom"]), match["whole"]
     if not 2 <= bottom <= 100:
         return f"{cardinal(match['top'], 'es')} sobre {cardinal(match['bottom'], 'es')}"
-    follows = re.match(r"\s[a-záéíóúñü]+", match.string[match.end() :])
+    follows = re.match(r"\s[a-záéíóúñü]+", words_after(match))
     half = "media" if follows and follows[0].rstrip("s").endswith("a") else "medio"
     if (top, bottom) == (1, 2):
         return f"{number(whole, 'hora' if half == 'media' else '')} y {half}" if whole else half
@@ -260,19 +260,21 @@ def _roman(match: re.Match[str]) -> str:
 
 
 _WEB = WebWords(
-    dot="punto",
-    slash="barra",
-    dash="guion",
-    underscore="guion bajo",
-    at="arroba",
+    signs={
+        ".": "punto",
+        "/": "barra",
+        "-": "guion",
+        "_": "guion bajo",
+        "@": "arroba",
+        "?": "signo de interrogación",
+        "=": "igual",
+        "&": "y",
+        "%": "por ciento",
+        "+": "más",
+    },
     hashtag="almohadilla",
     spell=lambda letters: " ".join(letters.upper()),
-    question_mark="signo de interrogación",
-    equals="igual",
-    ampersand="y",
-    percent="por ciento",
-    plus="más",
-    words=("com", "org", "net", "info", "es", "blog", "app", "co", "online"),
+    read="com|org|net|info|es|blog|app|co|online",
 )
 _NAMES: Rules = [
     (re.compile(rf"\b({any_of(_SHORT_DAYS)})\.(?=,?\s[0-9])"), lambda m: _SHORT_DAYS[m[1]]),

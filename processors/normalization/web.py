@@ -1,7 +1,7 @@
 """Addresses of the web, mail addresses, hashtags and handles."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from processors.normalization.engine import Rules
@@ -17,69 +17,35 @@ _PATH = r"(?:[/?#][\w\-./?=&%+~#:@]*[\w/=]|/)?"
 _WORD_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-zà-öø-ÿ]+|[A-Z]+|[0-9]+|[^\W\d_A-Za-zà-öø-ÿ]+")
 
 
-@dataclass(frozen=True)
-class WebWords:
-    """How a language reads the signs of an address. `spell` reads a part that is no word, letter by letter.
-
-    Without a word for it, the sign of a hashtag stays.
-    """
-
-    dot: str
-    slash: str
-    dash: str
-    underscore: str
-    at: str
-    hashtag: str
-    spell: Callable[[str], str]
-    question_mark: str = ""
-    equals: str = ""
-    ampersand: str = ""
-    percent: str = ""
-    plus: str = ""
-    # Top-level domains that are read as words; the others are spelled.
-    words: tuple[str, ...] = (
-        "com",
-        "org",
-        "net",
-        "info",
-        "co",
-        "gov",
-        "mil",
-        "app",
-        "blog",
-        "shop",
-        "online",
-        "site",
-        "me",
-    )
-
-
 # Names that have no vowel, such as bbc or html, and a few others, are spelled.
 _SPELLED = re.compile(r"[b-df-hj-np-tv-xz]{2,}|edu|io|id|mit|ucla|aol|api|faq|ibm|ai", re.IGNORECASE)
+# Ends of hosts that are read as words; other short ones are spelled.
+_READ = "com|org|net|info|co|gov|mil|app|blog|shop|online|site|me"
+
+
+@dataclass(frozen=True)
+class WebWords:
+    """How a language reads addresses: their signs, and parts that are spelled, letter by letter.
+
+    Parts that match `read` are never spelled. Without a word for hashtags, their sign stays.
+    """
+
+    signs: Mapping[str, str]
+    hashtag: str
+    spell: Callable[[str], str]
+    read: str = _READ
 
 
 def web_rules(words: WebWords) -> Rules:
     """Rules that read addresses. Those with a scheme come first, as they may end in anything."""
-    signs = {
-        ".": words.dot,
-        "/": words.slash,
-        "-": words.dash,
-        "_": words.underscore,
-        "@": words.at,
-        "?": words.question_mark,
-        "=": words.equals,
-        "&": words.ampersand,
-        "%": words.percent,
-        "+": words.plus,
-    }
 
     def read(address: str) -> str:
         parts = re.findall(r"[^\W_]+|[^\w\s]|_", re.sub(r"^(?:\w+://)?(?:www\.)?", "", address).rstrip("/"))
         spoken = []
         for before, part in zip([None, *parts], parts, strict=False):
             if not part.isalnum():
-                spoken.append(signs.get(part, ""))
-            elif part.lower() in words.words or not (_SPELLED.fullmatch(part) or _is_country(before, part)):
+                spoken.append(words.signs.get(part, ""))
+            elif re.fullmatch(words.read, part.lower()) or not (_SPELLED.fullmatch(part) or _is_country(before, part)):
                 spoken.append(part)
             else:
                 spoken.append(words.spell(part))
@@ -89,14 +55,15 @@ def web_rules(words: WebWords) -> Rules:
         return f"{words.hashtag} {' '.join(_WORD_PARTS.findall(tag[1]))}"
 
     def handle(match: re.Match[str]) -> str:
-        return f"{words.at} {match[1].replace('_', f' {words.underscore} ')}"
+        name = match[1].replace("_", f" {words.signs['_']} ")
+        return f"{words.signs['@']} {name}"
 
     return [
         # ASCII ends an address where Chinese or Japanese goes on without a space.
         (re.compile(r"\b(?:https?|ftp)://[^\s<>\"\u3000-\uffef]*[\w/]", re.ASCII), lambda match: read(match[0])),
-        (re.compile(r"(?<![\w.])[\w.+-]+@(?:[\w-]+\.)+[a-z]{2,}\b", re.ASCII | re.IGNORECASE), lambda m: read(m[0])),
+        (re.compile(r"(?<![\w.+-])[\w.+-]+@(?:[\w-]+\.)+[a-z]{2,}\b", re.ASCII | re.IGNORECASE), lambda m: read(m[0])),
         (
-            re.compile(rf"(?<![\w.@])(?:www\.(?:[\w-]+\.)+[a-zA-Z]{{2,}}|{_HOST})\b(?!\.\w){_PATH}", re.ASCII),
+            re.compile(rf"(?<![\w.@-])(?:www\.(?:[\w-]+\.)+[a-zA-Z]{{2,}}|{_HOST})\b(?!\.\w){_PATH}", re.ASCII),
             lambda match: read(match[0]),
         ),
         *([(re.compile(r"(?<![\w&#])#(\w*[^\W\d_]\w*)"), hashtag)] if words.hashtag else []),

@@ -3,7 +3,7 @@
 import re
 from functools import partial
 
-from processors.normalization.engine import Rules, any_of, in_words
+from processors.normalization.engine import Rules, any_of, in_words, words_after
 from processors.normalization.english.numbers import DASH, plural, year
 from processors.normalization.english.words import MONTH_NAMES, MONTHS, WEEKDAYS, stop
 
@@ -56,7 +56,7 @@ def _time(match: re.Match[str]) -> str:
     parts = [in_words(int(hour), "en")]
     if minute is not None and (int(minute) or second):
         parts.append(year(minute))
-    elif not half and not re.match(r"\s*(?:noon|midnight|o['’]clock)", match.string[match.end() :]):
+    elif not half and not re.match(r"\s*(?:noon|midnight|o['’]clock)", words_after(match)):
         parts.append("o'clock")
     if second:
         parts.append(year(second))

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from processors.normalization.engine import Rules, any_of, cardinal, in_words
+from processors.normalization.engine import Rules, any_of, cardinal, in_words, words_before
 from processors.normalization.english.numbers import DASH, FRACTION, QUANTITY, SIGN, N, fraction, number, quantity
 from processors.normalization.english.words import CURRENCIES, SCALES, UNITS
 
@@ -17,7 +17,7 @@ _NO_NOUN = "of|and|or|in|on|at|for|to|from|per|each|a|an|is|was|off|more|less|th
 def _is_attribute(match: re.Match[str]) -> bool:
     """Whether a measure belongs to the noun after it, as in "a 5 km run": then it has no plural."""
     after = re.compile(rf"\s(?!(?:{_NO_NOUN})\b)[a-zA-Z]")
-    return bool(re.search(r"\b[Aa]n?\s$", match.string[: match.start()]) and after.match(match.string, match.end()))
+    return bool(re.search(r"\b[Aa]n?\s$", words_before(match)) and after.match(match.string, match.end()))
 
 
 def _money(match: re.Match[str]) -> str:

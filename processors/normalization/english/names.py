@@ -2,7 +2,7 @@
 
 import re
 
-from processors.normalization.engine import Rules, any_of
+from processors.normalization.engine import Rules, any_of, words_before
 from processors.normalization.english.numbers import year
 from processors.normalization.english.words import (
     ABBREVIATIONS,
@@ -25,12 +25,12 @@ _LETTERED = re.compile(r"\b(?:[Vv]itamin|[Pp]lan|[Tt]ype|[Cc]lass|[Gg]rade|[Pp]a
 
 def _title_or_street(match: re.Match[str]) -> str:
     """St. and Dr. before a name are Saint and Doctor, and otherwise Street and Drive."""
-    before, after = match.string[: match.start()], match.string[match.end() :]
+    preceding = words_before(match)
     title, street = {"St": ("Saint", "Street"), "Dr": ("Doctor", "Drive")}[match[1]]
-    if _NAME_FOLLOWS.match(after) and not _STREET_NAME_PRECEDES.search(before):
+    if _NAME_FOLLOWS.match(match.string, match.end()) and not _STREET_NAME_PRECEDES.search(preceding):
         return title
     # Without a stop, only the end of an address is meant.
-    return street + stop(match) if match[0].endswith(".") or _STREET_NAME_PRECEDES.search(before) else match[0]
+    return street + stop(match) if match[0].endswith(".") or _STREET_NAME_PRECEDES.search(preceding) else match[0]
 
 
 def _dotted(match: re.Match[str]) -> str:
@@ -41,14 +41,18 @@ def _dotted(match: re.Match[str]) -> str:
 
 def _initial(match: re.Match[str]) -> str:
     """The W. of George W. Bush."""
-    before = match.string[: match.start()]
-    is_name = re.search(r"(?:\b[A-Z][a-z]+\s|^|[.!?]\s)$", before) and not _LETTERED.search(before)
-    return spell(match[1]) if is_name and (before or match[1] != "I") else match[0]
+    preceding = words_before(match)
+    is_name = re.search(r"(?:\b[A-Z][a-z]+\s|^|[.!?]\s)$", preceding) and not _LETTERED.search(preceding)
+    return spell(match[1]) if is_name and (preceding or match[1] != "I") else match[0]
 
 
 def _acronym(match: re.Match[str]) -> str:
     # In a text of capitals only, capitals do not mean letter names.
     return match[0] if match.string.isupper() else spell(match[1]) + ("'s" if match[2] else "")
+
+
+def _house(digits: str) -> str:
+    return year(f"0{digits}").removeprefix("zero ")
 
 
 ANY_NAME = re.compile(
@@ -79,7 +83,3 @@ NAMES: Rules = [
     (re.compile(rf"\b({SPELLED_IN_PLURAL})(s)\b"), _acronym),
     (re.compile(r"\b([A-Z])&A\b"), r"\1 and eh"),
 ]
-
-
-def _house(digits: str) -> str:
-    return year(f"0{digits}").removeprefix("zero ")

@@ -2,7 +2,15 @@
 
 import re
 
-from processors.normalization.engine import Rules, cardinal, digit_groups, in_words, one_by_one
+from processors.normalization.engine import (
+    Rules,
+    cardinal,
+    digit_groups,
+    in_words,
+    one_by_one,
+    words_after,
+    words_before,
+)
 from processors.normalization.english.words import NUMBERED, RULERS
 from processors.normalization.roman import roman
 
@@ -107,13 +115,13 @@ def _version(match: re.Match[str]) -> str:
 
 def _difference(match: re.Match[str]) -> str:
     """A dash between spaced numbers is a minus in a calculation, and otherwise a range."""
-    is_sum = re.match(r"\s*=", match.string[match.end() :]) is not None
+    is_sum = re.match(r"\s*=", words_after(match)) is not None
     return f"{number(match[1])} {'minus' if is_sum else 'to'} {number(match[2])}"
 
 
 def _year_or_count(match: re.Match[str]) -> str:
     """Four digits from 1000 to 2099: a year, or hundreds as in 1500 people, unless more speaks for a count."""
-    is_dated = _IN.search(match.string[: match.start()]) is not None
+    is_dated = _IN.search(words_before(match)) is not None
     is_count = match[0] < "1100" or (_THINGS.match(match.string, match.end()) and match[0][2:] != "00")
     return year(match[0]) if is_dated or not is_count else in_words(int(match[0]), "en")
 
@@ -122,6 +130,10 @@ def _apart(match: re.Match[str]) -> str:
     """Letters and digits of a name: MP 3, eh 4."""
     parts = re.findall(r"[0-9]+(?:\.[0-9]+)?|[^\W\d]+", match[0])
     return " ".join(number(part) if part[0].isdigit() else "eh" if part == "A" else part for part in parts)
+
+
+def _size(text: str) -> str:
+    return year(text) if re.fullmatch("1[0-9]{3}", text) else number(text)
 
 
 NUMBERS: Rules = [
@@ -166,7 +178,3 @@ NUMBERS: Rules = [
     (re.compile(QUANTITY), lambda m: quantity(m[0])),
     (re.compile(r"[0-9]+"), lambda m: f" {cardinal(m[0], 'en')} "),
 ]
-
-
-def _size(text: str) -> str:
-    return year(text) if re.fullmatch("1[0-9]{3}", text) else number(text)

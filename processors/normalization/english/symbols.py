@@ -10,18 +10,20 @@ ADDRESSES: Rules = [
     (re.compile(r"\bI\s?[❤♥🧡💛💚💙💜🖤]\ufe0f?\s?"), "I love "),
     *web_rules(
         WebWords(
-            dot="dot",
-            slash="slash",
-            dash="dash",
-            underscore="underscore",
-            at="at",
+            signs={
+                ".": "dot",
+                "/": "slash",
+                "-": "dash",
+                "_": "underscore",
+                "@": "at",
+                "?": "question mark",
+                "=": "equals",
+                "&": "and",
+                "%": "percent",
+                "+": "plus",
+            },
             hashtag="hashtag",
             spell=spell,
-            question_mark="question mark",
-            equals="equals",
-            ampersand="and",
-            percent="percent",
-            plus="plus",
         )
     ),
     # Signs whose meaning depends on the digits after them.

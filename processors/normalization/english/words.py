@@ -1,4 +1,4 @@
-"""Words of the English rules: abbreviations, months, currencies, units, names with numbers."""
+"""Words of the English rules: abbreviations, months, currencies, units, names with numbers; letters and stops."""
 
 import re
 
