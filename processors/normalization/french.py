@@ -131,7 +131,7 @@ _CURRENCIES = {
 }
 _SCALES = {"k": "mille", "M": "millions", "Md": "milliards", "Mds": "milliards"}
 _FEMININE = (
-    "tonne|seconde|minute|milliseconde|kilocalorie|livre|heure|journée|semaine|année|foi|personne|femme|fille"
+    "tonne|seconde|minute|milliseconde|kilocalorie|livre|heure|journée|semaine|année|foi|sœur|mère|personne|femme|fille"
     "|page|place|chambre|bouteille|tasse|pièce|voiture|maison|étoile|rue|ligne|image|vidéo|chanson|question"
     "|réponse|idée"
 )
@@ -199,7 +199,7 @@ def _of(spoken: str, noun: str) -> str:
 
 def _counted(match: re.Match[str]) -> str:
     """A number, with une before a feminine noun."""
-    follows = re.match(r"\s([a-zà-ÿ]+)", words_after(match))
+    follows = re.match(r"\s([a-zà-ÿœ]+)", words_after(match))
     return quantity(match[0], follows[1].removesuffix("s") if follows else "")
 
 

@@ -1,5 +1,6 @@
 """The lexicon, inline phones, and the order in which a text is rewritten."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from processors.lexicon import Lexicon, lexicon_fingerprint
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from processors.text_to_phones import TextToPhones
-from tests.conftest import defaults
-from tests.processors.test_text import NASTY, random_texts
+from tests.conftest import defaults, requires
+from tests.processors.test_text import GOLDEN, NASTY, random_texts
 from utils.errors import UserError
 
 
@@ -132,3 +133,10 @@ def test_the_fingerprint_is_that_of_the_content(lexicon: Path) -> None:
     assert before == lexicon_fingerprint(settings) and lexicon_fingerprint(settings_with()) is None
     lexicon.write_text("a\tb\n", encoding="utf-8")
     assert lexicon_fingerprint(settings) != before
+
+
+@requires(GOLDEN)
+def test_without_normalization_phones_are_those_of_the_reference() -> None:
+    rows = [json.loads(line) for line in (GOLDEN / "phones.jsonl").read_text(encoding="utf-8").splitlines()]
+    reader = TextToPhones.from_settings(settings_with(normalize_text="none"))
+    assert reader.phonemize([row["text"] for row in rows]) == [row["phones"] for row in rows]

@@ -5,7 +5,7 @@ import unicodedata
 
 from processors.normalization.engine import Rules, any_of, cardinal, in_words, words_before
 from processors.normalization.english.numbers import DASH, FRACTION, QUANTITY, SIGN, N, fraction, number, quantity
-from processors.normalization.english.words import CURRENCIES, SCALES, UNITS
+from processors.normalization.english.words import CURRENCIES, PER, SCALES, UNITS
 
 _SCALE = rf"(?:\s?(?P<scale>{any_of(SCALES)})\b)?"
 _SYMBOLS = any_of(name for name in CURRENCIES if not name.isalpha())
@@ -24,7 +24,7 @@ def _money(match: re.Match[str]) -> str:
     one, many, one_part, parts = CURRENCIES[match["unit"]]
     amount, scale, sign = match["amount"], match["scale"], "minus " if match["sign"] else ""
     name = one if _is_attribute(match) else many
-    per = f" per {match['per']}" if match["per"] else ""
+    per = f" per {PER.get(match['per'], match['per'])}" if match["per"] else ""
     last = f" to {number(match['last'])}" if match["last"] else ""
     whole, _, cents = amount.replace(",", "").partition(".")
     if scale or last or len(cents) != 2 or not parts:

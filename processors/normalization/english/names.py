@@ -42,7 +42,9 @@ def _dotted(match: re.Match[str]) -> str:
 def _initial(match: re.Match[str]) -> str:
     """The W. of George W. Bush."""
     preceding = words_before(match)
-    is_name = re.search(r"(?:\b[A-Z][a-z]+\s|^|[.!?]\s)$", preceding) and not _LETTERED.search(preceding)
+    is_name = re.search(r"(?:\b(?:[A-Z][a-z]+|by|and|with|from)\s|^|[.!?]\s)$", preceding) and not _LETTERED.search(
+        preceding
+    )
     return spell(match[1]) if is_name and (preceding or match[1] != "I") else match[0]
 
 
@@ -68,6 +70,7 @@ NAMES: Rules = [
     (re.compile(r"\bb/c\b"), "because"),
     (re.compile(r"(?<=[a-z]\s)v\.(?=\s[A-Z])"), "versus"),
     (re.compile(r"\bPh\.\s?D\.?"), lambda m: "PhD" + stop(m)),
+    (re.compile(r"\b([BM])\.\s?(Sc|Ed|Eng)\b\.?"), lambda m: spell(m[1] + m[2]) + stop(m)),
     # The number of a house in pairs, while St. is still there to tell that it is one.
     (re.compile(rf"\b([1-9][0-9]{{2}})(?=\s(?:[A-Z][a-z]+\s){{1,3}}(?:{_STREETS})\b)"), lambda m: _house(m[1])),
     (re.compile(r"\b(St|Dr)\b\.?"), _title_or_street),

@@ -175,6 +175,7 @@ NUMBERS: Rules = [
     (re.compile(r"(?<=[A-Za-z])-(?=[0-9])"), " "),
     (re.compile(r"\b(?=[\w.]*[0-9])(?=[0-9.]*[^\W\d_]|[^\W\d_]+[0-9])(?:[^\W_]|(?<=[0-9])\.(?=[0-9]))+"), _apart),
     (re.compile(r"(?<![\w.,])(?:1[0-9]|20)[0-9]{2}\b(?![,.][0-9])"), _year_or_count),
+    (re.compile(r"(?<=\byear )[1-9][0-9]{3}\b"), lambda m: year(m[0])),
     (re.compile(QUANTITY), lambda m: quantity(m[0])),
     (re.compile(r"[0-9]+"), lambda m: f" {cardinal(m[0], 'en')} "),
 ]

@@ -154,6 +154,17 @@ CURRENCIES = {
     "RMB": ("yuan", "yuan", "fen", "fen"),
     "SEK": ("Swedish krona", "Swedish kronor", "ore", "ore"),
 }
+# What a price is for, as in $5/mo.
+PER = {
+    "mo": "month",
+    "yr": "year",
+    "wk": "week",
+    "hr": "hour",
+    "h": "hour",
+    "min": "minute",
+    "lb": "pound",
+    "oz": "ounce",
+}
 SCALES = {
     "k": "thousand",
     "K": "thousand",
