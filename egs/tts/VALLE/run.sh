@@ -125,7 +125,7 @@ esac
 
 # Use the active environment if the project is installed in it (a bare conda base is active, too), else that of make.
 has_project() {
-    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec", "lhotse", "phonemizer", "json5"])))' 2>/dev/null
+    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec", "lhotse", "phonemizer", "json5", "sentencex"])))' 2>/dev/null
 }
 if { [ -n "${VIRTUAL_ENV:-}" ] || [ -n "${CONDA_PREFIX:-}" ]; } && has_project python; then
     python=python
