@@ -56,7 +56,8 @@ class LongText:
         language = synthesizer.language.split("-")[0]
         self.lead_seconds, self.parts = split_text(self.text, tokenizer.phones, max_phones, language)
         if not self.parts:
-            raise UserError(f"the text {self.text!r} has nothing that can be spoken")
+            shown = self.text if len(self.text) <= _MAX_SHOWN else f"{self.text[:_MAX_SHOWN]} ..."
+            raise UserError(f"the text {shown!r} has nothing that can be spoken")
         self.guessed_seconds = self.lead_seconds + sum(
             part.num_phones * seconds_per_phone + part.pause_seconds for part in self.parts
         )
@@ -161,7 +162,7 @@ def synthesize_parts(
     A part that cannot be synthesized sets its text's `error`. If an exception ends the batch, all parts are given back.
     """
     try:
-        results = synthesizer.synthesize([request for _, request in batch], continual, on_frames)
+        results = synthesizer.synthesize([request for _, request in batch], continual=continual, on_frames=on_frames)
     except BaseException:
         for text, _ in batch:
             text.give_back()

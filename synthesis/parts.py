@@ -44,6 +44,8 @@ _COMMAS = ",，、､،"
 _CLAUSE_MARKS = _COMMAS + ";:!?…–—―；：！？。｡؛؟।॥"
 # Marks that need no space after them.
 _WIDE_MARKS = "。！？；：，、｡､…—―"
+# Between digits these are part of a number: １０：３０.
+_DIGIT_MARKS = tuple("。：，")
 # Scripts without spaces between words, in which a character is a syllable or a word.
 _IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _CUT = re.compile(rf"\s+|[{_WIDE_MARKS}][{_WIDE_MARKS}{re.escape(_CLOSERS)}]*|(?<={_IDEOGRAPH})(?={_IDEOGRAPH})")
@@ -183,10 +185,10 @@ def _cuts(text: str, language: str) -> Iterator[tuple[int, Cut]]:
         # Sentencex may end a sentence before or after the white space.
         index = bisect_left(sentence_ends, match.start() if is_space else match.start() + 1)
         ends_sentence = index < len(sentence_ends) and sentence_ends[index] <= match.end()
-        if after.isdigit() and text[match.start() - 1 : match.start()].isdigit():
-            # White space may separate two numbers. A mark between digits is part of a number, such as 10：30.
-            if not is_space:
-                continue
+        is_between_digits = after.isdigit() and text[match.start() - 1 : match.start()].isdigit()
+        if is_between_digits and match.group() in _DIGIT_MARKS:
+            continue
+        if is_between_digits and is_space:
             cut = Cut.INSIDE
         elif ends_sentence:
             cut = Cut.SENTENCE

@@ -161,6 +161,7 @@ def read_results(path: Path) -> list[ResultRow]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # A text in a row may have other characters that Python takes for line ends.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except ValueError as error:
         raise UserError(f"{path}: damaged; remove it, or choose another folder") from error

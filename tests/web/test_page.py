@@ -134,7 +134,7 @@ def test_requests_of_several_users_form_a_batch(
     assert has_begun.wait(300)
     jobs += map(submit, "bcd")
     deadline = time.monotonic() + 60
-    while len(page.queue._waiting) < 3:
+    while len(page.queue._waiting) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     is_free.set()

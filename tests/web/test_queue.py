@@ -77,11 +77,13 @@ def test_waiting_requests_form_a_batch_and_equal_each_alone(trained, synthesizer
     other = DRAWN.model_copy(update={"seed": 4})
     requests = [queued(trained, text, index=index) for index, text in enumerate(TEXTS)]
     requests.insert(1, queued(trained, TEXTS[0], other))
+    requests.append(queued(trained, TEXTS[0], DRAWN.model_copy(update={"top_k": 3})))
     for request in requests:
         queue.submit(request)
     queue.start()
     speeches = [request.done.result(WAIT_SECONDS) for request in requests]
-    assert recorder.groups == [list(TEXTS), [TEXTS[0]]]
+    # Each has its own seed; other sampling is a batch of its own.
+    assert recorder.groups == [[TEXTS[0], *TEXTS], [TEXTS[0]]]
     assert recorder.built == [trained.checkpoint.path]
     for request, result in zip(requests, speeches, strict=True):
         assert torch.equal(result.audio, alone(synthesizer, request))
@@ -119,7 +121,7 @@ def test_a_request_that_fails_does_not_affect_the_others(trained, synthesizer, r
             request.done.result(WAIT_SECONDS)
     for request in good:
         assert torch.equal(request.done.result(WAIT_SECONDS).audio, alone(synthesizer, request))
-    assert recorder.groups == [["?!", TEXTS[0], TEXTS[1], TEXTS[0]]]
+    assert recorder.groups == [[TEXTS[0], TEXTS[1], TEXTS[0]]]
 
 
 def test_requests_after_a_failure_are_synthesized(trained, recorder, queue) -> None:
@@ -132,7 +134,7 @@ def test_requests_after_a_failure_are_synthesized(trained, recorder, queue) -> N
     recorder.failure = None
     second = queued(trained, TEXTS[0])
     queue.submit(second)
-    assert second.done.result(WAIT_SECONDS).seconds > 0
+    assert second.done.result(WAIT_SECONDS).summary["seconds"] > 0
 
 
 def test_all_requests_for_an_experiment_that_cannot_be_loaded_fail(trained) -> None:
@@ -199,7 +201,7 @@ def test_an_older_checkpoint_is_freed_before_the_newer_is_loaded(trained, synthe
         checkpoint = replace(trained.checkpoint, path=trained.checkpoint.path.with_name(name))
         request = queued(trained, TEXTS[2], checkpoint=checkpoint)
         queue.submit(request)
-        assert request.done.result(WAIT_SECONDS).seconds > 0
+        assert request.done.result(WAIT_SECONDS).summary["seconds"] > 0
 
 
 def test_closing_interrupts_a_running_batch(trained, synthesizer, recorder) -> None:
