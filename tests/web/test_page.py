@@ -143,6 +143,41 @@ def test_requests_of_several_users_form_a_batch(
     assert all(len(soundfile.read(audio)[0]) for audio, _, _ in results)
 
 
+def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
+    client: Client, page: Page, fields: dict[str, Any], synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The long text is synthesized while the short one comes, shows its parts, and is cancelled by its user alone."""
+    long = "\n\n".join(f"{TEXT} {number}" for number in range(20))
+    shown: list[str] = []
+    progress = gr.Progress.__call__
+
+    def noted(self: gr.Progress, *given: Any, desc: str, **others: Any) -> Any:
+        shown.append(desc)
+        return progress(self, *given, desc=desc, **others)
+
+    monkeypatch.setattr(gr.Progress, "__call__", noted)
+    monkeypatch.setattr("web.page._UPDATE_SECONDS", 0.05)
+    other = Client(client.src, verbose=False, analytics_enabled=False)
+    alone = client.predict(**fields, api_name="/speak")[0]
+    job = client.submit(**{**fields, "text": long}, api_name="/speak")
+    deadline = time.monotonic() + 60
+    while not any(re.match(r"[1-9]\d* of 20 parts done, \d+\.\d s generated", state) for state in shown):
+        assert time.monotonic() < deadline, shown[-1:]
+        time.sleep(0.01)
+    audio, _, line = other.predict(**fields, api_name="/speak")
+    assert Path(audio).read_bytes() == Path(alone).read_bytes() and "parts" not in line
+    [(owner, request)] = page.unfinished
+    assert request.text == long and len(request.parts) < 20
+    other.predict(api_name="/cancel")
+    assert not request.done.done()
+    client.predict(api_name="/cancel")
+    with pytest.raises(AppError, match="The request was cancelled"):
+        job.result(60)
+    assert page.queue._waiting == [] and owner == client.session_hash
+    _, _, line = client.predict(**{**fields, "text": f"{TEXT}\n\n{TEXT}"}, api_name="/speak")
+    assert re.match(r"\d+\.\d\d s; 2 parts; ", line)
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"text": "  "}, "The text is empty; write it first"),
     "a long text": ({"text": "a " * 501 + "b"}, "The text has 1003 characters; the limit is 1000"),
