@@ -79,6 +79,10 @@ def test_they_travel_with_the_experiment_whatever_config_stage_3_is_given(config
         request, rate_hz = TokenizedRequest([], 1, torch.zeros(0, 8), 100), synthesizer.codec.frame_rate_hz
         assert synthesizer.frame_limits(request) == limits_by_phones(request, wanted, rate_hz)
     assert synthesizer.settings.top_k == 3
+    # An experiment that was never measured has the limits of its utterances.
+    unmeasured, _ = load_experiment(nar, "", [f"{key}=null" for key in UNSET])
+    infer, preprocess = unmeasured.settings, settings.preprocess
+    assert (infer.max_part_seconds, infer.max_total_seconds) == (preprocess.max_duration, preprocess.max_duration)
 
 
 def test_a_corpus_that_was_never_measured_leaves_wide_limits(config: Path) -> None:
