@@ -62,7 +62,7 @@ class QueuedRequest:
         return self.checkpoint == other.checkpoint and own == others
 
 
-class _InterruptedError(Exception):
+class _BatchEndedError(Exception):
     """Ends a batch before its last frame."""
 
 
@@ -154,7 +154,7 @@ class SynthesisQueue:
         members = [by_text[text] for text, _ in batch]
         try:
             self._synthesize(synthesizer.with_settings(**first.sampling.model_dump()), batch, members)
-        except _InterruptedError:
+        except _BatchEndedError:
             for request in members:
                 request.was_interrupted = True
         except Exception as error:
@@ -176,7 +176,7 @@ class SynthesisQueue:
     def _synthesize(
         self, synthesizer: Synthesizer, batch: Sequence[tuple[LongText, Request]], members: Sequence[QueuedRequest]
     ) -> None:
-        """Synthesize a batch of parts; `members` has the request of each. Raises _InterruptedError if it ends early."""
+        """Synthesize a batch of parts; `members` has the request of each. Raises _BatchEndedError if it ends early."""
         for request in members:
             request.state = "speaking"
         # Texts of one part would lose more by an interruption than a new request gains.
@@ -187,7 +187,7 @@ class SynthesisQueue:
             has_new = any(request.state == "waiting" for request in self._waiting)
             is_unwanted = all(request.done.done() for request in members)
             if self._is_closed or is_unwanted or (may_interrupt and has_new):
-                raise _InterruptedError
+                raise _BatchEndedError
             for (text, _), request in zip(batch, members, strict=True):
                 request.num_seconds = text.num_samples / rate_hz + members.count(request) * num_frames / frame_rate_hz
 

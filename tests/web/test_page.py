@@ -5,7 +5,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,38 +144,57 @@ def test_requests_of_several_users_form_a_batch(
 
 
 def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
-    client: Client, page: Page, fields: dict[str, Any], synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
+    client: Client, page: Page, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The long text is synthesized while the short one comes, shows its parts, and is cancelled by its user alone."""
+    """It interrupts the long text, which shows its parts, and which only its own user can cancel."""
     long = "\n\n".join(f"{TEXT} {number}" for number in range(20))
-    shown: list[str] = []
-    progress = gr.Progress.__call__
+    shown: set[str] = set()
+    progress, speak = gr.Progress.__call__, Synthesizer.synthesize
+    sizes: list[int] = []
+    has_two_users, is_cancelled = threading.Event(), threading.Event()
 
-    def noted(self: gr.Progress, *given: Any, desc: str, **others: Any) -> Any:
-        shown.append(desc)
+    def noted_progress(self: gr.Progress, *given: Any, desc: str, **others: Any) -> Any:
+        shown.add(desc)
         return progress(self, *given, desc=desc, **others)
 
-    monkeypatch.setattr(gr.Progress, "__call__", noted)
-    monkeypatch.setattr("web.page._UPDATE_SECONDS", 0.05)
+    def noted(self: Synthesizer, requests: list[Request], **others: Any) -> list:
+        sizes.append(len(requests))
+        # The second batch of the long text waits for the other user, and its repetition for the cancellation.
+        if len(sizes) == 2:
+            has_two_users.wait(300)
+        elif len(sizes) == 4:
+            is_cancelled.wait(300)
+        return speak(self, requests, **others)
+
     other = Client(client.src, verbose=False, analytics_enabled=False)
     alone = client.predict(**fields, api_name="/speak")[0]
+    monkeypatch.setattr(gr.Progress, "__call__", noted_progress)
+    monkeypatch.setattr(Synthesizer, "synthesize", noted)
     job = client.submit(**{**fields, "text": long}, api_name="/speak")
-    deadline = time.monotonic() + 60
-    while not any(re.match(r"[1-9]\d* of 20 parts done, \d+\.\d s generated", state) for state in shown):
-        assert time.monotonic() < deadline, shown[-1:]
-        time.sleep(0.01)
-    audio, _, line = other.predict(**fields, api_name="/speak")
+    wait_until(lambda: any(re.fullmatch(r"8 of 20 parts done, \d+\.\d s generated", state) for state in shown))
+    short = other.submit(**fields, api_name="/speak")
+    wait_until(lambda: len(page.queue._waiting) == 2)
+    has_two_users.set()
+    audio, _, line = short.result(60)
     assert Path(audio).read_bytes() == Path(alone).read_bytes() and "parts" not in line
     [(owner, request)] = page.unfinished
-    assert request.text == long and len(request.parts) < 20
+    assert owner == client.session_hash and len(request.parts) == 8
     other.predict(api_name="/cancel")
     assert not request.done.done()
     client.predict(api_name="/cancel")
+    is_cancelled.set()
     with pytest.raises(AppError, match="The request was cancelled"):
         job.result(60)
-    assert page.queue._waiting == [] and owner == client.session_hash
     _, _, line = client.predict(**{**fields, "text": f"{TEXT}\n\n{TEXT}"}, api_name="/speak")
     assert re.match(r"\d+\.\d\d s; 2 parts; ", line)
+    assert sizes == [8, 8, 1, 8, 2]
+
+
+def wait_until(is_there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
