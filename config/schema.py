@@ -259,7 +259,16 @@ class InferSettings(SamplingSettings):
     slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the maximum length of a text")
     max_tries: Count = Field(description="seeds to try when speech is cut off, ends at once or is silent")
     continual_prompt_seconds: Positive = Field(description="with --continual, how much of the prompt's audio is kept")
-    max_batch_size: Count = Field(description="texts decoded together")
+    max_batch_size: Count = Field(description="texts, or parts of long texts, decoded together")
+    max_part_seconds: Positive | None = Field(
+        description="expected speech of a part; a text with more is split into parts; null: measured on the corpus"
+    )
+    max_total_seconds: Positive | None = Field(
+        description="of a prompt and the part that continues it; null: measured on the corpus"
+    )
+    context: Literal["prompt", "previous"] = Field(
+        description="what a part of a long text continues: the prompt, or the part before it in the same paragraph"
+    )
 
 
 class Settings(Section):

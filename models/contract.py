@@ -183,14 +183,14 @@ class CodecLM(nn.Module, ABC):
         self,
         requests: Sequence[TokenizedRequest],
         sampler: TokenSampler,
-        seed: int,
+        seeds: Sequence[int],
         min_frames: Tensor,
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
     ) -> list[Generation]:
         """Generate all requests together; a request's codes do not depend on the others.
 
-        Row i gets `min_frames[i]` to `max_frames[i]` frames.
+        Row i is sampled with `seeds[i]` and gets `min_frames[i]` to `max_frames[i]` frames.
         """
 
     def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from config.schema import Settings, ValleSettings
+from config.schema import Settings, TrainSettings, ValleSettings
 from models import model_class
 from models.contract import CodecLM, TokenizedRequest
 from models.valle.reference import adapted_settings, frame_limits
@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.log import log
 from utils.paths import ROOT
 
-MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone")
+MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone", "max_part_seconds", "max_total_seconds")
 """Keys of the infer section that are measured on the corpus if they are null."""
 
 
@@ -116,6 +116,15 @@ def check_codec(source: Checkpoint, fingerprint: str) -> None:
     """Raises UserError if a checkpoint was trained on another codec's codes: its speech would be noise."""
     if load_meta(source)["codec"] not in (None, fingerprint):
         raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
+
+
+def longest_sequences(utterance_seconds: float, settings: TrainSettings) -> dict[str, float]:
+    """How long speech may be, alone and after a prompt, after a training on utterances of at most this length.
+
+    Joined examples are two utterances, as a prompt and a text are.
+    """
+    total_seconds = 2 * utterance_seconds if settings.join_probability else utterance_seconds
+    return {"max_part_seconds": utterance_seconds, "max_total_seconds": total_seconds}
 
 
 def load_checked(model: CodecLM, weights: dict[str, Tensor], source: Checkpoint | None, assign: bool = False) -> None:

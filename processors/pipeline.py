@@ -233,7 +233,7 @@ class CorpusPreprocessor:
             "split": self.split_rule,
             "row_order": self.row_order,
             "phones": len(phones),
-            "seconds_per_phone": self._seconds_per_phone(codec.frame_rate_hz),
+            **self._measured_lengths(codec.frame_rate_hz),
             "dropped": len(failures),
             "dropped_why": dict(Counter(failure_category(failure) for failure in failures)),
             "splits": {
@@ -257,15 +257,18 @@ class CorpusPreprocessor:
                 path.write_text(text, encoding="utf-8")
         return stats
 
-    def _seconds_per_phone(self, frame_rate_hz: float) -> dict[str, float]:
-        """Quantiles over the training utterances: how fast and how slowly the corpus is read."""
+    def _measured_lengths(self, frame_rate_hz: float) -> dict[str, dict[str, float]]:
+        """Quantiles over the training utterances: how fast and how slowly the corpus is read, and how long they are."""
         shards = [shard for shard in self.shards if shard.split == "train" and read_report(shard)["utterances"]]
         if not shards:
-            return {}
+            return {"seconds_per_phone": {}, "seconds": {}}
         indexes = [read_index(shard.index_path) for shard in shards]
-        values = np.concatenate([index.num_frames / frame_rate_hz / index.num_phones for index in indexes])
-        levels = np.quantile(values, QUANTILES)
-        return {f"{quantile:g}": round(float(level), 5) for quantile, level in zip(QUANTILES, levels, strict=True)}
+        seconds = np.concatenate([index.num_frames for index in indexes]) / frame_rate_hz
+        num_phones = np.concatenate([index.num_phones for index in indexes])
+        return {
+            "seconds_per_phone": _quantiles(seconds / num_phones),
+            "seconds": _quantiles(seconds),
+        }
 
     def _remove_leftovers(self) -> None:
         """Take away what a killed run left half written, and shards of a corpus that was larger or cut differently."""
@@ -280,6 +283,11 @@ class CorpusPreprocessor:
                 for stale in self.folder.glob(f"{split}/*.{index}.*"):
                     stale.unlink()
                 report.unlink()
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    levels = np.quantile(values, QUANTILES)
+    return {f"{quantile:g}": round(float(level), 5) for quantile, level in zip(QUANTILES, levels, strict=True)}
 
 
 def _worker_context() -> BaseContext:

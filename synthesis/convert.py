@@ -13,14 +13,15 @@ from utils.checkpoint import Checkpoint, checkpoint_name, load_meta, save_checkp
 from utils.config import resolve_path, save_settings
 from utils.errors import UserError
 from utils.paths import ROOT
+from utils.text_files import read_text_file
 
 
 def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
     Weights become safetensors of `dtype`, settings are completed, and the ids of the symbol table are written out. The
-    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. Raises UserError
-    if the folder has an experiment already.
+    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it, and so is a lexicon.
+    Raises UserError if the folder has an experiment already.
     """
     experiment, origin = Experiment(folder), Experiment.of(source)
     if experiment.args.exists() or experiment.checkpoints.exists():
@@ -37,7 +38,14 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
         codec_file = resolve_path(codec, ROOT)
         if not codec_file.is_file():
             raise UserError(f"preprocess.codec_checkpoint: {codec_file} is not a file")
+    lexicon = settings.preprocess.lexicon
+    if lexicon is not None:
+        lexicon_text = read_text_file(resolve_path(lexicon, ROOT))
+        preprocess = settings.preprocess.model_copy(update={"lexicon": experiment.lexicon.name})
+        settings = settings.model_copy(update={"preprocess": preprocess})
     folder.mkdir(parents=True, exist_ok=True)
+    if lexicon is not None:
+        experiment.lexicon.write_text(lexicon_text, encoding="utf-8")
     save_settings(settings, experiment.args)
     table.save(experiment.symbols)
     if codec_file is not None:

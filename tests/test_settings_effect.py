@@ -25,6 +25,7 @@ from tests.support.observations import (
     speaking_layers,
     speech,
     splits,
+    spoken_in_parts,
     spoken_together,
     training_layers,
     weights,
@@ -162,6 +163,9 @@ ROWS = [
     Row("infer.max_tries", 1, speech),
     Row("infer.continual_prompt_seconds", 0.7, continued),
     Row("infer.max_batch_size", 2, spoken_together),
+    Row("infer.max_part_seconds", 0.4, speech),
+    Row("infer.max_total_seconds", 1, speech),
+    Row("infer.context", "previous", spoken_in_parts, {"infer.max_part_seconds": 0.4}),
 ]
 
 

@@ -111,7 +111,7 @@ class VALLE(CodecLM):
         self,
         requests: Sequence[TokenizedRequest],
         sampler: TokenSampler,
-        seed: int,
+        seeds: Sequence[int],
         min_frames: Tensor,
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
@@ -126,7 +126,7 @@ class VALLE(CodecLM):
         text, text_lens = _padded([torch.tensor(request.ids) for request in requests], device)
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
         limits = min_frames.to(device), max_frames.to(device)
-        first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seed, *limits, on_frames)
+        first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seeds, *limits, on_frames)
         codes = [row.codes.unsqueeze(1) for row in first]
         if self.nar is not None:
             codes = self.nar_codes(requests, [row.codes for row in first])
