@@ -1,5 +1,7 @@
 """The non-autoregressive model: codebooks 1 to Q-1, each in one pass (VALL-E, section 4.2.2)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -46,8 +48,8 @@ class NAR(nn.Module):
 
     def init_codes(self, vectors: Tensor) -> None:
         """Initialize embeddings and heads from the codec's vectors (Q, V, W). Raises ValueError if they are tied."""
-        heads = [head.weight for head in self.predict_layers]
-        embeddings = [embedding.weight for embedding in self.audio_embeddings]
+        heads = [cast(Tensor, head.weight) for head in self.predict_layers]
+        embeddings = [cast(Tensor, embedding.weight) for embedding in self.audio_embeddings]
         if any(head is embedding for head in heads for embedding in embeddings):
             raise ValueError(
                 "a head shares its weight with the embedding of the next codebook; set model.share_embedding to false"
