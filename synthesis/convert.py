@@ -1,4 +1,4 @@
-"""Writes a model alone to a new experiment folder: without its training state, and if it is wanted in half the size."""
+"""Writes a model to a new experiment folder, without the state of its training."""
 
 import shutil
 from pathlib import Path
@@ -19,18 +19,21 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
     Weights become safetensors of `dtype`, settings are completed, and the ids of the symbol table are written out. The
-    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. Raises UserError
-    if the folder has an experiment already.
+    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. Other files in the
+    folder, such as a model card, stay. Raises UserError if the folder has a file that would be written.
     """
     experiment, origin = Experiment(folder), Experiment.of(source)
-    if experiment.args.exists() or experiment.checkpoints.exists():
-        raise UserError(f"--output: {folder} holds an experiment; choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output: {folder} is not a folder; choose another")
+    file_name = codec_class(settings.preprocess.acoustic_token_extractor).file_name
+    for path in (experiment.args, experiment.symbols, experiment.codec(file_name), experiment.checkpoints):
+        if path.exists():
+            raise UserError(f"--output: {folder} holds {path.name} of an experiment; choose another folder")
     table = SymbolTable.load(origin.symbols)
     weights = load_model(source, settings).named_weights()
     # Tied weights stay one tensor.
     of_dtype = {weight.data_ptr(): weight.to(dtype) for weight in weights.values()}
     # Check everything before the folder is made.
-    file_name = codec_class(settings.preprocess.acoustic_token_extractor).file_name
     codec = settings.preprocess.codec_checkpoint
     codec_file = origin.codec(file_name) if origin.codec(file_name).is_file() else None
     if codec_file is None and codec is not None:

@@ -138,7 +138,7 @@ class VALLE(CodecLM):
         codes = [row.codes.unsqueeze(1) for row in first]
         if self.nar is not None:
             codes = self.nar_codes(requests, [row.codes for row in first])
-        return [Generation(*pair) for pair in zip(codes, [row.stop_reason for row in first], strict=True)]
+        return [Generation(row, end.stop_reason) for row, end in zip(codes, first, strict=True)]
 
     def nar_codes(self, requests: Sequence[TokenizedRequest], first: Sequence[Tensor]) -> list[Tensor]:
         """The codes (T, Q) of each request, all but the first codebook (T,) by the NAR."""

@@ -6,25 +6,11 @@ import torch
 from config.schema import ValleSettings
 from models.valle.valle import VALLE
 from modules.embedding import init_from_vectors
+from tests.support.reference import pair_settings
 
 
 def settings(share_embedding: bool = False) -> ValleSettings:
-    return ValleSettings(
-        decoder_dim=32,
-        nhead=2,
-        num_decoder_layers=1,
-        norm_first=True,
-        add_prenet=False,
-        dropout=0.0,
-        prefix_mode=1,
-        share_embedding=share_embedding,
-        nar_scale_factor=1.0,
-        prepend_bos=False,
-        group_size=2,
-        num_quantizers=3,
-        text_token_num=16,
-        audio_token_num=20,
-    )
+    return pair_settings(share_embedding=share_embedding, group_size=2, num_quantizers=3, audio_token_num=20)
 
 
 def distances(table: torch.Tensor, num: int) -> torch.Tensor:

@@ -171,7 +171,7 @@ class CodecTrainer:
     def _draw_codebooks(self, num_rows: int) -> Tensor:
         """How many codebooks each row is decoded from: all, or for a share of rows the first k of them.
 
-        The probability of k is proportional to 1 / k: speech that a model generates is least certain of the last ones.
+        The probability of k is proportional to 1 / k: in generated speech the last codebooks are the least reliable.
         """
         most = self.experiment.codec.num_codebooks
         drawn = 1 + torch.multinomial(1 / torch.arange(1.0, most + 1), num_rows, replacement=True)
