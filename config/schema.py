@@ -191,6 +191,10 @@ class TrainSettings(Section):
     audio_token_dropout: Fraction = Field(
         description="share of the AR's audio inputs masked, so that it reads the text"
     )
+    init_from_codec: bool = Field(
+        description="begin with the codec's vectors as embeddings of its codes and as weights of the output layers; "
+        "false: with random ones"
+    )
     max_epoch: Count
     max_steps: Count | None = Field(description="optimizer steps at which training stops; null: max_epoch alone")
     optimizer: Literal["AdamW", "Adam"]

@@ -166,6 +166,13 @@ class CodecLM(nn.Module, ABC):
         """Whether a step of this stage may leave trainable parameters without a gradient."""
         return False
 
+    def init_codes(self, vectors: Tensor) -> None:
+        """Initialize embeddings and output layers from the codec's vectors (Q, V, W).
+
+        Raises ValueError if the model, or its settings, cannot.
+        """
+        raise ValueError("this model cannot begin with the codec's vectors")
+
     def configure_training(self, settings: TrainSettings) -> None:
         """Compile the layers, or keep fewer activations, as the settings ask."""
         for module in self.modules():

@@ -1,4 +1,4 @@
-"""Writes a model alone to a new experiment folder: without its training state, and if it is wanted in half the size."""
+"""Writes a model to a new experiment folder, without the state of its training."""
 
 import shutil
 from pathlib import Path
@@ -20,18 +20,23 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
     Weights become safetensors of `dtype`, settings are completed, and the ids of the symbol table are written out. The
-    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it, and so is a lexicon.
-    Raises UserError if the folder has an experiment already.
+    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. A lexicon is
+    copied too. Other files in the folder, such as a model card, stay. Raises UserError if the folder has a file that
+    would be written.
     """
     experiment, origin = Experiment(folder), Experiment.of(source)
-    if experiment.args.exists() or experiment.checkpoints.exists():
-        raise UserError(f"--output: {folder} holds an experiment; choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output: {folder} is not a folder; choose another")
+    file_name = codec_class(settings.preprocess.acoustic_token_extractor).file_name
+    codec_copy = experiment.codec(file_name)
+    for path in (experiment.args, experiment.symbols, experiment.lexicon, codec_copy, experiment.checkpoints):
+        if path.exists():
+            raise UserError(f"--output: {folder} holds {path.name} of an experiment; choose another folder")
     table = SymbolTable.load(origin.symbols)
     weights = load_model(source, settings).named_weights()
     # Tied weights stay one tensor.
     of_dtype = {weight.data_ptr(): weight.to(dtype) for weight in weights.values()}
     # Check everything before the folder is made.
-    file_name = codec_class(settings.preprocess.acoustic_token_extractor).file_name
     codec = settings.preprocess.codec_checkpoint
     codec_file = origin.codec(file_name) if origin.codec(file_name).is_file() else None
     if codec_file is None and codec is not None:
@@ -49,7 +54,7 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     save_settings(settings, experiment.args)
     table.save(experiment.symbols)
     if codec_file is not None:
-        shutil.copyfile(codec_file, experiment.codec(file_name))
+        shutil.copyfile(codec_file, codec_copy)
     # The reference recipe records neither the stage nor the codec's fingerprint.
     meta = {**load_meta(source), "epoch": source.epoch, "step": source.step, "ends_epoch": True}
     return save_checkpoint(

@@ -123,6 +123,8 @@ ROWS = [
     Row("train.dataset_weights", {"vctk": 2}, weights, refused=True),
     Row("train.join_probability", 1, weights),
     Row("train.audio_token_dropout", 0.5, weights),
+    Row("train.init_from_codec", True, weights, {"model.share_embedding": False}),
+    Row("train.init_from_codec", True, weights, refused=True),
     Row("train.max_epoch", 2, checkpoints, EPOCH),
     Row("train.max_steps", 2, checkpoints),
     Row("train.optimizer", "Adam", weights),

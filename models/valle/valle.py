@@ -13,6 +13,7 @@ from models.valle.ar import AR
 from models.valle.collate import IGNORED, Collator, PrefixMode, ValleBatch, pad
 from models.valle.generate import ARGenerator
 from models.valle.nar import NAR
+from modules.embedding import init_from_vectors
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
 from modules.sampling import TokenSampler
 
@@ -82,6 +83,13 @@ class VALLE(CodecLM):
             names |= {f"nar_{stage}": "nar" for stage in range(1, self.nar.num_quantizers)}
         return names
 
+    def init_codes(self, vectors: Tensor) -> None:
+        if self.ar_trains:
+            tables = [self.ar.audio_embedding.weight, self.ar.predict_layer.weight]
+            init_from_vectors(tables, vectors[[0, 0]])
+        if self.nar_trains and self.nar is not None:
+            self.nar.init_codes(vectors)
+
     def collate(self, frame_rate_hz: float) -> Collator:
         return Collator(
             num_quantizers=self.num_quantizers,
@@ -130,7 +138,7 @@ class VALLE(CodecLM):
         codes = [row.codes.unsqueeze(1) for row in first]
         if self.nar is not None:
             codes = self.nar_codes(requests, [row.codes for row in first])
-        return [Generation(*pair) for pair in zip(codes, [row.stop_reason for row in first], strict=True)]
+        return [Generation(row, end.stop_reason) for row, end in zip(codes, first, strict=True)]
 
     def nar_codes(self, requests: Sequence[TokenizedRequest], first: Sequence[Tensor]) -> list[Tensor]:
         """The codes (T, Q) of each request, all but the first codebook (T,) by the NAR."""

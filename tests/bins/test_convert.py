@@ -1,4 +1,4 @@
-"""A trained pair, written to a folder of its own."""
+"""Conversion of a trained pair: its weights, its speech, and fine-tuning from it."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ def speak(recipe: Recipe, experiment: Path, output: Path, *flags: str) -> np.nda
     audio, text = prompt(recipe.corpus, "102")
     texts = ("--infer_text", "Wait for me.", "--infer_text_prompt", text, "--infer_audio_prompt", str(audio))
     own = ("--infer_expt_dir", str(experiment), "--infer_output_dir", str(output), "--infer_mode", "single")
-    # An untrained pair seldom ends by itself, which is status 1.
+    # After three steps of training, speech may not end by itself; the status is then 1.
     assert recipe.call(bins.inference, *own, *texts, *flags) in (0, 1)
     [path] = (output / "single").glob("*.wav")
     return soundfile.read(path)[0]
@@ -67,8 +67,18 @@ def test_an_experiment_is_not_overwritten(trained: Recipe, tmp_path: Path, capsy
     assert trained.call(bins.convert, *flags) == 0
     before = listing(tmp_path)
     assert trained.call(bins.convert, *flags) == 1
-    assert f"--output: {tmp_path} holds an experiment; choose another folder" in capsys.readouterr().err
+    assert f"--output: {tmp_path} holds args.json of an experiment; choose another folder" in capsys.readouterr().err
     assert listing(tmp_path) == before
+    # Nor are other files of the same names.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "symbols.dict").write_text("kept")
+    assert trained.call(bins.convert, *flags[:-1], str(other)) == 1
+    assert f"--output: {other} holds symbols.dict" in capsys.readouterr().err
+    assert [path.name for path in other.iterdir()] == ["symbols.dict"]
+    assert (other / "symbols.dict").read_text() == "kept"
+    assert trained.call(bins.convert, *flags[:-1], str(other / "symbols.dict")) == 1
+    assert "is not a folder; choose another" in capsys.readouterr().err
 
 
 def test_an_ar_alone_cannot_be_converted(trained: Recipe, tmp_path: Path, capsys) -> None:

@@ -59,11 +59,9 @@ def systems(synthesizer: Synthesizer, item: ListItem) -> Iterator[tuple[str, np.
         raise request
     recording = read_audio(item.reference_audio, codec.sample_rate_hz)
     codes = codec.encode(recording[None], torch.tensor([len(recording)]))[0][0].cpu()
-    rows: dict[str, Tensor] = {"recording, codec": codes}
-    if model.nar is not None:
-        [rows["recording's first codebook, NAR"]] = model.nar_codes([request], [codes[:, 0]])
+    [with_nar] = model.nar_codes([request], [codes[:, 0]])
     [generation] = synthesizer.generate([request])
-    rows["pair"] = generation.codes
+    rows = {"recording, codec": codes, "recording's first codebook, NAR": with_nar, "pair": generation.codes}
     yield "recording", at_recognizer_rate(recording, codec.sample_rate_hz)
     for name, row in rows.items():
         for num in range(1, row.shape[1] + 1):
@@ -79,7 +77,7 @@ def at_recognizer_rate(audio: Tensor, rate_hz: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--infer_expt_dir", type=Path, required=True, help="experiment with the pair, or an AR alone")
+    parser.add_argument("--infer_expt_dir", type=Path, required=True, help="experiment with the pair")
     parser.add_argument("--list", type=Path, required=True, help="a test list with recordings")
     parser.add_argument("--num", type=int, help="judge only the first lines of the list")
     parser.add_argument("--asr_model", help="Whisper: a folder or a name (default large-v3)")
