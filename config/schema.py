@@ -115,6 +115,9 @@ class ValleSettings(ModelSettings):
     )
     share_embedding: bool = Field(description="NAR head j shares the weight of audio embedding j+2")
     nar_scale_factor: Positive = Field(description="scales the NAR's width, heads and layers")
+    nar_num_decoder_layers: Count | None = Field(
+        description="layers of the NAR; null: num_decoder_layers times nar_scale_factor"
+    )
     prepend_bos: bool = Field(description="begin the AR's audio with a begin symbol")
     group_size: Annotated[int, Field(ge=1, le=8)] = Field(
         description="frames that the AR reads and predicts in one step (VALL-E 2, section 3)"
@@ -126,6 +129,7 @@ class ValleSettings(ModelSettings):
             raise ValueError("decoder_dim must be a multiple of nhead")
         sizes = (self.decoder_dim, self.nhead, self.num_decoder_layers)
         width, heads, layers = (int(size * self.nar_scale_factor) for size in sizes)
+        layers = self.nar_num_decoder_layers or layers
         if min(width, heads, layers) < 1 or width % heads:
             raise ValueError(
                 f"nar_scale_factor gives the NAR a width of {width}, {heads} heads and {layers} layers; each must be "
@@ -194,6 +198,9 @@ class TrainSettings(Section):
     init_from_codec: bool = Field(
         description="begin with the codec's vectors as embeddings of its codes and as weights of the output layers; "
         "false: with random ones"
+    )
+    init_nar_from_ar: bool = Field(
+        description="begin a NAR with the layers and embeddings of the trained AR; false: with random ones"
     )
     max_epoch: Count
     max_steps: Count | None = Field(description="optimizer steps at which training stops; null: max_epoch alone")

@@ -173,6 +173,13 @@ class CodecLM(nn.Module, ABC):
         """
         raise ValueError("this model cannot begin with the codec's vectors")
 
+    def init_from_pretrained(self) -> None:
+        """Initialize what a stage trains from the pretrained part, if the stage has one. That part is loaded.
+
+        Raises ValueError if the model, or its settings, cannot.
+        """
+        raise ValueError("this model has no pretrained part")
+
     def configure_training(self, settings: TrainSettings) -> None:
         """Compile the layers, or keep fewer activations, as the settings ask."""
         for module in self.modules():

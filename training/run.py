@@ -97,6 +97,11 @@ class TrainingRun:
         if settings.train.init_from_codec:
             self._init_codes(model)
         load_checked(model, self.start.weights, None)
+        if settings.train.init_nar_from_ar and self.start.is_new:
+            try:
+                model.init_from_pretrained()
+            except ValueError as error:
+                raise UserError(f"train.init_nar_from_ar: {error}") from error
         model.configure_training(settings.train)
         # Copied before the trainer shards the model.
         eval_model = EvalModel(model, accelerator)

@@ -37,12 +37,14 @@ ResumeType = Literal["resume", "finetune"]
 class InitialState:
     """`resume_from` restores everything; otherwise training starts from `weights`, which may be empty.
 
+    `is_new` says that no checkpoint of the same model is continued; of a pretrained part, the weights may be given.
     `superseded` are the experiment's own checkpoints that this training does not continue.
     """
 
     table: SymbolTable
     weights: dict[str, Tensor]
     resume_from: Checkpoint | None
+    is_new: bool
     superseded: list[Checkpoint]
 
 
@@ -81,7 +83,7 @@ def resolve_start(
                 "or use --resume_type finetune"
             )
     if source is None or resume_type != "resume":
-        return InitialState(table, weights, None, existing)
+        return InitialState(table, weights, None, source is None, existing)
 
     if not source.can_resume:
         raise UserError(f"--resume_type: {source.path} holds weights alone; continue from it with finetune")
@@ -91,7 +93,7 @@ def resolve_start(
     # The same folder may be written in several ways, by a link or with "..".
     is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
     superseded = [checkpoint for checkpoint in existing if checkpoint.step > source.step or not is_own]
-    return InitialState(table, {}, source, superseded)
+    return InitialState(table, {}, source, False, superseded)
 
 
 def _check_stage(

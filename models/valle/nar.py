@@ -1,11 +1,13 @@
 """The non-autoregressive model: codebooks 1 to Q-1, each in one pass (VALL-E, section 4.2.2)."""
 
+import re
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from config.schema import ValleSettings
+from models.valle.ar import AR
 from modules.embedding import SinePosition, TokenEmbedding, init_from_vectors
 from modules.masks import full_attention_mask, padding_mask
 from modules.packing import Packing
@@ -23,6 +25,7 @@ class NAR(nn.Module):
         super().__init__()
         sizes = settings.decoder_dim, settings.nhead, settings.num_decoder_layers
         width, num_heads, num_layers = (int(size * settings.nar_scale_factor) for size in sizes)
+        num_layers = settings.nar_num_decoder_layers or num_layers
         num_codes, dropout, has_prenet = settings.audio_token_num, settings.dropout, settings.add_prenet
         self.num_quantizers = settings.num_quantizers
         num_stages = self.num_quantizers - 1
@@ -55,6 +58,32 @@ class NAR(nn.Module):
                 "a head shares its weight with the embedding of the next codebook; set model.share_embedding to false"
             )
         init_from_vectors([*embeddings, *heads], torch.cat([vectors, vectors[1:]]))
+
+    @torch.no_grad()
+    def init_from_ar(self, ar: AR) -> None:
+        """Begin with the AR's first layers, and its embeddings of text and of codebook 0.
+
+        What remains random are the conditions of the norms, the other codebooks and the heads. Raises ValueError if the
+        width or the heads differ, or the AR has too few layers.
+        """
+        own, trained = self.decoder, ar.decoder
+        if own.width != trained.width or own.num_heads != trained.num_heads or len(own.layers) > len(trained.layers):
+            raise ValueError(
+                f"the NAR has a width of {own.width}, {own.num_heads} heads and {len(own.layers)} layers, and the AR "
+                f"{trained.width}, {trained.num_heads} and {len(trained.layers)}; set model.nar_scale_factor to 1, and "
+                "model.nar_num_decoder_layers to no more than the AR's layers"
+            )
+        # Adaptive norms hold plain ones, and start as such.
+        weights = {re.sub(r"(norm\d?)\.", r"\1.norm.", name): value for name, value in trained.state_dict().items()}
+        own.load_state_dict({name: weights.get(name, value) for name, value in own.state_dict().items()})
+        for name in ("text_embedding", "text_prenet", "audio_prenet"):
+            getattr(self, name).load_state_dict(getattr(ar, name).state_dict())
+        self.text_position.alpha.copy_(ar.text_position.alpha)
+        self.audio_position.alpha.copy_(ar.audio_position.alpha)
+        table = cast(TokenEmbedding, self.audio_embeddings[0]).weight
+        # With groups, a frame is read as a group of equal frames.
+        groups = ar.audio_embedding.weight[: len(table)].repeat(1, ar.group_size)
+        table.copy_(ar.group_embedding(groups))
 
     @torch.inference_mode()
     def generate(

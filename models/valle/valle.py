@@ -31,7 +31,9 @@ class VALLE(CodecLM):
     train_stages = frozenset({0, 1, 2})
     pretrained_stages = frozenset({2})
     free_settings = frozenset({"dropout", "prefix_mode"})
-    free_pretrained_settings = frozenset({"nar_scale_factor", "share_embedding", "num_quantizers"})
+    free_pretrained_settings = frozenset(
+        {"nar_scale_factor", "nar_num_decoder_layers", "share_embedding", "num_quantizers"}
+    )
 
     def __init__(self, settings: ValleSettings, train_stage: int | None = None) -> None:
         """Train stage 1 trains an AR, 2 a NAR beside a frozen AR, and 0 both; None is for inference with both."""
@@ -89,6 +91,12 @@ class VALLE(CodecLM):
             init_from_vectors(tables, vectors[[0, 0]])
         if self.nar_trains and self.nar is not None:
             self.nar.init_codes(vectors)
+
+    def init_from_pretrained(self) -> None:
+        if self.ar_trains and self.nar_trains:
+            raise ValueError("only a NAR that trains alone can begin with a trained AR; use --model_train_stage 2")
+        if self.nar is not None:
+            self.nar.init_from_ar(self.ar)
 
     def collate(self, frame_rate_hz: float) -> Collator:
         return Collator(

@@ -21,7 +21,7 @@ VARIANTS = [
     {"prepend_bos": True},
     {"norm_first": False},
     {"add_prenet": True},
-    {"nar_scale_factor": 0.5, "share_embedding": False},
+    {"nar_scale_factor": 0.5, "share_embedding": False, "nar_num_decoder_layers": 1},
     {"group_size": 2},
     {"group_size": 4, "prepend_bos": True, "add_prenet": True},
 ]

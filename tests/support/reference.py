@@ -62,6 +62,7 @@ def pair_settings(**changes: object) -> ValleSettings:
         prefix_mode=1,
         share_embedding=True,
         nar_scale_factor=1.0,
+        nar_num_decoder_layers=None,
         prepend_bos=False,
         group_size=1,
         num_quantizers=8,

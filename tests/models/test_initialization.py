@@ -1,4 +1,4 @@
-"""Embeddings that begin with a codec's vectors."""
+"""Models that begin with a codec's vectors, or with a trained AR."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from config.schema import ValleSettings
 from models.valle.valle import VALLE
 from modules.embedding import init_from_vectors
+from modules.packing import Packing
 from tests.support.reference import pair_settings
 
 
@@ -56,3 +57,34 @@ def test_a_frozen_ar_is_left_alone_and_tied_weights_are_refused() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.ar.state_dict().items())
     with pytest.raises(ValueError, match=r"model\.share_embedding"):
         VALLE(settings(share_embedding=True), train_stage=2).init_codes(own)
+
+
+def test_a_nar_that_begins_with_the_ar_computes_its_hidden_states() -> None:
+    """With the AR's attention mask, without a prompt, and where groups have equal frames."""
+    model = VALLE(settings(), train_stage=2).eval()
+    ar, nar = model.ar, model.nar
+    assert nar is not None
+    for weight in ar.parameters():
+        if weight.ndim == 1:
+            torch.nn.init.normal_(weight, mean=1.0, std=0.3)
+    model.init_from_pretrained()
+    text, text_lens, frames_lens = torch.randint(3, 16, (2, 6)), torch.tensor([6, 4]), torch.tensor([5, 3])
+    codes = torch.randint(0, 20, (2, 5))
+    x, may_attend, _ = ar.sequence(text, text_lens, codes.repeat_interleave(2, 1), 2 * frames_lens)
+    packing = Packing.from_lengths(text_lens, frames_lens)
+    every = codes.unsqueeze(-1).expand(-1, -1, model.num_quantizers)
+    no_prompt = torch.zeros(2, 5, dtype=torch.bool)
+    own = packing.pack(nar.text_position(nar.text_embedding(text)), nar.embed_audio(every, no_prompt, 1))
+    torch.testing.assert_close(own, x)
+    hidden = nar.decoder(own, may_attend, condition=nar.stage_embeddings[0].weight)
+    torch.testing.assert_close(hidden, ar.decoder(x, may_attend))
+
+
+def test_a_nar_of_other_sizes_cannot_begin_with_the_ar() -> None:
+    for changes in ({"nar_scale_factor": 0.5}, {"nar_num_decoder_layers": 5}):
+        with pytest.raises(ValueError, match=r"model\.nar_scale_factor to 1"):
+            VALLE(settings().model_copy(update=changes), train_stage=2).init_from_pretrained()
+    # Fewer layers are the AR's first.
+    VALLE(settings().model_copy(update={"nar_num_decoder_layers": 1}), train_stage=2).init_from_pretrained()
+    with pytest.raises(ValueError, match="--model_train_stage 2"):
+        VALLE(settings(), train_stage=0).init_from_pretrained()
