@@ -271,6 +271,9 @@ class InferSettings(SamplingSettings):
     max_tries: Count = Field(description="seeds to try when speech is cut off, ends at once or is silent")
     continual_prompt_seconds: Positive = Field(description="with --continual, how much of the prompt's audio is kept")
     max_batch_size: Count = Field(description="texts, or parts of long texts, decoded together")
+    nar_decoding: Literal["greedy", "expected"] = Field(
+        description="decode the NAR's likeliest codes, or the means of all codes' vectors by their probabilities"
+    )
     max_part_seconds: Positive | None = Field(
         description="expected speech of a part; a text with more is split into parts; null: measured on the corpus"
     )

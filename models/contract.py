@@ -116,11 +116,13 @@ class TokenizedRequest:
 class Generation:
     """New codes (T, Q) after the prompt, and why they end.
 
-    A model that is not complete yet may give fewer codebooks.
+    A model that is not complete yet may give fewer codebooks. `vectors` (T, W), if there are any, are to be decoded in
+    place of the sum of the codes' vectors.
     """
 
     codes: Tensor
     stop_reason: StopReason
+    vectors: Tensor | None = None
 
 
 class CodecLM(nn.Module, ABC):
@@ -191,6 +193,13 @@ class CodecLM(nn.Module, ABC):
     def prepare_inference(self, precision: Literal["fp32", "bf16", "int8"], device: torch.device) -> None:
         """Put linear layers in this precision, and all on this device; training and saving are over then."""
         self.to(device)
+
+    def decode_expected(self, vectors: Tensor) -> None:
+        """Give generations expected vectors for the codes that are not sampled, by the codec's vectors (Q, V, W).
+
+        Raises ValueError if the model samples all codes.
+        """
+        raise ValueError("this model samples all codes, and so has no expected vectors; set it to greedy")
 
     @abstractmethod
     def generate(

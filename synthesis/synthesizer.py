@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -80,6 +80,13 @@ class Synthesizer:
         device: torch.device,
     ) -> None:
         self.model = model.eval()
+        if settings.nar_decoding == "expected":
+            try:
+                if codec.vectors is None:
+                    raise ValueError(f"{type(codec).__name__} has no vectors for its codes; set it to greedy")
+                model.decode_expected(codec.vectors)
+            except ValueError as error:
+                raise UserError(f"infer.nar_decoding: {error}") from error
         self.codec = codec
         self.tokenizer = tokenizer
         self.settings = settings
@@ -172,12 +179,25 @@ class Synthesizer:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The audio of each row, which in a continuation starts with the prompt, and the new part of it."""
         if not continual:
-            audio = self.decode([row.codes for row in generations])
+            audio = self.decode_generations(generations)
             return audio, audio
-        pairs = zip(items, generations, strict=True)
-        audio = self.decode([torch.cat([item.codes.cpu(), row.codes]) for item, row in pairs])
+        audio = self.decode_generations(generations, [item.codes for item in items])
         hop = self.codec.sample_rate_hz / self.codec.frame_rate_hz
         return audio, [row[round(len(item.codes) * hop) :] for item, row in zip(items, audio, strict=True)]
+
+    def decode_generations(
+        self, generations: Sequence[Generation], prompts: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """The audio (N,) of each generation, after that of its prompt's codes (P, Q) if they are given."""
+        vectors = [row.vectors for row in generations if row.vectors is not None]
+        if not vectors:
+            rows = [row.codes for row in generations]
+            before = prompts or [row[:0] for row in rows]
+            return self.decode([torch.cat([prompt.cpu(), row]) for prompt, row in zip(before, rows, strict=True)])
+        if prompts is not None:
+            pairs = zip(prompts, vectors, strict=True)
+            vectors = [torch.cat([self.codec.sum_vectors(prompt).cpu(), row]) for prompt, row in pairs]
+        return self._decode_padded(self.codec.decode_vectors, vectors)
 
     def copy(self, audio: Tensor) -> Tensor:
         """The codec's reconstruction of (N,) audio."""
@@ -186,9 +206,13 @@ class Synthesizer:
 
     def decode(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Decode codes, each (T, Q), to audio, each (N,)."""
-        audio, lens = self.codec.decode(
-            pad_sequence(list(codes), batch_first=True).to(self.device), torch.tensor([len(row) for row in codes])
-        )
+        return self._decode_padded(self.codec.decode, codes)
+
+    def _decode_padded(
+        self, decode: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], rows: Sequence[Tensor]
+    ) -> list[Tensor]:
+        lens = torch.tensor([len(row) for row in rows])
+        audio, lens = decode(pad_sequence(list(rows), batch_first=True).to(self.device), lens)
         return [row[:length].cpu() for row, length in zip(audio, lens.tolist(), strict=True)]
 
     @torch.inference_mode()

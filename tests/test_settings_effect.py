@@ -167,6 +167,7 @@ ROWS = [
     Row("infer.max_tries", 1, speech),
     Row("infer.continual_prompt_seconds", 0.7, continued),
     Row("infer.max_batch_size", 2, spoken_together),
+    Row("infer.nar_decoding", "expected", speech),
     Row("infer.max_part_seconds", 0.4, speech),
     Row("infer.max_total_seconds", 1, speech),
     Row("infer.context", "previous", spoken_in_parts, {"infer.max_part_seconds": 0.4}),

@@ -48,7 +48,7 @@ class SampleLogger:
     def _log(self, step: int) -> None:
         prompted = self._prompted()
         [generated] = self.synthesizer.generate([prompted])
-        [audio] = self.synthesizer.decode([generated.codes])
+        [audio] = self.synthesizer.decode_generations([generated])
         rate = self.synthesizer.codec.sample_rate_hz
         [true] = self.synthesizer.decode([torch.from_numpy(self.target.codes).long()])
         self.writer.add_audio("sample/speech", audio, step, sample_rate=rate)

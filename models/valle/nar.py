@@ -94,18 +94,25 @@ class NAR(nn.Module):
         codes_lens: Tensor,
         is_prompt: Tensor,
         read_whole_prompt: bool = True,
-    ) -> Tensor:
+        vectors: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Fill codebooks 1 to Q-1 of codes (B, T, Q) outside the prompt, greedily (section 4.3).
 
-        Without `read_whole_prompt` (`prefix_mode` 0) a stage reads only the prompt's codebooks below it.
+        Without `read_whole_prompt` (`prefix_mode` 0) a stage reads only the prompt's codebooks below it. With the
+        codec's `vectors` (Q, V, W) also returns expected vectors (B, T, W): those of codebook 0, and for each other
+        codebook the mean by the probabilities of its codes. Their squared error is the lowest that can be expected,
+        while the likeliest of many unlikely codes may be worse than none. They mean nothing in the prompt.
         """
         codes = codes.clone()
+        means = None if vectors is None else vectors[0].to(codes.device)[codes[..., 0]]
         is_read_whole = is_prompt if read_whole_prompt else torch.zeros_like(is_prompt)
         # Each stage reads the codebooks that earlier stages wrote into `codes`.
         for stage in range(1, self.num_quantizers):
             logits = self(text, text_lens, codes, codes_lens, is_read_whole, stage)
             codes[..., stage] = torch.where(is_prompt, codes[..., stage], logits.argmax(-1))
-        return codes
+            if means is not None and vectors is not None:
+                means += logits.float().softmax(-1) @ vectors[stage].to(means)
+        return codes, means
 
     def forward(
         self,

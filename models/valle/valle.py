@@ -47,6 +47,7 @@ class VALLE(CodecLM):
         self.nar_trains = train_stage in (0, 2)
         self.ar.requires_grad_(train_stage != 2)
         self.generator = ARGenerator(self.ar)
+        self._codec_vectors: Tensor | None = None
 
     def forward(self, batch: ValleBatch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
         """Losses of the models that train: "ar", and "nar_<stage>" for each stage in the batch."""
@@ -84,6 +85,9 @@ class VALLE(CodecLM):
         if self.nar_trains and self.nar is not None:
             names |= {f"nar_{stage}": "nar" for stage in range(1, self.nar.num_quantizers)}
         return names
+
+    def decode_expected(self, vectors: Tensor) -> None:
+        self._codec_vectors = vectors
 
     def init_codes(self, vectors: Tensor) -> None:
         if self.ar_trains:
@@ -143,30 +147,33 @@ class VALLE(CodecLM):
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
         limits = min_frames.to(device), max_frames.to(device)
         first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seeds, *limits, on_frames)
-        codes = [row.codes.unsqueeze(1) for row in first]
-        if self.nar is not None:
-            codes = self.nar_codes(requests, [row.codes for row in first])
-        return [Generation(row, end.stop_reason) for row, end in zip(codes, first, strict=True)]
+        return self.complete(requests, [Generation(row.codes.unsqueeze(1), row.stop_reason) for row in first])
 
-    def nar_codes(self, requests: Sequence[TokenizedRequest], first: Sequence[Tensor]) -> list[Tensor]:
-        """The codes (T, Q) of each request, all but the first codebook (T,) by the NAR."""
-        assert self.nar is not None, "an AR alone has no other codebooks"
+    def complete(self, requests: Sequence[TokenizedRequest], drafts: Sequence[Generation]) -> list[Generation]:
+        """Add the other codebooks to codebook 0 (T, 1) of each request by the NAR, if there is one."""
+        if self.nar is None:
+            return list(drafts)
         # The NAR's input (P + T, Q): the prompt in full, then the new frames, of which only codebook 0 is known.
         rows = []
-        for request, known in zip(requests, first, strict=True):
-            codes = F.pad(request.codes, (0, 0, 0, len(known)))
-            codes[len(request.codes) :, 0] = known
+        for request, draft in zip(requests, drafts, strict=True):
+            codes = F.pad(request.codes, (0, 0, 0, len(draft.codes)))
+            codes[len(request.codes) :, 0] = draft.codes[:, 0]
             rows.append(codes)
         codes, codes_lens = _padded(rows, self.device)
         prompt_lens = torch.tensor([len(request.codes) for request in requests], device=self.device)
         text, text_lens = _padded([torch.tensor(self.nar_ids(request)) for request in requests], self.device)
         is_prompt = torch.arange(codes.shape[1], device=self.device) < prompt_lens.unsqueeze(1)
-        filled = self.nar.generate(
-            text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != PrefixMode.NONE
-        ).cpu()
-        # Drop the prompts and the padding.
-        spans = zip(filled, requests, first, strict=True)
-        return [row[len(request.codes) : len(request.codes) + len(known)] for row, request, known in spans]
+        read_whole_prompt = self.prefix_mode != PrefixMode.NONE
+        filled, means = self.nar.generate(
+            text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt, self._codec_vectors
+        )
+        generations = []
+        for row, (request, draft) in enumerate(zip(requests, drafts, strict=True)):
+            # Drop the prompt and the padding.
+            new = slice(len(request.codes), len(request.codes) + len(draft.codes))
+            vectors = None if means is None else means[row, new].cpu()
+            generations.append(Generation(filled[row, new].cpu(), draft.stop_reason, vectors))
+        return generations
 
     def nar_ids(self, request: TokenizedRequest) -> Sequence[int]:
         """The ids that the NAR reads: without the prompt's if it was trained on prompts without text."""

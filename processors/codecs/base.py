@@ -99,15 +99,37 @@ class Codec(ABC):
         With fewer than Q codebooks the sound is coarser. Returns audio (B, N) float32, 0 after each row's end, and its
         lengths (B,) in samples. Raises ValueError if q is 0 or exceeds Q, or a length is negative or exceeds T.
         """
-        codes, codes_lens = codes.to(self.device), codes_lens.to(self.device)
         if not 1 <= codes.shape[2] <= self.num_codebooks:
             raise ValueError(f"codes must have 1 to {self.num_codebooks} codebooks, not {codes.shape[2]}")
-        if codes_lens.numel() and (int(codes_lens.max()) > codes.shape[1] or int(codes_lens.min()) < 0):
-            raise ValueError(f"codes_lens must lie between 0 and {codes.shape[1]}")
-        codes = codes[:, : int(codes_lens.max()) if len(codes_lens) else 0]
-        codes = codes.masked_fill(_is_pad(codes_lens, codes.shape[1])[:, :, None], 0)
+        return self._decode_with(self._decode, codes.long(), codes_lens)
+
+    @torch.no_grad()
+    def decode_vectors(self, vectors: Tensor, codes_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode vectors (B, T, W) as `decode` decodes codes of which they are the sums of `vectors`.
+
+        They may be any, such as means of several codes'. Raises ValueError for a length that does not fit, and if the
+        codec has no vectors.
+        """
+        return self._decode_with(self._decode_vectors, vectors, codes_lens)
+
+    def sum_vectors(self, codes: Tensor) -> Tensor:
+        """The sums (..., W) of the vectors of codes (..., q). Raises ValueError if the codec has no vectors."""
+        if self.vectors is None:
+            raise ValueError(f"{type(self).__name__} has no vectors for its codes")
+        codes = codes.to(self.device)
+        return self.vectors[torch.arange(codes.shape[-1], device=self.device), codes].sum(-2)
+
+    def _decode_with(
+        self, decode: Callable[[Tensor, Tensor], Tensor], frames: Tensor, codes_lens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decode codes or vectors (B, T, ...), with zeros after each row's end in them and in the audio."""
+        frames, codes_lens = frames.to(self.device), codes_lens.to(self.device)
+        if codes_lens.numel() and (int(codes_lens.max()) > frames.shape[1] or int(codes_lens.min()) < 0):
+            raise ValueError(f"codes_lens must lie between 0 and {frames.shape[1]}")
+        frames = frames[:, : int(codes_lens.max()) if len(codes_lens) else 0]
+        frames = frames.masked_fill(_is_pad(codes_lens, frames.shape[1])[:, :, None], 0)
         audio_lens = codes_lens * self.hop_samples
-        audio = self._decode(codes.long(), codes_lens)
+        audio = decode(frames, codes_lens)
         return audio.masked_fill(_is_pad(audio_lens, audio.shape[1]), 0.0), audio_lens
 
     @abstractmethod
@@ -117,6 +139,10 @@ class Codec(ABC):
     @abstractmethod
     def _decode(self, codes: Tensor, codes_lens: Tensor) -> Tensor:
         """(B, T, q) int64, 0 after each row's end, to (B, T * hop) audio; samples after the end may be anything."""
+
+    def _decode_vectors(self, vectors: Tensor, codes_lens: Tensor) -> Tensor:
+        """As `_decode`, for vectors (B, T, W). A codec with `vectors` has this."""
+        raise ValueError(f"{type(self).__name__} has no vectors for its codes")
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "Codec":

@@ -75,11 +75,14 @@ class Encodec(Codec):
         return codes
 
     def _decode(self, codes: Tensor, codes_lens: Tensor) -> Tensor:
-        audio = torch.zeros(len(codes), codes.shape[1] * self.hop_samples, device=self.device)
+        return self._decode_vectors(self.model.quantizer.decode(codes.permute(2, 0, 1)).transpose(1, 2), codes_lens)
+
+    def _decode_vectors(self, vectors: Tensor, codes_lens: Tensor) -> Tensor:
+        audio = torch.zeros(len(vectors), vectors.shape[1] * self.hop_samples, device=self.device)
         for rows, num_frames in _row_groups(codes_lens):
-            latents = self.model.quantizer.decode(codes[rows, :num_frames].permute(2, 0, 1))
             num_samples = num_frames * self.hop_samples
-            audio[rows, :num_samples] = self.model.decoder(latents)[:, 0, :num_samples]
+            decoded = self.model.decoder(vectors[rows, :num_frames].transpose(1, 2))
+            audio[rows, :num_samples] = decoded[:, 0, :num_samples]
         return audio
 
 

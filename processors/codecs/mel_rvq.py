@@ -183,13 +183,19 @@ class MelRVQ(Codec):
         return torch.stack(codes, dim=-1).unflatten(0, (len(audio), num_frames))
 
     def _decode(self, codes: Tensor, codes_lens: Tensor) -> Tensor:
-        audio = torch.zeros(len(codes), codes.shape[1] * self.hop_samples, device=self.device)
-        books = torch.arange(codes.shape[2], device=self.device)
+        return self._waveforms(self.sum_vectors(codes), codes_lens, num_codebooks=codes.shape[2])
+
+    def _decode_vectors(self, vectors: Tensor, codes_lens: Tensor) -> Tensor:
+        return self._waveforms(vectors, codes_lens, self.num_codebooks)
+
+    def _waveforms(self, log_mel: Tensor, codes_lens: Tensor, num_codebooks: int) -> Tensor:
+        """Log-mel frames (B, T, M), as far as so many codebooks give them, to (B, T * hop) audio."""
+        audio = torch.zeros(len(log_mel), log_mel.shape[1] * self.hop_samples, device=self.device)
         for row, length in enumerate(codes_lens.tolist()):
             if length == 0:
                 continue
-            log_mel = self.codebooks[books, codes[row, :length]].sum(1) + self.gains[len(books) - 1].log()
-            waveform = self.analysis.waveform(log_mel, self.settings.griffin_lim_iterations)
+            scaled = log_mel[row, :length] + self.gains[num_codebooks - 1].log()
+            waveform = self.analysis.waveform(scaled, self.settings.griffin_lim_iterations)
             audio[row, : length * self.hop_samples] = waveform / waveform.abs().max().clamp(min=1.0)
         return audio
 

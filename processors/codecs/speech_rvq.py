@@ -92,6 +92,9 @@ class SpeechRVQ(Codec):
     def _decode(self, codes: Tensor, codes_lens: Tensor) -> Tensor:
         return self.net.decoder(self.net.dequantize(codes), codes_lens)
 
+    def _decode_vectors(self, vectors: Tensor, codes_lens: Tensor) -> Tensor:
+        return self.net.decoder(vectors, codes_lens)
+
 
 def save_net(net: SpeechNet, settings: SpeechRVQSettings, path: Path) -> None:
     """Write a safetensors file in bf16 with the settings in its header, atomically; the codebooks stay in fp32."""

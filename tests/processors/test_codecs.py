@@ -255,6 +255,14 @@ def test_a_codec_decodes_the_sum_of_its_vectors(standin: Path, mel_rvq: MelRVQ) 
         assert codec.vectors is not None
         return codes, torch.stack([codec.vectors[book, codes[:, book]] for book in range(codec.num_codebooks)]).sum(0)
 
+    for codec in (encodec, mel_rvq, learned):
+        rows = torch.stack([sums(codec)[0], sums(codec)[0]])
+        lens = torch.tensor([5, 3])
+        from_codes, from_codes_lens = codec.decode(rows, lens)
+        from_vectors, from_vectors_lens = codec.decode_vectors(codec.sum_vectors(rows), lens)
+        torch.testing.assert_close(from_vectors, from_codes)
+        assert torch.equal(from_vectors_lens, from_codes_lens)
+
     codes, expected = sums(encodec)
     torch.testing.assert_close(encodec.model.quantizer.decode(codes.T[:, None])[0].T, expected)
     codes, expected = sums(learned)

@@ -51,6 +51,39 @@ def test_a_batch_of_texts_equals_each_alone(codec, requests, mode: int, top_k: i
     assert all(speech.audio.abs().max() > 0 for speech in whole)
 
 
+def test_expected_vectors_are_those_of_the_codes_where_the_nar_is_sure(codec, requests) -> None:
+    synthesizer = build(codec, nar_decoding="expected")
+    items = synthesizer.tokenize(requests, continual=False)
+    unsure = synthesizer.generate(items)
+    for item, generation in zip(items, unsure, strict=True):
+        [alone] = synthesizer.generate([item])
+        torch.testing.assert_close(generation.vectors, alone.vectors)
+    with torch.no_grad():
+        for head in synthesizer.model.nar.predict_layers:
+            head.weight *= 1e5
+    sure = synthesizer.generate(items)
+    for generation, before in zip(sure, unsure, strict=True):
+        torch.testing.assert_close(generation.vectors, codec.sum_vectors(generation.codes))
+        assert not torch.allclose(before.vectors, codec.sum_vectors(before.codes), atol=0.1)
+
+
+@pytest.mark.parametrize("continual", [False, True])
+def test_expected_vectors_are_decoded_in_place_of_the_codes(codec, requests, continual: bool) -> None:
+    settings = {"min_seconds_per_phone": 0.1, "continual_prompt_seconds": 0.3}
+    greedy, expected = (build(codec, nar_decoding=how, **settings) for how in ("greedy", "expected"))
+    for one, other in zip(
+        greedy.synthesize(requests, continual), expected.synthesize(requests, continual), strict=True
+    ):
+        assert torch.equal(one.codes, other.codes) and len(one.audio) == len(other.audio)
+        assert not torch.allclose(one.audio, other.audio, atol=1e-2)
+
+
+def test_expected_vectors_need_a_nar_and_a_codec_with_vectors(codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MelRVQ, "vectors", None)
+    with pytest.raises(UserError, match=r"infer\.nar_decoding: MelRVQ has no vectors"):
+        build(codec, nar_decoding="expected")
+
+
 def test_the_nar_of_modes_2_and_4_does_not_get_the_prompts_text(codec, requests) -> None:
     for mode in (1, 2, 4):
         synthesizer = build(codec, mode)

@@ -18,7 +18,7 @@ from torchaudio.functional import resample
 
 from evaluation.measures import Ratio, interval, word_errors
 from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
-from models.contract import TokenizedRequest
+from models.contract import Generation, TokenizedRequest
 from models.valle.valle import VALLE
 from synthesis.load import load_experiment
 from synthesis.synthesizer import Request, Synthesizer
@@ -59,16 +59,21 @@ def systems(synthesizer: Synthesizer, item: ListItem) -> Iterator[tuple[str, np.
         raise request
     recording = read_audio(item.reference_audio, codec.sample_rate_hz)
     codes = codec.encode(recording[None], torch.tensor([len(recording)]))[0][0].cpu()
-    [with_nar] = model.nar_codes([request], [codes[:, 0]])
-    [generation] = synthesizer.generate([request])
-    rows = {"recording, codec": codes, "recording's first codebook, NAR": with_nar, "pair": generation.codes}
+    if codec.vectors is not None:
+        model.decode_expected(codec.vectors)
+    [with_nar] = model.complete([request], [Generation(codes[:, :1], "eos")])
+    [pair] = synthesizer.generate([request])
+    rows = {"recording, codec": Generation(codes, "eos"), "recording's first codebook, NAR": with_nar, "pair": pair}
     yield "recording", at_recognizer_rate(recording, codec.sample_rate_hz)
     for name, row in rows.items():
-        for num in range(1, row.shape[1] + 1):
+        for num in range(1, row.codes.shape[1] + 1):
             if name.endswith("NAR") and num == 1:
                 continue  # The same as the codec's.
-            [audio] = synthesizer.decode([row[:, :num]])
+            [audio] = synthesizer.decode([row.codes[:, :num]])
             yield f"{name}, {num} codebooks", at_recognizer_rate(audio, codec.sample_rate_hz)
+        if row.vectors is not None:
+            [audio] = synthesizer.decode_generations([row])
+            yield f"{name}, expected vectors", at_recognizer_rate(audio, codec.sample_rate_hz)
 
 
 def at_recognizer_rate(audio: Tensor, rate_hz: int) -> np.ndarray:
