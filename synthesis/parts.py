@@ -47,8 +47,8 @@ _WIDE_MARKS = "。！？；：，、｡､…—―"
 # Between digits these are part of a number: １０：３０.
 _DIGIT_MARKS = tuple("。：，")
 # Scripts without spaces between words, in which a character is a syllable or a word.
-_IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-_CUT = re.compile(rf"\s+|[{_WIDE_MARKS}][{_WIDE_MARKS}{re.escape(_CLOSERS)}]*|(?<={_IDEOGRAPH})(?={_IDEOGRAPH})")
+IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_CUT = re.compile(rf"\s+|[{_WIDE_MARKS}][{_WIDE_MARKS}{re.escape(_CLOSERS)}]*|(?<={IDEOGRAPH})(?={IDEOGRAPH})")
 # Marks and quotes before a cut are looked for in this many characters.
 _LOOK_BACK = 16
 
