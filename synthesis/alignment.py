@@ -54,8 +54,8 @@ def monotone_path(scores: np.ndarray) -> np.ndarray:
         best = reached + scores[..., frame, :]
     path = np.full(scores.shape[:-1], num_phones - 1)
     for frame in range(num_frames - 1, 0, -1):
-        advance = np.take_along_axis(advances[..., frame, :], path[..., frame, None], -1)[..., 0]
-        path[..., frame - 1] = path[..., frame] - advance
+        steps_back = np.take_along_axis(advances[..., frame, :], path[..., frame, None], -1)[..., 0]
+        path[..., frame - 1] = path[..., frame] - steps_back
     return path
 
 
