@@ -255,7 +255,7 @@ def test_without_validation_data_the_prompts_choose(codec, requests) -> None:
 
 def test_what_cannot_be_ranked_is_one_line(codec, requests) -> None:
     with pytest.raises(
-        UserError, match="infer.rank_by: DelayLM does not score codes, as coverage needs; set it to asr"
+        UserError, match=r"infer\.rank_by: DelayLM does not score codes, as coverage needs; set it to asr"
     ):
         check_candidates(delay(DelayLM), tiny_infer(num_candidates=2, rank_by="coverage"))
     for settings in ({"num_candidates": 1, "rank_by": "coverage"}, {"num_candidates": 2, "rank_by": "asr"}):
