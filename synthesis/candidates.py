@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from config.schema import InferSettings
-from models.contract import CodecLM, Generation, Reading
-from synthesis.aligner import Alignment
+from models.contract import CodecLM, Generation, Reading, TokenizedRequest
+from synthesis.aligner import Alignment, TextAligner
 from utils.errors import UserError
 
 ErrorRate = Callable[[Tensor, int, str], float]
@@ -53,23 +53,64 @@ def likelihood(reading: Reading, draft: Generation) -> float:
     return float(reading.log_probabilities[:count].mean())
 
 
-def coverage_of(alignment: Alignment | None) -> float:
-    """Raises UserError if there is no alignment."""
-    if alignment is None:
-        raise UserError(
-            "infer.rank_by: coverage needs infer.word_times and attention heads that follow the text; set it to "
-            "likelihood, or train longer"
-        )
-    return alignment.coverage
-
-
 def best_of(drafts: Sequence[Generation], scores: Sequence[float]) -> int:
     """The index of the best candidate: one that ended by itself before one that did not, then the highest score.
 
     Loops and silence, which are likely and never end, do not win by their score.
     """
     order = {"eos": 2, "floor": 1, "cap": 0}
-    if len(drafts) == 1:
-        return 0
     ranks = [(order[draft.stop_reason], score) for draft, score in zip(drafts, scores, strict=True)]
     return ranks.index(max(ranks))
+
+
+def choose(
+    model: CodecLM,
+    settings: InferSettings,
+    aligner: TextAligner | None,
+    items: Sequence[TokenizedRequest],
+    rows: Sequence[TokenizedRequest],
+    drafts: Sequence[Generation],
+    continual: bool,
+    listen: Callable[[], list[float]],
+) -> list[Take]:
+    """The best candidate of each item, completed, with its alignment if the aligner has heads for it.
+
+    `rows` and `drafts` are those of all candidates, `num_candidates` for each item. `listen` gives the scores of all
+    for `rank_by` asr, whose drafts must be complete. A single candidate is a complete generation, too. Raises UserError
+    if candidates cannot be ranked as the settings ask.
+    """
+    num, rank_by = settings.num_candidates, settings.rank_by
+    heads = () if aligner is None else aligner.heads(model, items)
+    if num > 1 and rank_by == "coverage" and not heads:
+        raise UserError(
+            "infer.rank_by: coverage needs infer.word_times and an attention head that follows the text; set it to "
+            "likelihood, or train longer"
+        )
+    # One pass over all candidates gives their log-probabilities and their attention.
+    needs_reading = bool(heads) or (num > 1 and rank_by == "likelihood")
+    readings = model.read_codes(rows, [draft.codes for draft in drafts], heads) if needs_reading else []
+    aligned: dict[int, Alignment] = {}
+
+    def align(index: int) -> Alignment:
+        assert aligner is not None
+        if index not in aligned:
+            aligned[index] = aligner.align(rows[index], readings[index], continual, model.frames_per_step)
+        return aligned[index]
+
+    scores: list[float] = []
+    if num > 1 and rank_by == "likelihood":
+        scores = [likelihood(reading, draft) for reading, draft in zip(readings, drafts, strict=True)]
+    elif num > 1 and rank_by == "coverage":
+        scores = [align(index).coverage for index in range(len(rows))]
+    elif num > 1:
+        scores = listen()
+    spans = [slice(first, first + num) for first in range(0, len(rows), num)]
+    best = [span.start + (best_of(drafts[span], scores[span]) if num > 1 else 0) for span in spans]
+    chosen = [drafts[index] for index in best]
+    # Only what was chosen goes through the NAR.
+    if num > 1 and rank_by != "asr":
+        chosen = model.complete(items, chosen)
+    return [
+        Take(row.codes, row.stop_reason, align(index) if heads else None, index - span.start, tuple(scores[span]))
+        for row, index, span in zip(chosen, best, spans, strict=True)
+    ]

@@ -16,9 +16,10 @@ from modules.sampling import TokenSampler
 from processors.codecs.base import Codec
 from processors.symbols import WORD_BOUNDARY, join_phones
 from processors.text import TextTokenizer
-from synthesis.aligner import Alignment, Suspect, TextAligner
-from synthesis.candidates import ErrorRate, Take, best_of, candidate_seed, coverage_of, likelihood
+from synthesis.aligner import TextAligner
+from synthesis.candidates import ErrorRate, Take, candidate_seed, choose
 from synthesis.limits import FrameLimits, limits_by_phones
+from synthesis.suspects import Suspect
 from synthesis.words import Word
 from utils.device import memory_advice
 from utils.errors import UserError
@@ -165,7 +166,9 @@ class Synthesizer:
             seeds = [first_seeds[index] + num_tries - 1 for index in pending]
             texts = [requests[index].prompt_text if continual else requests[index].text for index in pending]
             generations = self._take(items, texts, on_frames, seeds, scales, continual)
-            checks = self._check(texts, generations)
+            checks: Sequence[tuple[tuple[Word, ...], tuple[Suspect, ...]]] = [((), ())] * len(generations)
+            if self.aligner is not None:
+                checks = self.aligner.find_words(texts, [take.alignment for take in generations])
             audio, new_audio = self._decode_all(items, generations, continual)
             elapsed = time.perf_counter() - started
             rate_hz = self.codec.sample_rate_hz
@@ -209,48 +212,22 @@ class Synthesizer:
 
         Raises UserError if they cannot be ranked as the settings ask.
         """
-        num, rank_by = self.settings.num_candidates, self.settings.rank_by
-        heads = () if self.aligner is None else self.aligner.heads(self.model, items)
+        num = self.settings.num_candidates
+        rows = [item for item in items for _ in range(num)]
         if num == 1:
-            rows, drafts = list(items), self.generate(items, on_frames, seeds, scales)
+            drafts = self.generate(items, on_frames, seeds, scales)
         else:
-            rows = [item for item in items for _ in range(num)]
             own_seeds = [candidate_seed(seed, number) for seed in seeds for number in range(num)]
             limits = self._limits(rows, [scale for scale in scales for _ in range(num)])
             drafts = self.model.draft(rows, self._sampler, own_seeds, *limits, on_frames)
+        if num > 1 and self.settings.rank_by == "asr":
             # A recognizer needs the whole speech. For the other ways the codes of the AR are enough.
-            drafts = self.model.complete(rows, drafts) if rank_by == "asr" else drafts
-        # One pass over all candidates gives their log-probabilities and their attention.
-        needs_reading = bool(heads) or (num > 1 and rank_by == "likelihood")
-        readings = self.model.read_codes(rows, [row.codes for row in drafts], heads) if needs_reading else []
-        aligned: dict[int, Alignment] = {}
+            drafts = self.model.complete(rows, drafts)
 
-        def align(index: int) -> Alignment | None:
-            if self.aligner is not None and heads and index not in aligned:
-                step = self.model.frames_per_step
-                aligned[index] = self.aligner.align(rows[index], readings[index], continual, step)
-            return aligned.get(index)
+        def listen() -> list[float]:
+            return self._word_accuracies(rows, drafts, texts, continual)
 
-        scores: list[float] = []
-        if num > 1 and rank_by == "likelihood":
-            scores = [likelihood(reading, draft) for reading, draft in zip(readings, drafts, strict=True)]
-        elif num > 1 and rank_by == "coverage":
-            scores = [coverage_of(align(index)) for index in range(len(rows))]
-        elif num > 1:
-            scores = self._word_accuracies(rows, drafts, texts, continual)
-        best = [
-            first + best_of(drafts[first : first + num], scores[first : first + num])
-            for first in range(0, len(rows), num)
-        ]
-        chosen = [drafts[index] for index in best]
-        # Only what was chosen goes through the NAR.
-        if num > 1 and rank_by != "asr":
-            chosen = self.model.complete(items, chosen)
-        takes = []
-        for row, index in zip(chosen, best, strict=True):
-            own_scores = tuple(scores[index - index % num : index - index % num + num])
-            takes.append(Take(row.codes, row.stop_reason, align(index), index % num, own_scores))
-        return takes
+        return choose(self.model, self.settings, self.aligner, items, rows, drafts, continual, listen)
 
     def _word_accuracies(
         self, rows: Sequence[TokenizedRequest], drafts: Sequence[Generation], texts: Sequence[str], continual: bool
@@ -261,16 +238,6 @@ class Synthesizer:
         audio, _ = self._decode_all(rows, drafts, continual)
         num, rate_hz = len(rows) // len(texts), self.codec.sample_rate_hz
         return [1 - self.error_rate(row, rate_hz, texts[index // num]) for index, row in enumerate(audio)]
-
-    def _check(self, texts: Sequence[str], takes: Sequence[Take]) -> list[tuple[tuple[Word, ...], tuple[Suspect, ...]]]:
-        """The words and the suspects of each text; none where there is no alignment."""
-        found: dict[int, tuple[list[Word], list[Suspect]]] = {}
-        known = [index for index, take in enumerate(takes) if take.alignment is not None]
-        if self.aligner is not None and known:
-            alignments = [alignment for take in takes if (alignment := take.alignment) is not None]
-            found = dict(zip(known, self.aligner.find_words([texts[i] for i in known], alignments), strict=True))
-        rows = [found.get(index, ([], [])) for index in range(len(takes))]
-        return [(tuple(words), tuple(suspects)) for words, suspects in rows]
 
     def _decode_all(
         self, items: Sequence[TokenizedRequest], generations: Sequence[Generation], continual: bool

@@ -12,8 +12,9 @@ from models.contract import Reading, TokenizedRequest
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
-from synthesis.aligner import Alignment, Suspect, TextAligner
+from synthesis.aligner import Alignment, TextAligner
 from synthesis.alignment import attention_of_frames, diagonality, free_path, log_scores, monotone_path
+from synthesis.suspects import Suspect
 from synthesis.words import Word, find_owners, find_times, split_words
 
 RATE_HZ = 50
@@ -96,7 +97,7 @@ def test_frames_have_the_attention_of_their_steps(step: int, num_frames: int) ->
         assert np.abs(middle - mean[1]).max() < np.abs(mean[[0, 2]] - mean[1]).max()
 
 
-def aligned(frames_of: list[tuple[int, int]]) -> tuple[list[Word], list[Suspect], Alignment]:
+def aligned(frames_of: list[tuple[int, int]]) -> tuple[tuple[Word, ...], tuple[Suspect, ...], Alignment]:
     """Word times and suspects of made-up attention: (id, frames) one after another, counted from the first id."""
     phones = TOKENIZER.phones([PROMPT, TEXT])
     ids = TOKENIZER.ids([*phones[0], "_", *phones[1]])
@@ -120,7 +121,7 @@ def spoken(*pieces: str) -> list[tuple[int, int]]:
 
 def test_clean_speech_has_word_times_and_no_suspects() -> None:
     words, suspects, alignment = aligned(spoken(TEXT))
-    assert suspects == [] and [word.text for word in words] == TEXT.split()
+    assert suspects == () and [word.text for word in words] == TEXT.split()
     for word in words:
         first = TEXT.index(word.text.strip("."))
         assert word.start == pytest.approx(4 * first / RATE_HZ)
