@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None) -> int:
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     if flags.subtitles is not None and synthesizer.aligner is None:
-        raise UserError("--subtitles: needs the times of words; set infer.word_times to true")
+        raise UserError(
+            "--subtitles: needs the times of words; set infer.word_times to true, with a model that has them"
+        )
     add_error_rate(synthesizer)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
     if single is not None and flags.infer_text_file is not None:
