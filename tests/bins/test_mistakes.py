@@ -83,7 +83,7 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
     "no such ranking": (
         bins.train,
         (*TRAIN, "1", "--set", "infer.rank_by=luck"),
-        'infer.rank_by must be one of "likelihood", "coverage", "asr"; got "luck"',
+        'infer.rank_by must be one of likelihood, coverage, asr; got "luck"',
     ),
     "placeholder": (bins.preprocess, (), r"dataset_path.libritts still holds the placeholder \"\[path of"),
     "no corpus": (
