@@ -90,6 +90,7 @@ def find_heads(
     utterances = _validation_utterances(codec, tokenizer, settings)
     if not utterances:
         return None
+    log.info("choosing the attention heads that follow the text, on %d validation utterances", len(utterances))
     choice = choose_heads(model, measure_heads(model, utterances))
     if not source.is_reference:
         _save(path, source, choice, len(utterances))
