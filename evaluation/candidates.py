@@ -4,6 +4,7 @@ from functools import cache
 
 from torch import Tensor
 
+from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
 from synthesis.synthesizer import Synthesizer
 from utils.errors import UserError
 
@@ -16,17 +17,16 @@ def add_error_rate(synthesizer: Synthesizer) -> None:
     settings = synthesizer.settings
     if settings.num_candidates == 1 or settings.rank_by != "asr":
         return
+    names = settings.asr, settings.asr_model, synthesizer.device, synthesizer.language
+    recognizer = build_recognizer(*names, model_key="infer.asr_model")
     try:
         from evaluation.measures import word_errors
-        from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
 
         normalize = build_normalizer(synthesizer.language)
     except ImportError as error:
         raise UserError(f"infer.rank_by: asr needs {error.name}: pip install 'vallet[eval]'") from error
     from torchaudio.transforms import Resample
 
-    names = settings.asr, settings.asr_model, synthesizer.device, synthesizer.language
-    recognizer = build_recognizer(*names, model_key="infer.asr_model")
     resampler = cache(lambda rate_hz: Resample(rate_hz, RATE_HZ))
 
     def error_rate(audio: Tensor, rate_hz: int, text: str) -> float:

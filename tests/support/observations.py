@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import evaluation.recognizers
+import evaluation.candidates
 from config.schema import Settings
 from evaluation.candidates import add_error_rate
 from models.experiment import Experiment, load_model
@@ -238,12 +238,12 @@ def tried_together(world: World, changes: Changes) -> Any:
 def recognizers(world: World, changes: Changes) -> list[Any]:
     """The recognizer that candidates are ranked by."""
     asked: list[Any] = []
-    original = evaluation.recognizers.build_recognizer
-    evaluation.recognizers.build_recognizer = lambda *given, **_: asked.append(given[:2])
+    original = evaluation.candidates.build_recognizer
+    evaluation.candidates.build_recognizer = lambda *given, **_: asked.append(given[:2])  # type: ignore
     try:
         add_error_rate(loaded(world, changes))
     finally:
-        evaluation.recognizers.build_recognizer = original
+        evaluation.candidates.build_recognizer = original  # type: ignore
     return asked
 
 
