@@ -96,9 +96,11 @@ def build_test_lists(flags: argparse.Namespace) -> None:
 def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     """The evaluation, and the output folder."""
     from evaluation.build import build_measures
+    from evaluation.candidates import add_error_rate
     from evaluation.evaluate import evaluate, gather
     from models.experiment import Experiment
     from synthesis.load import load_experiment
+    from synthesis.synthesizer import Synthesizer
     from synthesis.test_lists import read_test_list
     from utils.checkpoint import resolve_checkpoint
     from utils.device import pick_device
@@ -116,9 +118,14 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
         language = first.settings(flags.set).preprocess.language
     measures, missing = build_measures(language, *models, dnsmos_dir, pick_device())
     output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
+
     # One at a time: each is released before the next is loaded.
-    loaded = (load_experiment(folder, "--infer_expt_dir", flags.set, config) for folder in folders)
-    systems, prompt_seconds = gather(lines, loaded, audio_folders, output, flags.continual)
+    def load(folder: Path) -> tuple[Synthesizer, Experiment]:
+        synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", flags.set, config)
+        add_error_rate(synthesizer)
+        return synthesizer, experiment
+
+    systems, prompt_seconds = gather(lines, map(load, folders), audio_folders, output, flags.continual)
     return evaluate(lines, systems, measures, missing, prompt_seconds), output
 
 

@@ -26,6 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--continual", action="store_true", help="keep the prompt's start and read the rest of its text"
     )
     parser.add_argument("--copysyn", action="store_true", help="also write the codec's reconstruction of each prompt")
+    parser.add_argument("--subtitles", choices=("srt", "vtt"), help="also write subtitles beside each output")
     for name, kind in (("top_k", int), ("top_p", float), ("temperature", float), ("seed", int)):
         parser.add_argument(f"--{name}", type=kind)
     flags = parser.parse(arguments)
@@ -58,12 +59,14 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
     # Import heavy libraries only after the flags are checked.
+    from evaluation.candidates import add_error_rate
     from synthesis.books import synthesize_book
     from synthesis.load import load_experiment
     from synthesis.results import free_name, synthesize_list
     from synthesis.test_lists import ListItem, output_name, read_test_list
     from utils.checkpoint import resolve_checkpoint
     from utils.device import require_asked_gpus
+    from utils.errors import UserError
     from utils.log import set_up_logging
     from utils.text_files import read_text_file
 
@@ -89,15 +92,23 @@ def main(arguments: Sequence[str] | None) -> int:
         single = ListItem(f"single/{output_name(named)}", text, flags.infer_text_prompt, prompt)
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
+    if flags.subtitles is not None and synthesizer.aligner is None:
+        raise UserError(
+            "--subtitles: needs the times of words; set infer.word_times to true, with a model that has them"
+        )
+    add_error_rate(synthesizer)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
     if single is not None and flags.infer_text_file is not None:
         checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
         model_id = f"{checkpoint.path.name} {checkpoint.weights.stat().st_mtime_ns}"
-        return synthesize_book(synthesizer, single, output_dir, flags.copysyn, model_id)
+        return synthesize_book(synthesizer, single, output_dir, flags.copysyn, model_id, flags.subtitles)
     if single is not None:
         # Do not overwrite the result of another text with the same prompt.
         items = [replace(single, name=free_name(output_dir, single.name))]
-    return 1 if synthesize_list(synthesizer, items, output_dir, flags.continual, flags.copysyn) else 0
+    num_failed = synthesize_list(
+        synthesizer, items, output_dir, flags.continual, flags.copysyn, subtitles=flags.subtitles
+    )
+    return 1 if num_failed else 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Import heavy libraries only after the flags are checked.
     from config.schema import Settings
+    from evaluation.candidates import add_error_rate
     from synthesis.load import load_experiment
+    from synthesis.synthesizer import Synthesizer
+    from utils.checkpoint import Checkpoint
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
@@ -45,7 +48,13 @@ def main(arguments: Sequence[str] | None) -> int:
         config = find_path(flags.config, "--config")
         log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
     first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
-    queue = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)[0])
+
+    def load(checkpoint: Checkpoint) -> Synthesizer:
+        synthesizer, _ = load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)
+        add_error_rate(synthesizer)
+        return synthesizer
+
+    queue = SynthesisQueue(load)
     experiments = ExperimentList(log_dir, first, last=PRETRAINED)
     # Load the first model before anyone opens the page.
     queue.load(experiments.first_checkpoint())

@@ -270,7 +270,19 @@ class InferSettings(SamplingSettings):
     slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the maximum length of a text")
     max_tries: Count = Field(description="seeds to try when speech is cut off, ends at once or is silent")
     continual_prompt_seconds: Positive = Field(description="with --continual, how much of the prompt's audio is kept")
-    max_batch_size: Count = Field(description="texts, or parts of long texts, decoded together")
+    max_batch_size: Count = Field(description="texts, parts of long texts, and their candidates, decoded together")
+    num_candidates: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="continuations of each text, or part of a long text, of which the best is taken"
+    )
+    rank_by: Literal["likelihood", "coverage", "asr"] = Field(
+        description="which is the best: the likeliest; the one whose attention covers the text; or the one that a "
+        "speech recognizer understands"
+    )
+    asr: Literal["pocketsphinx", "whisper", "hubert"] = Field(description="the recognizer of rank_by asr")
+    asr_model: str | None = Field(
+        description="folder, or name on the hub, of another model for that recognizer; null: its default"
+    )
+    word_times: bool = Field(description="find when each word is spoken, and words that may be wrong")
     nar_decoding: Literal["greedy", "expected"] = Field(
         description="decode the NAR's likeliest codes, or the means of all codes' vectors by their probabilities"
     )

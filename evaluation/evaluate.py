@@ -203,6 +203,8 @@ def _measure(system: System, job: ListItem, target: Target, measures: Measures) 
         values["real_time_factor"] = Ratio(row["real_time_factor"])
     if "ended" in row:
         values["failed"] = Ratio(float(row["ended"] != "eos"))
+    if "words" in row:
+        values["suspects"] = Ratio(len(row["suspects"]), max(1, len(row["words"])))
     system.measured[job.name] = MeasuredClip(clip, values, transcript)
 
 
@@ -220,6 +222,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
                     **{key: value.mean for key, value in row.values.items()},
                     "audio": str(row.clip.path),
                     "heard": row.transcript,
+                    "suspect_words": system.results.get(name, {}).get("suspects", []),
                 }
                 for name, row in system.measured.items()
             },

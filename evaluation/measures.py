@@ -44,6 +44,7 @@ COLUMNS = (
     Column("duration_ratio", "duration ratio"),
     Column("real_time_factor", "RTF", better="lower"),
     Column("failed", "failed %", 100, 1, "lower"),
+    Column("suspects", "suspect words %", 100, 1, "lower"),
 )
 
 

@@ -163,7 +163,9 @@ def ctranslate2_has_cuda() -> bool:
     return True
 
 
-def whisper_backend(source: str | None, device: torch.device) -> type[FasterWhisper] | type[Transformers]:
+def whisper_backend(
+    source: str | None, device: torch.device, model_key: str = "--asr_model"
+) -> type[FasterWhisper] | type[Transformers]:
     """Choose what runs a Whisper model: what its folder or its page on the hub holds, else what is installed.
 
     Raises UserError if only faster-whisper could run it, which is not installed, or if a folder holds no model.
@@ -179,7 +181,7 @@ def whisper_backend(source: str | None, device: torch.device) -> type[FasterWhis
         # faster-whisper would download the tokenizer of another model instead.
         if not (folder / ("tokenizer.json" if is_converted else "config.json")).is_file():
             raise UserError(
-                f"--asr_model {source}: no Whisper model; give a folder with model.bin and tokenizer.json "
+                f"{model_key} {source}: no Whisper model; give a folder with model.bin and tokenizer.json "
                 "(faster-whisper), or with config.json and model.safetensors (transformers)"
             )
     elif "/" not in source:
@@ -192,32 +194,37 @@ def whisper_backend(source: str | None, device: torch.device) -> type[FasterWhis
         config = json.loads(Path(hf_hub_download(source, "config.json")).read_text(encoding="utf-8"))
         is_converted = "model_type" not in config
     if is_converted and not has_faster_whisper:
-        raise UserError(f"--asr_model {source}: a model of faster-whisper, not installed; pip install faster-whisper")
+        raise UserError(f"{model_key} {source}: a model of faster-whisper, not installed; pip install faster-whisper")
     return FasterWhisper if is_converted else Transformers
 
 
 def build_recognizer(
-    name: RecognizerName, source: str | None = None, device: torch.device = CPU, language: str | None = None
+    name: RecognizerName,
+    source: str | None = None,
+    device: torch.device = CPU,
+    language: str | None = None,
+    model_key: str = "--asr_model",
 ) -> Recognizer:
     """Load a recognizer; `source` replaces the default model by a folder or a name on the hub.
 
     `language` is a code such as en-us; Whisper detects the language if it is None. PocketSphinx runs on the CPU.
-    Raises UserError with how to get the recognizer if it cannot be loaded.
+    `model_key` is the flag or the setting that names `source`. Raises UserError with how to get the recognizer if it
+    cannot be loaded.
     """
     if name == "none":
         raise UserError("give --asr pocketsphinx, whisper or hubert")
     if source and not Path(source).is_dir() and (source[0] in "./~" or source.count("/") > 1):
-        raise UserError(f"--asr_model {source}: no such folder")
+        raise UserError(f"{model_key} {source}: no such folder")
     default = MODELS.get(name, "")
     try:
         if name == "pocketsphinx":
             return PocketSphinx()
-        backend = whisper_backend(source, device) if name == "whisper" else Transformers
+        backend = whisper_backend(source, device, model_key) if name == "whisper" else Transformers
         default = FASTER_WHISPER_MODEL if backend is FasterWhisper else default
         return backend(source or default, device, language)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)
-        where = f", or give --asr_model DIR with a copy of {default}" if default else ""
+        where = f", or give {model_key} DIR with a copy of {default}" if default else ""
         raise UserError(f"{name} cannot be loaded ({reason}); pip install 'vallet[eval]'{where}") from error
 
 

@@ -13,6 +13,7 @@ import soundfile
 from evaluation.evaluate import GROUND_TRUTH, RESYNTHESIS, Evaluation, System
 from evaluation.measures import COLUMNS, WIDE_RATE_HZ, Clip, Column
 from evaluation.pictures import distributions_picture, spectrogram_picture
+from synthesis.results import suspects_line
 from synthesis.test_lists import ListItem
 from utils.files import atomic_write
 from utils.log import progress_bar
@@ -125,12 +126,14 @@ def _utterance(
                 if column.key in row.values
             ]
             transcript = row.transcript if "wer" in row.values else None
-            clips.append(_clip(system.name, row.clip, transcript, ", ".join(numbers)))
+            suspects = system.results.get(job.name, {}).get("suspects")
+            warning = suspects_line(suspects) if suspects else ""
+            clips.append(_clip(system.name, row.clip, transcript, ", ".join(numbers), warning))
     badness = {column.key: _badness(evaluation, job, column) for column in sortable}
     return {"name": job.name, "text": target.text, "clips": clips, "badness": badness}
 
 
-def _clip(title: str, clip: Clip, transcript: str | None, numbers: str) -> dict[str, Any]:
+def _clip(title: str, clip: Clip, transcript: str | None, numbers: str, warning: str = "") -> dict[str, Any]:
     audio = clip.read(WIDE_RATE_HZ)
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, WIDE_RATE_HZ, format="FLAC", subtype="PCM_16")
@@ -140,6 +143,7 @@ def _clip(title: str, clip: Clip, transcript: str | None, numbers: str) -> dict[
         "picture": _data("image/png", spectrogram_picture(audio, WIDE_RATE_HZ)),
         "transcript": transcript,
         "numbers": numbers,
+        "warning": warning,
     }
 
 

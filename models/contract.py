@@ -125,6 +125,19 @@ class Generation:
     vectors: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a model predicts codes that are given.
+
+    `log_probabilities` (T + 1,) are those of the T new codes of the first codebook and of the end of speech after
+    them, under the model's own distribution. `attention` (K, N, S) is that of K heads on the S ids when each of the N
+    steps of the prompt and the new codes is predicted; a row adds up to 1.
+    """
+
+    log_probabilities: Tensor
+    attention: Tensor
+
+
 class CodecLM(nn.Module, ABC):
     """A model that predicts codec codes from text and a prompt's codes."""
 
@@ -138,6 +151,8 @@ class CodecLM(nn.Module, ABC):
     """Keys of the `model` section that no weight depends on."""
     free_pretrained_settings: ClassVar[frozenset[str]] = frozenset()
     """Keys that no weight of the pretrained part depends on."""
+    reads_codes: ClassVar[bool] = False
+    """Whether the model has `read_codes`: what ranks candidates by likelihood, and finds the words in the speech."""
     frames_per_step: int = 1
     """The frames that a step of generation reads and writes. A prompt must have a multiple of them."""
 
@@ -215,6 +230,39 @@ class CodecLM(nn.Module, ABC):
 
         Row i is sampled with `seeds[i]` and gets `min_frames[i]` to `max_frames[i]` frames.
         """
+
+    def draft(
+        self,
+        requests: Sequence[TokenizedRequest],
+        sampler: TokenSampler,
+        seeds: Sequence[int],
+        min_frames: Tensor,
+        max_frames: Tensor,
+        on_frames: OnFrames | None = None,
+    ) -> list[Generation]:
+        """What `generate` samples, to choose from before `complete`. By default whole generations."""
+        return self.generate(requests, sampler, seeds, min_frames, max_frames, on_frames)
+
+    def complete(self, requests: Sequence[TokenizedRequest], drafts: Sequence[Generation]) -> list[Generation]:
+        """The generations of drafts: `generate` is `draft`, then `complete`."""
+        return list(drafts)
+
+    @property
+    def attention_heads(self) -> Sequence[tuple[int, int]]:
+        """All heads that may follow the text, each a layer and a head; none by default."""
+        return ()
+
+    def read_codes(
+        self,
+        requests: Sequence[TokenizedRequest],
+        codes: Sequence[Tensor],
+        heads: Sequence[tuple[int, int]],
+    ) -> list[Reading]:
+        """Read drafts or generations (T, Q), each after its request, in one pass, with the attention of `heads`.
+
+        Only for a model with `reads_codes`. Rows do not depend on each other.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no read_codes")
 
     def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:
         """Each layer's attention of audio on phones (N, S), for the codes (T, Q) after the prompt; none by default.

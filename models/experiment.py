@@ -50,6 +50,11 @@ class Experiment:
     def lexicon(self) -> Path:
         return self.folder / "lexicon.tsv"
 
+    @property
+    def attention_heads(self) -> Path:
+        """Which attention heads follow the text, chosen at the first inference."""
+        return self.folder / "attention_heads.json"
+
     def codec(self, file_name: str) -> Path:
         """The path of the codec's file: fitted codebooks, or the local weights that made the codes."""
         return self.folder / file_name

@@ -1,6 +1,7 @@
 """Multi-head self-attention with a fused projection."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,16 @@ class SelfAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=may_attend, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
-    def weights(self, x: Tensor, may_attend: Tensor) -> Tensor:
-        """The attention weights (B, H, L, L), which SDPA does not return."""
+    def weights(self, x: Tensor, may_attend: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        """The attention weights (B, K, L, N), which SDPA does not return: those of K `heads`, or of all.
+
+        `may_attend` broadcasts to (B, K, L, N). The first N positions are keys; the weights of a query add up to 1.
+        """
         query, key, _ = self._project(x)
-        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
-        return scores.masked_fill(~may_attend, -math.inf).softmax(-1)
+        if heads is not None:
+            query, key = query[:, heads], key[:, heads]
+        scores = query @ key[:, :, : may_attend.shape[-1]].transpose(-2, -1) / math.sqrt(query.shape[-1])
+        return scores.float().masked_fill(~may_attend, -math.inf).softmax(-1)
 
     def _project(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, L, D) to queries, keys and values, each (B, H, L, D/H), cast to `dtype` if given."""

@@ -1,6 +1,6 @@
 """The transformer that both models share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -39,9 +39,9 @@ class TransformerLayer(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
 
-    def attention_map(self, x: Tensor, may_attend: Tensor) -> Tensor:
-        """Attention weights averaged over heads, (B, L, L)."""
-        return self.self_attn.weights(self.norm1(x, None) if self.norm_first else x, may_attend).mean(1)
+    def attention_weights(self, x: Tensor, may_attend: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        """The attention weights (B, K, L, N) of `SelfAttention.weights`, for the layer's input x (B, L, D)."""
+        return self.self_attn.weights(self.norm1(x, None) if self.norm_first else x, may_attend, heads)
 
 
 class Transformer(nn.Module):
@@ -97,6 +97,25 @@ class Transformer(nn.Module):
         """Each layer's attention weights, averaged over heads: (B, L, L)."""
         maps = []
         for index, layer in enumerate(cast(Iterable[TransformerLayer], self.layers)):
-            maps.append(layer.attention_map(x, may_attend))
+            maps.append(layer.attention_weights(x, may_attend).mean(1))
             x = layer(x, may_attend, None, index, None)
         return maps
+
+    def forward_with_weights(
+        self, x: Tensor, may_attend: Tensor, is_key: Tensor, heads: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, and the attention weights (B, K, L, N) of K heads, each a layer and a head.
+
+        Weights count only among the first N positions where `is_key` (B, N): those of a query add up to 1 there.
+        """
+        weights: dict[tuple[int, int], Tensor] = {}
+        for index, layer in enumerate(cast(Iterable[TransformerLayer], self.layers)):
+            own = [head for of_layer, head in heads if of_layer == index]
+            if own:
+                of_heads = layer.attention_weights(x, is_key[:, None, None], own).unbind(1)
+                weights |= {(index, head): of_one for head, of_one in zip(own, of_heads, strict=True)}
+            x = layer(x, may_attend, None, index, None)
+        x = x if self.norm is None else self.norm(x, None)
+        if not heads:
+            return x, x.new_zeros(len(x), 0, x.shape[1], is_key.shape[1])
+        return x, torch.stack([weights[head] for head in heads], dim=1)

@@ -40,6 +40,11 @@ class TextTokenizer:
     def phones(self, texts: Sequence[str]) -> list[list[str]]:
         return self.phonemizer.phonemize(texts)
 
+    def spelled(self, ids: Sequence[int]) -> list[str]:
+        """The phone of each id; empty for blanks and other special symbols."""
+        offset = len(self._table) - len(self._table.phones)
+        return ["" if index < offset else self._table.phones[index - offset] for index in ids]
+
     def num_ids(self, num_phones: np.ndarray) -> np.ndarray:
         """The number of ids of utterances with so many phones, all of them in the table."""
         return self._table.num_ids(num_phones, self._add_blank)

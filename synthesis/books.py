@@ -11,7 +11,16 @@ import numpy as np
 import torch
 
 from synthesis.long_texts import LongText, next_batch, synthesize_parts
-from synthesis.results import COPY_ENDING, RESULTS, free_name, log_results, read_results, result_row, write_results
+from synthesis.results import (
+    COPY_ENDING,
+    RESULTS,
+    add_subtitles,
+    free_name,
+    log_results,
+    read_results,
+    result_row,
+    write_results,
+)
 from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import ListItem
 from utils.audio import MAX_WAV_SAMPLES, append_audio, write_audio
@@ -23,7 +32,14 @@ from utils.prompts import prepare_prompt
 _AUDIO, _PARTS, _STATE, _NAME = "audio.wav", "parts.jsonl", "state.npz", "name.txt"
 
 
-def synthesize_book(synthesizer: Synthesizer, item: ListItem, output_dir: Path, copysyn: bool, model_id: str) -> int:
+def synthesize_book(
+    synthesizer: Synthesizer,
+    item: ListItem,
+    output_dir: Path,
+    copysyn: bool,
+    model_id: str,
+    subtitles: str | None = None,
+) -> int:
     """Synthesize a long text into `<item.name>.wav`, with its row in `results.jsonl`; returns the exit status.
 
     Until the text is done, its audio and the rows of its parts are in `<item.name>.<fingerprint>.partial`. A call with
@@ -50,7 +66,7 @@ def synthesize_book(synthesizer: Synthesizer, item: ListItem, output_dir: Path, 
         with progress_bar(total=len(text.parts), initial=text.num_done, desc="synthesis", unit="part") as bar:
             while not text.is_done:
                 num_done, num_samples = text.num_done, text.num_samples
-                done = synthesize_parts(synthesizer, next_batch([text], synthesizer.settings.max_batch_size))
+                done = synthesize_parts(synthesizer, next_batch([text], synthesizer.texts_per_batch))
                 if text.error is not None:
                     raise text.error
                 append_audio(folder / _AUDIO, torch.cat([audio for _, audio, _ in done]), rate_hz, num_samples)
@@ -59,7 +75,7 @@ def synthesize_book(synthesizer: Synthesizer, item: ListItem, output_dir: Path, 
                 # Audio and rows count from here on: what is behind the sizes in the state is removed at a restart.
                 _save(folder, text, num_row_bytes)
                 bar.update(text.num_done - num_done)
-        return _finish(synthesizer, text, item, folder, output_dir, copysyn, started)
+        return _finish(synthesizer, text, item, folder, output_dir, copysyn, subtitles, started)
 
 
 def _fingerprint(synthesizer: Synthesizer, text: LongText, model_id: str) -> str:
@@ -114,6 +130,7 @@ def _finish(
     folder: Path,
     output_dir: Path,
     copysyn: bool,
+    subtitles: str | None,
     started: float,
 ) -> int:
     """Move the audio to its place, and write the row. Every step may be repeated after an interruption."""
@@ -126,6 +143,8 @@ def _finish(
     write_results(output_dir / RESULTS, [row])
     if (folder / _AUDIO).is_file():
         (folder / _AUDIO).replace(output_dir / row["audio"])
+    if subtitles is not None:
+        add_subtitles([row], output_dir, subtitles)
     if copysyn:
         rate_hz = synthesizer.codec.sample_rate_hz
         write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(text.prompt.audio), rate_hz)

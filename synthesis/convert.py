@@ -20,16 +20,17 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
     Weights become safetensors of `dtype`, settings are completed, and the ids of the symbol table are written out. The
-    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. A lexicon is
-    copied too. Other files in the folder, such as a model card, stay. Raises UserError if the folder has a file that
-    would be written.
+    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. A lexicon and the
+    choice of attention heads are copied too. Other files in the folder, such as a model card, stay. Raises UserError if
+    the folder has a file that would be written.
     """
     experiment, origin = Experiment(folder), Experiment.of(source)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output: {folder} is not a folder; choose another")
     file_name = codec_class(settings.preprocess.acoustic_token_extractor).file_name
     codec_copy = experiment.codec(file_name)
-    for path in (experiment.args, experiment.symbols, experiment.lexicon, codec_copy, experiment.checkpoints):
+    own_files = (experiment.args, experiment.symbols, experiment.lexicon, experiment.attention_heads)
+    for path in (*own_files, codec_copy, experiment.checkpoints):
         if path.exists():
             raise UserError(f"--output: {folder} holds {path.name} of an experiment; choose another folder")
     table = SymbolTable.load(origin.symbols)
@@ -55,6 +56,9 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     table.save(experiment.symbols)
     if codec_file is not None:
         shutil.copyfile(codec_file, codec_copy)
+    # They count for the checkpoint that they name, which keeps its name.
+    if origin.attention_heads.is_file():
+        shutil.copyfile(origin.attention_heads, experiment.attention_heads)
     # The reference recipe records neither the stage nor the codec's fingerprint.
     meta = {**load_meta(source), "epoch": source.epoch, "step": source.step, "ends_epoch": True}
     return save_checkpoint(

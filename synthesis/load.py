@@ -1,6 +1,7 @@
 """Loads a synthesizer from an experiment's folder."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ from processors.codecs import build_codec, codec_class
 from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
+from synthesis.aligner import TextAligner
+from synthesis.candidates import check_candidates
+from synthesis.heads import find_heads
 from synthesis.synthesizer import Synthesizer
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.config import load_settings
@@ -65,7 +69,11 @@ def load_synthesizer(
     longest = longest_sequences(settings.preprocess.max_duration, settings.train)
     unset = {name: value for name, value in longest.items() if getattr(settings.infer, name) is None}
     infer = settings.infer.model_copy(update=unset)
+    check_candidates(model, infer)
     synthesizer = Synthesizer(model, codec, tokenizer, infer, device)
+    if infer.word_times and model.attention_heads:
+        search = partial(find_heads, model, codec, tokenizer, source, settings)
+        synthesizer.aligner = TextAligner(tokenizer, codec.frame_rate_hz, search)
     synthesizer.language = settings.preprocess.language
     if source.is_reference:
         synthesizer.follow_reference(reference_limits(settings))

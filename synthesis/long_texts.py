@@ -19,6 +19,8 @@ from utils.prompts import MIN_SECONDS, Prompt
 ResultRow = dict[str, Any]
 """A row of `results.jsonl`, or of the parts in it."""
 _MAX_SHOWN = 40
+# What the row of a text has of its parts, in place of their rows.
+_MERGED = ("words", "suspects")
 
 
 class LongText:
@@ -91,7 +93,9 @@ class LongText:
         index, part, rate_hz = self.num_done, self.parts[self.num_done], self.sample_rate_hz
         lead = round(self.lead_seconds * rate_hz) if index == 0 else 0
         is_first, is_last = index == 0 and not lead, index == len(self.parts) - 1
-        audio, self.overlap, num_spoken = join_part(speech.audio, part, rate_hz, self.overlap, is_first, is_last)
+        audio, self.overlap, num_spoken, num_removed = join_part(
+            speech.audio, part, rate_hz, self.overlap, is_first, is_last
+        )
         start = self.num_samples + lead
         row: ResultRow = {
             "text": part.text,
@@ -103,6 +107,21 @@ class LongText:
         }
         if speech.failure is not None:
             row["error"] = speech.failure
+        if len(speech.scores) > 1:
+            row |= {"candidate": speech.candidate, "scores": [round(score, 4) for score in speech.scores]}
+
+        def placed(seconds: float) -> float:
+            """A time in the part's own audio as one in the text's."""
+            return round((start + min(max(0, round(seconds * rate_hz) - num_removed), num_spoken)) / rate_hz, 3)
+
+        if speech.words:
+            row["words"] = [
+                {"word": word.text, "start": placed(word.start), "end": placed(word.end)} for word in speech.words
+            ]
+            row["suspects"] = [
+                {"problem": suspect.problem, "word": suspect.word, "time": placed(suspect.time)}
+                for suspect in speech.suspects
+            ]
         self.num_done += 1
         self.num_samples = start + len(audio)
         # Failed speech would spoil the next part, and one word is too short for a prompt.
@@ -120,8 +139,10 @@ class LongText:
             "real_time_factor": round(cost / spoken_seconds, 4),
             "ended": failed[0][1]["ended"] if failed else "eos",
             "tries": max(row["tries"] for row in parts),
-            "parts": list(parts),
+            "parts": [{key: value for key, value in row.items() if key not in _MERGED} for row in parts],
         }
+        if any("words" in row for row in parts):
+            summary |= {key: [item for row in parts for item in row.get(key, ())] for key in _MERGED}
         if len(parts) == 1 and failed:
             summary["error"] = failed[0][1]["error"]
         elif failed:

@@ -47,8 +47,8 @@ _WIDE_MARKS = "。！？；：，、｡､…—―"
 # Between digits these are part of a number: １０：３０.
 _DIGIT_MARKS = tuple("。：，")
 # Scripts without spaces between words, in which a character is a syllable or a word.
-_IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-_CUT = re.compile(rf"\s+|[{_WIDE_MARKS}][{_WIDE_MARKS}{re.escape(_CLOSERS)}]*|(?<={_IDEOGRAPH})(?={_IDEOGRAPH})")
+IDEOGRAPH = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_CUT = re.compile(rf"\s+|[{_WIDE_MARKS}][{_WIDE_MARKS}{re.escape(_CLOSERS)}]*|(?<={IDEOGRAPH})(?={IDEOGRAPH})")
 # Marks and quotes before a cut are looked for in this many characters.
 _LOOK_BACK = 16
 
@@ -295,19 +295,21 @@ def _pause_seconds(text: str, cut: Cut) -> float:
 
 def join_part(
     audio: Tensor, part: Part, sample_rate_hz: int, overlap: Tensor, is_first: bool, is_last: bool
-) -> tuple[Tensor, Tensor, int]:
+) -> tuple[Tensor, Tensor, int, int]:
     """Prepare the audio (N,) of a part to be appended to that of the parts before it.
 
     Returns the samples to append, with the pause after the part; the faded end that the next part overlaps, which is
-    not among them; and how many samples the part itself takes, its faded end included. `overlap` is the end that the
-    part before left. At joins, silence is replaced by the pause, and the audio is faded, never scaled. A text of one
-    part keeps its audio unchanged.
+    not among them; how many samples the part itself takes, its faded end included; and how many were removed from its
+    start. `overlap` is the end that the part before left. At joins, silence is replaced by the pause, and the audio is
+    faded, never scaled. A text of one part keeps its audio unchanged.
     """
     num_fade = min(round(_FADE_SECONDS * sample_rate_hz), len(audio) // 2)
     num_pause = round(part.pause_seconds * sample_rate_hz)
     is_followed = not is_last or num_pause > 0
+    num_removed = 0
     if not (is_first and not is_followed):
-        audio = _trimmed(audio, sample_rate_hz, at_start=not is_first, at_end=is_followed)
+        num_removed, end = _sound_span(audio, sample_rate_hz, at_start=not is_first, at_end=is_followed)
+        audio = audio[num_removed:end]
         num_fade = min(num_fade, len(audio) // 2)
         # The gains of the two sides of an overlap add up to 1.
         rise = (torch.arange(num_fade, dtype=audio.dtype) + 0.5) / max(1, num_fade)
@@ -320,17 +322,17 @@ def join_part(
             audio = torch.nn.functional.pad(audio, (0, max(0, len(overlap) - len(audio))))
             audio[: len(overlap)] += overlap
     if part.overlaps and is_followed:
-        return audio[: len(audio) - num_fade], audio[len(audio) - num_fade :], len(audio)
-    return torch.nn.functional.pad(audio, (0, num_pause)), audio[:0], len(audio)
+        return audio[: len(audio) - num_fade], audio[len(audio) - num_fade :], len(audio), num_removed
+    return torch.nn.functional.pad(audio, (0, num_pause)), audio[:0], len(audio), num_removed
 
 
-def _trimmed(audio: Tensor, sample_rate_hz: int, at_start: bool, at_end: bool) -> Tensor:
-    """Audio (N,) with at most `_EDGE_SECONDS` of silence at the chosen ends; silent audio is not changed."""
+def _sound_span(audio: Tensor, sample_rate_hz: int, at_start: bool, at_end: bool) -> tuple[int, int]:
+    """What is kept of audio (N,): at most `_EDGE_SECONDS` of silence at the chosen ends, or all if it is silent."""
     hop = round(0.01 * sample_rate_hz)
     sounds = np.flatnonzero(find_sound(audio.numpy(), sample_rate_hz))
     if not len(sounds):
-        return audio
+        return 0, len(audio)
     edge = round(_EDGE_SECONDS * sample_rate_hz)
     start = max(0, int(sounds[0]) * hop - edge) if at_start else 0
     end = (int(sounds[-1]) + 2) * hop + edge if at_end else len(audio)
-    return audio[start:end]
+    return start, min(end, len(audio))

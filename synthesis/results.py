@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from synthesis.long_texts import LongText, ResultRow, next_batch, synthesize_parts
+from synthesis.subtitles import make_cues, write_subtitles
 from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import write_audio
@@ -20,6 +21,7 @@ from utils.prompts import prepare_prompt
 
 RESULTS = "results.jsonl"
 COPY_ENDING = "_copysyn"
+_MAX_SUSPECTS = 5
 
 
 def synthesize_list(
@@ -29,19 +31,21 @@ def synthesize_list(
     continual: bool,
     copysyn: bool,
     may_overwrite: bool = False,
+    subtitles: str | None = None,
 ) -> int:
     """Synthesize all items into `output_dir`, with a row for each in `results.jsonl`; returns how many failed.
 
     Texts, and the parts of long ones, are decoded in batches of `max_batch_size`. With `copysyn`, the codec's
     reconstruction of a prompt is written beside each output as `<name>_copysyn.wav`. Without `may_overwrite`, raises
-    UserError if the folder has the speech of other texts under the same names.
+    UserError if the folder has the speech of other texts under the same names. `subtitles` is a format to write
+    subtitles in, beside each output.
     """
     # Fail before any work if the folder cannot be made.
     output_dir.mkdir(parents=True, exist_ok=True)
     if not may_overwrite:
         _check_overwrites(output_dir, items, continual)
     rows: list[ResultRow] = []
-    size = synthesizer.settings.max_batch_size
+    size = synthesizer.texts_per_batch
     # Texts of similar length share a batch, as the longest determines its time.
     ordered = sorted(items, key=lambda item: len(item.text) if isinstance(item, ListItem) else 0)
     positions = {item.name: position for position, item in enumerate(items)}
@@ -49,13 +53,29 @@ def synthesize_list(
     with progress_bar(total=len(items), desc="synthesis", unit="text") as bar:
         for first in range(0, len(items), size):
             batch = ordered[first : first + size]
-            rows += _synthesize_batch(synthesizer, batch, output_dir, continual, copysyn)
+            of_batch = _synthesize_batch(synthesizer, batch, output_dir, continual, copysyn)
+            if subtitles is not None:
+                add_subtitles(of_batch, output_dir, subtitles)
+            rows += of_batch
             # Written after each batch, so that an interrupted run leaves the rows of what it wrote.
             rows.sort(key=lambda row: positions[row["name"]])
             write_results(output_dir / RESULTS, rows)
             bar.update(len(batch))
     log_results(rows, output_dir, time.perf_counter() - started)
     return sum("error" in row for row in rows)
+
+
+def suspects_line(suspects: Sequence[ResultRow]) -> str:
+    """What may be wrong with the words of a text, in one line: the first few of its `suspects`."""
+    reasons = {
+        "skipped": "is skipped",
+        "repeated": "is repeated",
+        "tail": "is followed by something else",
+        "prompt": "has some of the prompt's text before it",
+    }
+    shown = [f"{one['word']!r} {reasons[one['problem']]} ({one['time']:.2f} s)" for one in suspects[:_MAX_SUSPECTS]]
+    more = len(suspects) - len(shown)
+    return f"perhaps {', '.join(shown)}" + (f", and {more} more" if more else "")
 
 
 def log_results(rows: Sequence[ResultRow], output_dir: Path, elapsed_seconds: float) -> None:
@@ -65,6 +85,8 @@ def log_results(rows: Sequence[ResultRow], output_dir: Path, elapsed_seconds: fl
             log.warning("%s: %s", row["name"], warning)
         if "error" in row:
             log.warning("%s: %s", row["name"], row["error"])
+        if row.get("suspects"):
+            log.warning("%s: %s", row["name"], suspects_line(row["suspects"]))
     good = [row for row in rows if "error" not in row]
     seconds = sum(row["seconds"] for row in good)
     log.info("%d of %d texts synthesized: %.1f s of audio in %.1f s", len(good), len(rows), seconds, elapsed_seconds)
@@ -118,7 +140,7 @@ def _synthesize_batch(
     texts = [text for _, text in ready]
     blocks: dict[LongText, list[Tensor]] = {text: [] for text in texts}
     parts: dict[LongText, list[ResultRow]] = {text: [] for text in texts}
-    while turn := next_batch(texts, synthesizer.settings.max_batch_size):
+    while turn := next_batch(texts, synthesizer.texts_per_batch):
         for text, block, part in synthesize_parts(synthesizer, turn, continual):
             blocks[text].append(block)
             parts[text].append(part)
@@ -132,6 +154,16 @@ def _synthesize_batch(
             write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(text.prompt.audio), rate_hz)
         rows.append(result_row(item, text, parts[text]))
     return rows
+
+
+def add_subtitles(rows: Sequence[ResultRow], output_dir: Path, file_format: str) -> None:
+    """Write `<name>.srt` or `<name>.vtt` for each row that has words; a row without them is a warning."""
+    for row in rows:
+        if "words" in row:
+            path = output_dir / f"{row['name']}.{file_format}"
+            write_subtitles(path, make_cues(row["text"], row["words"]))
+        elif "audio" in row:
+            log.warning("%s: no subtitles, as the times of its words are not known", row["name"])
 
 
 def result_row(item: ListItem, text: LongText, parts: Sequence[ResultRow]) -> ResultRow:

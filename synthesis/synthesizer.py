@@ -16,7 +16,11 @@ from modules.sampling import TokenSampler
 from processors.codecs.base import Codec
 from processors.symbols import WORD_BOUNDARY, join_phones
 from processors.text import TextTokenizer
+from synthesis.aligner import TextAligner
+from synthesis.candidates import ErrorRate, Take, candidate_seed, choose
 from synthesis.limits import FrameLimits, limits_by_phones
+from synthesis.suspects import Suspect
+from synthesis.words import Word
 from utils.device import memory_advice
 from utils.errors import UserError
 from utils.prompts import is_silent
@@ -43,7 +47,8 @@ class Request:
 class Speech:
     """Audio (N,) at `sample_rate_hz` and its codes (T, Q), how it ended, the number of tries, and the cost.
 
-    `stop_reason` is that of `Generation`, or "silent". Only "eos" is a success.
+    `stop_reason` is that of `Generation`, or "silent". Only "eos" is a success. `words` and `suspects` have times in
+    the audio. `candidate` is the number of the candidate that was chosen by `scores`.
     """
 
     audio: Tensor
@@ -53,6 +58,10 @@ class Speech:
     num_tries: int
     seconds: float
     real_time_factor: float
+    words: tuple[Word, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
+    candidate: int = 0
+    scores: tuple[float, ...] = ()
 
     @property
     def failure(self) -> str | None:
@@ -93,6 +102,8 @@ class Synthesizer:
         self.device = device
         self.language = ""
         self.is_reference = False
+        self.aligner: TextAligner | None = None
+        self.error_rate: ErrorRate | None = None
         self.frame_limits: FrameLimits = partial(limits_by_phones, settings=settings, frame_rate_hz=codec.frame_rate_hz)
 
     def follow_reference(self, frame_limits: FrameLimits) -> None:
@@ -106,6 +117,11 @@ class Synthesizer:
         other.settings = self.settings.model_copy(update=changes)
         return other
 
+    @property
+    def texts_per_batch(self) -> int:
+        """How many texts are decoded together: a row of a batch is a candidate of a text."""
+        return max(1, self.settings.max_batch_size // self.settings.num_candidates)
+
     def synthesize(
         self, requests: Sequence[Request], continual: bool = False, on_frames: OnFrames | None = None
     ) -> list[Speech | UserError]:
@@ -114,7 +130,7 @@ class Synthesizer:
         With `continual`, the first seconds of a prompt's audio are kept and continued with the rest of the prompt's own
         text; the request's text is not used.
         """
-        size, results = self.settings.max_batch_size, []
+        size, results = self.texts_per_batch, []
         for first in range(0, len(requests), size):
             results += self._synthesize_batch(requests[first : first + size], continual, on_frames)
         return results
@@ -155,14 +171,29 @@ class Synthesizer:
             items = [item for index in pending if isinstance(item := tokenized[index], TokenizedRequest)]
             scales = [minimum_scale[index] for index in pending]
             seeds = [first_seeds[index] + num_tries - 1 for index in pending]
-            generations = self.generate(items, on_frames, seeds, scales)
+            texts = [requests[index].prompt_text if continual else requests[index].text for index in pending]
+            generations = self._take(items, texts, on_frames, seeds, scales, continual)
+            checks: Sequence[tuple[tuple[Word, ...], tuple[Suspect, ...]]] = [((), ())] * len(generations)
+            if self.aligner is not None:
+                checks = self.aligner.find_words(texts, [take.alignment for take in generations])
             audio, new_audio = self._decode_all(items, generations, continual)
             elapsed = time.perf_counter() - started
             rate_hz = self.codec.sample_rate_hz
             real_time_factor = elapsed * rate_hz / sum(len(row) for row in audio)
-            for index, row, new, whole in zip(pending, generations, new_audio, audio, strict=True):
+            for index, row, check, new, whole in zip(pending, generations, checks, new_audio, audio, strict=True):
                 reason = "silent" if row.stop_reason == "eos" and is_silent(new, rate_hz) else row.stop_reason
-                speech = Speech(whole, row.codes, rate_hz, reason, num_tries, len(whole) / rate_hz, real_time_factor)
+                speech = Speech(
+                    whole,
+                    row.codes,
+                    rate_hz,
+                    reason,
+                    num_tries,
+                    len(whole) / rate_hz,
+                    real_time_factor,
+                    *check,
+                    row.candidate,
+                    row.scores,
+                )
                 # A model that never saw such a short text may take it for the end of the prompt.
                 if reason in ("floor", "silent"):
                     minimum_scale[index] *= _LONGER_MINIMUM
@@ -173,6 +204,47 @@ class Synthesizer:
                 results[index] = speech
             pending = [i for i in pending if isinstance(found := results[i], Speech) and found.failure is not None]
         return [result for result in results if result is not None]
+
+    @torch.inference_mode()
+    def _take(
+        self,
+        items: Sequence[TokenizedRequest],
+        texts: Sequence[str],
+        on_frames: OnFrames | None,
+        seeds: Sequence[int],
+        scales: Sequence[float],
+        continual: bool,
+    ) -> list[Take]:
+        """Generate the candidates of all items together, and complete the best of each.
+
+        Raises UserError if they cannot be ranked as the settings ask.
+        """
+        num = self.settings.num_candidates
+        rows = [item for item in items for _ in range(num)]
+        if num == 1:
+            drafts = self.generate(items, on_frames, seeds, scales)
+        else:
+            own_seeds = [candidate_seed(seed, number) for seed in seeds for number in range(num)]
+            limits = self._limits(rows, [scale for scale in scales for _ in range(num)])
+            drafts = self.model.draft(rows, self._sampler, own_seeds, *limits, on_frames)
+        if num > 1 and self.settings.rank_by == "asr":
+            # A recognizer needs the whole speech. For the other ways the codes of the AR are enough.
+            drafts = self.model.complete(rows, drafts)
+
+        def listen() -> list[float]:
+            return self._word_accuracies(rows, drafts, texts, continual)
+
+        return choose(self.model, self.settings, self.aligner, items, rows, drafts, continual, listen)
+
+    def _word_accuracies(
+        self, rows: Sequence[TokenizedRequest], drafts: Sequence[Generation], texts: Sequence[str], continual: bool
+    ) -> list[float]:
+        """The share of each text's words that a recognizer finds in its candidates."""
+        if self.error_rate is None:
+            raise UserError("infer.rank_by: no speech recognizer is loaded; set it to likelihood or coverage")
+        audio, _ = self._decode_all(rows, drafts, continual)
+        num, rate_hz = len(rows) // len(texts), self.codec.sample_rate_hz
+        return [1 - self.error_rate(row, rate_hz, texts[index // num]) for index, row in enumerate(audio)]
 
     def _decode_all(
         self, items: Sequence[TokenizedRequest], generations: Sequence[Generation], continual: bool
@@ -228,13 +300,18 @@ class Synthesizer:
         `seeds`, one for each request, replace that of the settings. `minimum_scales` multiply each row's minimum
         length, to at most half of its maximum length.
         """
+        min_frames, max_frames = self._limits(requests, minimum_scales or [1.0] * len(requests))
+        seeds = [self.settings.seed] * len(requests) if seeds is None else seeds
+        return self.model.generate(requests, self._sampler, seeds, min_frames, max_frames, on_frames)
+
+    def _limits(self, requests: Sequence[TokenizedRequest], minimum_scales: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """The minimum and the maximum number of new frames of each request, each (B,)."""
         limits = []
-        for request, scale in zip(requests, minimum_scales or [1.0] * len(requests), strict=True):
+        for request, scale in zip(requests, minimum_scales, strict=True):
             least, most = self.frame_limits(request)
             limits.append((max(least, min(int(least * scale), most // 2)), most))
         min_frames, max_frames = torch.tensor(limits).T
-        seeds = [self.settings.seed] * len(requests) if seeds is None else seeds
-        return self.model.generate(requests, self._sampler, seeds, min_frames, max_frames, on_frames)
+        return min_frames, max_frames
 
     @property
     def _sampler(self) -> TokenSampler:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.observations import (
     World,
+    aligns,
     architecture,
     checkpoints,
     coded_together,
@@ -22,12 +23,14 @@ from tests.support.observations import (
     make_world,
     num_shards,
     reads_beside,
+    recognizers,
     speaking_layers,
     speech,
     splits,
     spoken_in_parts,
     spoken_together,
     training_layers,
+    tried_together,
     weights,
 )
 from tests.support.tiny_runs import keys
@@ -168,6 +171,11 @@ ROWS = [
     Row("infer.continual_prompt_seconds", 0.7, continued),
     Row("infer.max_batch_size", 2, spoken_together),
     Row("infer.nar_decoding", "expected", speech),
+    Row("infer.num_candidates", 2, tried_together),
+    Row("infer.rank_by", "coverage", tried_together, {"infer.num_candidates": 2}),
+    Row("infer.asr", "hubert", recognizers, {"infer.num_candidates": 2, "infer.rank_by": "asr"}),
+    Row("infer.asr_model", "./none", recognizers, {"infer.num_candidates": 2, "infer.rank_by": "asr"}),
+    Row("infer.word_times", False, aligns),
     Row("infer.max_part_seconds", 0.4, speech),
     Row("infer.max_total_seconds", 1, speech),
     Row("infer.context", "previous", spoken_in_parts, {"infer.max_part_seconds": 0.4}),

@@ -16,7 +16,9 @@ from utils.audio import read_audio
 from utils.cli import Parser
 
 Reads = set[tuple[str, str]]
-PROGRAMS = [ROOT / room for room in ("bins", "models", "modules", "processors", "synthesis", "training", "utils")]
+PROGRAMS = [
+    ROOT / room for room in ("bins", "evaluation", "models", "modules", "processors", "synthesis", "training", "utils")
+]
 
 
 def record_settings(monkeypatch: pytest.MonkeyPatch) -> Reads:
@@ -74,7 +76,8 @@ def run_all_stages(folder: Path) -> None:
     prompt = str(corpus / "wavs" / "u00.wav")
     (folder / "list.txt").write_text(f"early birds|quiet rivers|{prompt}\n")
     nar = folder / "ckpts" / "nar"
-    infer(nar, folder / "batch", {}, "--infer_mode", "batch", "--test_list_file", str(folder / "list.txt"))
+    heard = {"infer.num_candidates": 2, "infer.rank_by": "asr"}
+    infer(nar, folder / "batch", heard, "--infer_mode", "batch", "--test_list_file", str(folder / "list.txt"))
     single = ("--infer_mode", "single", "--continual", "--copysyn", "--infer_audio_prompt", prompt)
     infer(nar, folder / "single", {}, *single, "--infer_text_prompt", "early birds")
 

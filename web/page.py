@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from config.schema import InferSettings, SamplingSettings
 from models.experiment import Experiment
+from synthesis.results import suspects_line
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
@@ -258,7 +259,11 @@ def _line(speech: QueuedSpeech, seed: int) -> str:
     parts = f"{len(summary['parts'])} parts; " if len(summary["parts"]) > 1 else ""
     tries = f"try {summary['tries']}; " if summary["tries"] > 1 else ""
     line = f"{summary['seconds']:.2f} s; {parts}{tries}real-time factor {summary['real_time_factor']:.2f}; seed {seed}"
-    return f"{line}; {html.escape(summary['error'], quote=False)}" if "error" in summary else line
+    if "error" in summary:
+        line += f"; {html.escape(summary['error'], quote=False)}"
+    if summary.get("suspects"):
+        line += f"; {html.escape(suspects_line(summary['suspects']), quote=False)}"
+    return line
 
 
 def _toast(message: str) -> gr.Error:

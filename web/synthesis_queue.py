@@ -150,7 +150,7 @@ class SynthesisQueue:
         if first not in group:
             return
         by_text = {request.long_text: request for request in group if request.long_text is not None}
-        batch = next_batch(list(by_text), synthesizer.settings.max_batch_size)
+        batch = next_batch(list(by_text), synthesizer.texts_per_batch)
         members = [by_text[text] for text, _ in batch]
         try:
             self._synthesize(synthesizer.with_settings(**first.sampling.model_dump()), batch, members)

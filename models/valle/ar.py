@@ -1,5 +1,7 @@
 """The autoregressive model: codebook 0 from text (VALL-E, section 4.2.1; VALL-E 2, section 3.3.1)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,6 +113,25 @@ class AR(nn.Module):
         index = torch.arange(targets.shape[1], device=codes.device)
         targets = targets.masked_fill(index == codes_lens.unsqueeze(1), self.eos_id)
         return targets.masked_fill(index > codes_lens.unsqueeze(1), ignored)[:, self.num_unpredicted :]
+
+    def read(
+        self, text: Tensor, text_lens: Tensor, codes: Tensor, codes_lens: Tensor, heads: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """The logits of `forward`, and the attention of K heads on text (B, K, N, S) when each group is predicted.
+
+        Row n is that of the prediction of group n. Nothing predicts the first group without a begin symbol: it has the
+        row of the second.
+        """
+        x, may_attend, packing = self.sequence(text, text_lens, codes, codes_lens)
+        num_groups = codes.shape[1] // self.group_size + int(self.prepend_bos)
+        is_text = ~padding_mask(text_lens, text.shape[1])
+        hidden, weights = self.decoder.forward_with_weights(x, may_attend, is_text, heads)
+        # As in `forward`, the audio of each row begins after its own text.
+        rows = packing.unpack_audio(weights.transpose(1, 2).flatten(2), num_groups)
+        attention = rows.unflatten(2, (len(heads), text.shape[1])).transpose(1, 2)
+        if not self.prepend_bos:
+            attention = torch.cat([attention[:, :, :1], attention], dim=2)
+        return self.predict(packing.unpack_audio(hidden, num_groups)), attention
 
     def attention_maps(self, text: Tensor, codes: Tensor) -> list[Tensor]:
         """Each layer's attention of groups on text (N, S), averaged over heads, for one row of text and codes."""

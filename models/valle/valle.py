@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from config.schema import ValleSettings
-from models.contract import CodecLM, Generation, LossSums, OnFrames, TokenizedRequest
+from models.contract import CodecLM, Generation, LossSums, OnFrames, Reading, TokenizedRequest
 from models.valle.ar import AR
 from models.valle.collate import IGNORED, Collator, PrefixMode, ValleBatch, pad
 from models.valle.generate import ARGenerator
@@ -31,6 +31,7 @@ class VALLE(CodecLM):
     train_stages = frozenset({0, 1, 2})
     pretrained_stages = frozenset({2})
     free_settings = frozenset({"dropout", "prefix_mode"})
+    reads_codes = True
     free_pretrained_settings = frozenset(
         {"nar_scale_factor", "nar_num_decoder_layers", "share_embedding", "num_quantizers"}
     )
@@ -140,6 +141,20 @@ class VALLE(CodecLM):
 
         Raises ValueError if a prompt is not a multiple of `frames_per_step`.
         """
+        return self.complete(
+            requests, self.draft(requests, sampler, seeds, min_frames, max_frames, on_frames=on_frames)
+        )
+
+    def draft(
+        self,
+        requests: Sequence[TokenizedRequest],
+        sampler: TokenSampler,
+        seeds: Sequence[int],
+        min_frames: Tensor,
+        max_frames: Tensor,
+        on_frames: OnFrames | None = None,
+    ) -> list[Generation]:
+        """Codebook 0 (T, 1) by the AR."""
         if any(len(request.codes) % self.frames_per_step for request in requests):
             raise ValueError(f"the frames of a prompt must be a multiple of {self.frames_per_step}")
         device = self.device
@@ -147,7 +162,7 @@ class VALLE(CodecLM):
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
         limits = min_frames.to(device), max_frames.to(device)
         first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seeds, *limits, on_frames)
-        return self.complete(requests, [Generation(row.codes.unsqueeze(1), row.stop_reason) for row in first])
+        return [Generation(row.codes.unsqueeze(1), row.stop_reason) for row in first]
 
     def complete(self, requests: Sequence[TokenizedRequest], drafts: Sequence[Generation]) -> list[Generation]:
         """Add the other codebooks to codebook 0 (T, 1) of each request by the NAR, if there is one."""
@@ -180,6 +195,36 @@ class VALLE(CodecLM):
         if self.prefix_mode.has_segment:
             return [*request.ids[:1], *request.ids[request.target_start :]]
         return request.ids
+
+    @property
+    def attention_heads(self) -> list[tuple[int, int]]:
+        decoder = self.ar.decoder
+        return [(layer, head) for layer in range(len(decoder.layers)) for head in range(decoder.num_heads)]
+
+    @torch.inference_mode()
+    def read_codes(
+        self,
+        requests: Sequence[TokenizedRequest],
+        codes: Sequence[Tensor],
+        heads: Sequence[tuple[int, int]],
+    ) -> list[Reading]:
+        """One teacher-forced pass of the AR over all rows."""
+        text, text_lens = _padded([torch.tensor(request.ids) for request in requests], self.device)
+        pairs = list(zip(requests, codes, strict=True))
+        audio, audio_lens = _padded([torch.cat([one.codes[:, 0], row[:, 0].cpu()]) for one, row in pairs], self.device)
+        logits, attention = self.ar.read(text, text_lens, audio, audio_lens, heads)
+        readings = []
+        for row, (request, new) in enumerate(pairs):
+            # Where the prediction of the first new frame lies among the logits.
+            start = len(request.codes) - self.ar.num_unpredicted
+            of_row = logits[row, start : start + len(new) + 1].float().log_softmax(-1)
+            num_frames = len(request.codes) + len(new)
+            targets = F.pad(audio[row, len(request.codes) : num_frames], (0, 1), value=self.ar.eos_id)
+            log_probabilities = of_row.gather(1, targets.unsqueeze(1)).squeeze(1)
+            num_steps = -(-num_frames // self.frames_per_step)
+            weights = attention[row, :, :num_steps, : len(request.ids)]
+            readings.append(Reading(log_probabilities.cpu(), weights.cpu()))
+        return readings
 
     def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:
         text = torch.tensor([request.ids], device=self.device)

@@ -57,6 +57,7 @@ FLAGS: dict[str, tuple[Program, tuple[str, ...], str]] = {
         (*SPEAK, "--infer_text_file", "x", "--continual"),
         "--infer_text_file: --continual reads the prompt",
     ),
+    "other subtitles": (bins.inference, (*SINGLE, "x", "--subtitles", "ass"), "--subtitles: invalid choice: 'ass'"),
     "text to go on with": (bins.inference, (*SINGLE, "x", "--continual"), "--infer_text: --continual reads the prompt"),
 }
 
@@ -74,6 +75,16 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
         'train.base_lr must be a number, above 0; got "fast"',
     ),
     "out of range": (bins.train, (*TRAIN, "1", "--set", "model.nhead=0"), "model.nhead must be an integer, at least 1"),
+    "no candidates": (
+        bins.train,
+        (*TRAIN, "1", "--set", "infer.num_candidates=0"),
+        "infer.num_candidates must be an int",
+    ),
+    "no such ranking": (
+        bins.train,
+        (*TRAIN, "1", "--set", "infer.rank_by=luck"),
+        'infer.rank_by must be one of likelihood, coverage, asr; got "luck"',
+    ),
     "placeholder": (bins.preprocess, (), r"dataset_path.libritts still holds the placeholder \"\[path of"),
     "no corpus": (
         bins.preprocess,

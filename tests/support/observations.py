@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import evaluation.candidates
 from config.schema import Settings
+from evaluation.candidates import add_error_rate
 from models.experiment import Experiment, load_model
 from models.valle.valle import VALLE
 from processors.codecs.mel_rvq import MelRVQ
@@ -26,7 +28,7 @@ from processors.manifest import SPLITS, list_shards, read_shards
 from processors.pipeline import CorpusPreprocessor
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
-from synthesis.load import load_synthesizer
+from synthesis.load import load_experiment, load_synthesizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
 from tests.support.tiny_codec import tiny_speech_net
@@ -44,6 +46,7 @@ from tests.support.tiny_runs import (
 from utils.audio import read_audio
 from utils.checkpoint import find_checkpoints, load_weights, resolve_checkpoint
 from utils.config import load_settings
+from utils.errors import UserError
 
 CPU = torch.device("cpu")
 Changes = dict[str, Any]
@@ -219,6 +222,34 @@ def spoken_together(world: World, changes: Changes) -> Any:
     model = load_model(resolve_checkpoint(world.pair, ""), settings)
     Synthesizer(model, codec, tokenizer, settings.infer, CPU).synthesize([Request("a", "a", torch.ones(9600))] * 3)
     return codec.__dict__["shapes"]
+
+
+def loaded(world: World, changes: Changes) -> Synthesizer:
+    synthesizer, _ = load_experiment(world.pair, "", sets(changes)[1::2])
+    return synthesizer
+
+
+def tried_together(world: World, changes: Changes) -> Any:
+    """The scores of the candidates of a text, or why they have none."""
+    [result] = loaded(world, changes).synthesize([Request("green apples", "early birds", torch.ones(24000).sin())])
+    return str(result) if isinstance(result, UserError) else result.scores
+
+
+def recognizers(world: World, changes: Changes) -> list[Any]:
+    """The recognizer that candidates are ranked by."""
+    asked: list[Any] = []
+    original = evaluation.candidates.build_recognizer
+    evaluation.candidates.build_recognizer = lambda *given, **_: asked.append(given[:2])  # type: ignore
+    try:
+        add_error_rate(loaded(world, changes))
+    finally:
+        evaluation.candidates.build_recognizer = original  # type: ignore
+    return asked
+
+
+def aligns(world: World, changes: Changes) -> bool:
+    """Whether words are looked for."""
+    return loaded(world, changes).aligner is not None
 
 
 def speaking_layers(world: World, changes: Changes) -> set[tuple[str, str]]:

@@ -194,7 +194,7 @@ def join(pieces: list[torch.Tensor], parts: list[Part], lead: int = 0) -> tuple[
     blocks, spans, overlap, position = [torch.zeros(lead)], [], torch.zeros(0), lead
     for index, (audio, part) in enumerate(zip(pieces, parts, strict=True)):
         is_first, is_last = index == 0 and not lead, index == len(parts) - 1
-        block, overlap, num = join_part(audio, part, RATE, overlap, is_first, is_last)
+        block, overlap, num, _ = join_part(audio, part, RATE, overlap, is_first, is_last)
         spans.append((position, position + num))
         position += len(block)
         blocks.append(block)

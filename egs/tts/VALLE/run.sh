@@ -48,6 +48,7 @@ Stage 3, inference:
   --seed N                  the same seed gives the same speech
   --continual               keep the first seconds of the prompt and synthesize the rest of its own text
   --copysyn                 also write each prompt after encoding and decoding with the codec
+  --subtitles srt|vtt       also write subtitles beside each output
 
 Stage 4, evaluation, into report.html and metrics.json:
   --infer_expt_dir DIR      experiment to measure; may be repeated to compare several
