@@ -21,6 +21,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--infer_text_file", metavar="FILE", help="single: a file with a text of any length instead")
     parser.add_argument("--infer_text_prompt", metavar="TEXT", help="single: the prompt's text")
     parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt's audio")
+    parser.add_argument("--infer_language", metavar="CODE", help="language of the texts (default: by script)")
+    parser.add_argument("--infer_prompt_language", metavar="CODE", help="language of the prompts' texts (the same)")
     parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the test list")
     parser.add_argument(
         "--continual", action="store_true", help="keep the prompt's start and read the rest of its text"
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from synthesis.books import synthesize_book
     from synthesis.load import load_experiment
     from synthesis.results import free_name, synthesize_list
-    from synthesis.test_lists import ListItem, output_name, read_test_list
+    from synthesis.test_lists import ListItem, output_name, read_test_list, with_languages
     from utils.checkpoint import resolve_checkpoint
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
@@ -86,10 +88,14 @@ def main(arguments: Sequence[str] | None) -> int:
         if flags.infer_text_file is not None:
             named = find_path(flags.infer_text_file, "--infer_text_file")
             text = read_text_file(named)
-        single = ListItem(f"single/{output_name(named)}", text, flags.infer_text_prompt, prompt)
+        place = f"{named}: " if flags.infer_text_file is not None else ""
+        single = ListItem(f"single/{output_name(named)}", text, flags.infer_text_prompt, prompt, place=place)
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
+    given = {"language": flags.infer_language or "", "prompt_language": flags.infer_prompt_language or ""}
+    if single is not None:
+        single = replace(single, **given)
     if single is not None and flags.infer_text_file is not None:
         checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
         model_id = f"{checkpoint.path.name} {checkpoint.weights.stat().st_mtime_ns}"
@@ -97,6 +103,8 @@ def main(arguments: Sequence[str] | None) -> int:
     if single is not None:
         # Do not overwrite the result of another text with the same prompt.
         items = [replace(single, name=free_name(output_dir, single.name))]
+    else:
+        items = [with_languages(item, **given) for item in items]
     return 1 if synthesize_list(synthesizer, items, output_dir, flags.continual, flags.copysyn) else 0
 
 
