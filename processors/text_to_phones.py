@@ -62,7 +62,8 @@ class TextToPhones(Phonemizer):
         Raises UserError if the frontend does not have the language, or the lexicon cannot be read.
         """
         frontend = build_phonemizer(settings.phone_extractor, language or settings.language)
-        phones = () if table is None else table.phones
+        # Of several languages, the table has the phones of others as well.
+        phones = () if table is None or language is not None else table.phones
         normalizes = settings.normalize_text == "auto"
         lexicon = Lexicon.from_settings(settings)
         return cls(frontend, language or settings.language, normalizes, lexicon, phones, language is not None)

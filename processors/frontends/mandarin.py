@@ -73,8 +73,9 @@ def _syllables(word: str) -> list[Syllable]:
     """The syllables of a word's characters as pypinyin reads them; other characters are left out."""
     characters = [character for character in word if ord(character) in PINYIN_DICT]
     pinyin = lazy_pinyin("".join(characters), style=Style.TONE3, neutral_tone_with_five=True)
-    last = len(characters) - 1
-    return [Syllable(*pair, index == last) for index, pair in enumerate(zip(characters, pinyin, strict=True))]
+    num = len(characters)
+    pairs = zip(characters, pinyin, strict=True)
+    return [Syllable(*pair, num, number == num) for number, pair in enumerate(pairs, start=1)]
 
 
 def _phones(syllable: str) -> list[str]:

@@ -12,10 +12,11 @@ _DIGITS = "零〇一二三四五六七八九两"
 
 @dataclass
 class Syllable:
-    """A character, and its syllable in pinyin with the tone 1 to 5 at the end; `is_last` marks the end of a word."""
+    """A character, and its syllable in pinyin with the tone 1 to 5 at the end, in a word of `word_len` syllables."""
 
     character: str
     pinyin: str
+    word_len: int
     is_last: bool
 
     @property
@@ -74,23 +75,18 @@ def _third_tone_runs(clause: Sequence[Syllable]) -> Iterator[list[Syllable]]:
 def _units(run: Sequence[Syllable]) -> list[list[Syllable]]:
     """The rhythmic units of a run, in each of which all third tones but the last change.
 
-    A unit is a word, or two words of one syllable; a single one that is left joins the word before it at the end of the
-    run, as in 保管 + 好, and stays alone before a longer word, as in 老 + 保管.
+    A unit is what the run has of a word, or two words of one syllable; a single one that is left joins the word before
+    it at the end of the run, as in 保管 + 好, and stays alone before a longer word, as in 老 + 保管.
     """
-    words: list[list[Syllable]] = []
-    starts_word = True
-    for syllable in run:
-        if starts_word:
-            words.append([])
-        words[-1].append(syllable)
-        starts_word = syllable.is_last
     units: list[list[Syllable]] = []
-    can_grow = False
-    for position, word in enumerate(words):
-        if len(word) == 1 and units and (can_grow or position == len(words) - 1):
-            units[-1] += word
+    starts_word, can_grow = True, False
+    for position, syllable in enumerate(run):
+        is_word = syllable.word_len == 1
+        if not starts_word or (is_word and units and (can_grow or position == len(run) - 1)):
+            units[-1].append(syllable)
             can_grow = False
         else:
-            units.append(list(word))
-            can_grow = len(word) == 1
+            units.append([syllable])
+            can_grow = is_word
+        starts_word = syllable.is_last
     return units
