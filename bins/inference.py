@@ -7,6 +7,8 @@ from pathlib import Path
 
 from utils.cli import Parser, find_path, run
 
+# Settings of the infer section that have a flag.
+_SETTINGS = {"top_k": int, "top_p": float, "temperature": float, "seed": int, "speed": float, "loudness_lufs": float}
 DESCRIPTION = "Stage 3: synthesize texts in the voices of prompts, with a trained experiment."
 
 
@@ -28,7 +30,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--continual", action="store_true", help="keep the prompt's start and read the rest of its text"
     )
     parser.add_argument("--copysyn", action="store_true", help="also write the codec's reconstruction of each prompt")
-    for name, kind in (("top_k", int), ("top_p", float), ("temperature", float), ("seed", int)):
+    for name, kind in _SETTINGS.items():
         parser.add_argument(f"--{name}", type=kind)
     flags = parser.parse(arguments)
     # Each mode refuses the other's flags, which would otherwise be ignored in silence.
@@ -71,11 +73,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     require_asked_gpus()
     set_up_logging()
-    overrides = [
-        f"infer.{name}={getattr(flags, name)}"
-        for name in ("top_k", "top_p", "temperature", "seed")
-        if getattr(flags, name) is not None
-    ]
+    overrides = [f"infer.{name}={getattr(flags, name)}" for name in _SETTINGS if getattr(flags, name) is not None]
     folder = find_path(flags.infer_expt_dir, "--infer_expt_dir")
     config = find_path(flags.config, "--config") if flags.config is not None else None
     if flags.infer_mode == "batch":

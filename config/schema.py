@@ -281,6 +281,12 @@ class InferSettings(SamplingSettings):
     context: Literal["prompt", "previous"] = Field(
         description="what a part of a long text continues: the prompt, or the part before it in the same paragraph"
     )
+    speed: Annotated[float, Field(ge=0.5, le=2)] = Field(
+        description="how fast the speech and its pauses are played, at the same pitch; 1: as they are synthesized"
+    )
+    loudness_lufs: Annotated[float, Field(ge=-60, le=0)] | None = Field(
+        description="integrated loudness of the speech (ITU-R BS.1770); null: as it is synthesized"
+    )
 
 
 class Settings(Section):

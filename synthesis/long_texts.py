@@ -14,6 +14,7 @@ from models.contract import OnFrames
 from processors.languages import language_code
 from synthesis.limits import phones_of_a_part
 from synthesis.parts import Cut, Part, join_part, split_text
+from synthesis.speed_and_loudness import change_loudness, change_speed
 from synthesis.spoken_languages import choose_language, split_language_tag
 from synthesis.synthesizer import Request, Speech, Synthesizer
 from utils.errors import UserError
@@ -55,7 +56,7 @@ class LongText:
             "the prompt's text", prompt_text, prompt_tag or prompt_language, trained, likely=self.language
         )
         self.sample_rate_hz = synthesizer.codec.sample_rate_hz
-        self.lead_seconds, self.guessed_seconds = 0.0, prompt.seconds
+        self.lead_seconds, self.guessed_seconds = 0.0, prompt.seconds / self.settings.speed
         self.parts = [Part(self.text, 0, 0, Cut.SECTION)]
         if not continual:
             self._split(synthesizer)
@@ -79,8 +80,12 @@ class LongText:
         if not self.parts:
             shown = self.text if len(self.text) <= _MAX_SHOWN else f"{self.text[:_MAX_SHOWN]} ..."
             raise UserError(f"the text {shown!r} has nothing that can be spoken")
+        # Pauses are as much faster or slower as the speech is.
+        speed = self.settings.speed
+        self.lead_seconds /= speed
+        self.parts = [replace(part, pause_seconds=part.pause_seconds / speed) for part in self.parts]
         self.guessed_seconds = self.lead_seconds + sum(
-            part.num_phones * seconds_per_phone + part.pause_seconds for part in self.parts
+            part.num_phones * seconds_per_phone / speed + part.pause_seconds for part in self.parts
         )
 
     @property
@@ -114,7 +119,9 @@ class LongText:
         index, part, rate_hz = self.num_done, self.parts[self.num_done], self.sample_rate_hz
         lead = round(self.lead_seconds * rate_hz) if index == 0 else 0
         is_first, is_last = index == 0 and not lead, index == len(self.parts) - 1
-        audio, self.overlap, num_spoken = join_part(speech.audio, part, rate_hz, self.overlap, is_first, is_last)
+        audio, self.overlap, num_spoken = join_part(
+            speech.audio, part, rate_hz, self.overlap, is_first, is_last, self._finished
+        )
         start = self.num_samples + lead
         row: ResultRow = {
             "text": part.text,
@@ -122,7 +129,7 @@ class LongText:
             "end": round((start + num_spoken) / rate_hz, 6),
             "ended": speech.stop_reason,
             "tries": speech.num_tries,
-            "real_time_factor": round(speech.real_time_factor, 4),
+            "real_time_factor": round(speech.real_time_factor * self.settings.speed, 4),
         }
         if speech.failure is not None:
             row["error"] = speech.failure
@@ -132,6 +139,13 @@ class LongText:
         is_prompt = speech.failure is None and speech.seconds >= MIN_SECONDS and part.cut != Cut.SECTION
         self.previous_codes = speech.codes if self.settings.context == "previous" and is_prompt else None
         return F.pad(audio, (lead, 0)), row
+
+    def _finished(self, audio: Tensor) -> Tensor:
+        """The audio of a part with the speed and the loudness of the settings."""
+        audio = change_speed(audio, self.sample_rate_hz, self.settings.speed)
+        if self.settings.loudness_lufs is None:
+            return audio
+        return change_loudness(audio, self.sample_rate_hz, self.settings.loudness_lufs)
 
     def summary(self, parts: Sequence[ResultRow]) -> ResultRow:
         """What the parts' rows say of the whole text; it has an `error` if any part failed."""

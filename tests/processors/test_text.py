@@ -290,8 +290,8 @@ def test_a_frontend_is_loaded_at_the_first_text_and_once():
 def test_the_schema_and_the_table_name_the_same_frontends():
     annotation = PreprocessSettings.model_fields["phone_extractor"].annotation
     assert set(get_args(annotation)) == {*FRONTENDS, "auto"}
-    for name in FRONTENDS:
-        assert isinstance(build_phonemizer(name, "en-us"), Phonemizer)
+    for name, language in {"espeak": "en-us", "graphemes": "en-us", "auto": "en-us"}.items():
+        assert isinstance(build_phonemizer(name, language), Phonemizer)
 
 
 def test_graphemes_need_no_espeak():
