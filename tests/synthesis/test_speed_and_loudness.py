@@ -46,9 +46,10 @@ def test_the_pitch_stays_and_the_length_follows(speed: float, pitch_hz: float) -
 def test_a_silence_stays_where_it_was() -> None:
     audio = torch.cat([vowel(120, 0.5), torch.zeros(RATE_HZ // 2), vowel(120, 0.5)])
     changed = change_speed(audio, RATE_HZ, 0.7)
-    silent = np.flatnonzero(np.abs(changed.numpy()) < 1e-4)
-    assert silent[0] / RATE_HZ == pytest.approx(0.5 / 0.7, abs=0.03)
-    assert silent[-1] / RATE_HZ == pytest.approx(1.0 / 0.7, abs=0.03)
+    # In frames of 10 ms.
+    silent = np.flatnonzero(changed[: len(changed) // 240 * 240].view(-1, 240).abs().amax(dim=1) < 1e-3)
+    assert silent[0] / 100 == pytest.approx(0.5 / 0.7, abs=0.04)
+    assert silent[-1] / 100 == pytest.approx(1.0 / 0.7, abs=0.04)
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 15, 100, 719, 2000])
@@ -129,4 +130,7 @@ def test_parts_have_the_loudness_of_the_settings(codec) -> None:
     prompt = Prompt(0.5 * torch.rand(RATE_HZ) - 0.25, "a dog barks", 1.0)
     _, audio, rows = speak(build_speaker(codec, loudness_lufs=-30.0), TEXT, prompt)
     assert len(rows) > 5
-    assert pyloudnorm.Meter(RATE_HZ).integrated_loudness(audio.double().numpy()) == pytest.approx(-30, abs=0.5)
+    for row in rows:
+        start, end = round(row["start"] * RATE_HZ), round(row["end"] * RATE_HZ)
+        part = audio[start:end].double().numpy()
+        assert pyloudnorm.Meter(RATE_HZ).integrated_loudness(part) == pytest.approx(-30, abs=0.5)
