@@ -6,7 +6,7 @@ A language is named as espeak-ng's voice of it: en-us, cmn, ja. Other usual name
 import unicodedata
 from collections.abc import Sequence
 
-from processors.frontends.scripts import LATIN, script_of, scripts_of_language
+from processors.scripts import LATIN, script_of, scripts_of_language
 
 AUTO = "auto"
 """As `preprocess.language`: each utterance has its own. As `preprocess.phone_extractor`: each language has its own."""

@@ -1,4 +1,4 @@
-"""Which scripts a voice of espeak-ng can read; it spells letters of other scripts, or says "Chinese letter"."""
+"""The scripts that languages are written in. espeak-ng spells letters of other scripts, or says "Chinese letter"."""
 
 import re
 import unicodedata
