@@ -91,9 +91,9 @@ def main(arguments: Sequence[str] | None) -> int:
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
-    given = {"language": flags.infer_language or "", "prompt_language": flags.infer_prompt_language or ""}
+    language, prompt_language = flags.infer_language or "", flags.infer_prompt_language or ""
     if single is not None:
-        single = replace(single, **given)
+        single = replace(single, language=language, prompt_language=prompt_language)
     if single is not None and flags.infer_text_file is not None:
         checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
         model_id = f"{checkpoint.path.name} {checkpoint.weights.stat().st_mtime_ns}"
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None) -> int:
         # Do not overwrite the result of another text with the same prompt.
         items = [replace(single, name=free_name(output_dir, single.name))]
     else:
-        items = [with_languages(item, **given) for item in items]
+        items = [with_languages(item, language, prompt_language) for item in items]
     return 1 if synthesize_list(synthesizer, items, output_dir, flags.continual, flags.copysyn) else 0
 
 

@@ -22,7 +22,7 @@ except ImportError as error:
 
 RISE, FALL = "↑", "↓"
 """The phones of the accent: from here on the pitch is high, or low."""
-_PITCH_CHANGES = {("Low", "High"): RISE, ("High", "Low"): FALL}
+_PITCH_CHANGES: dict[tuple[str | None, str | None], str] = {("Low", "High"): RISE, ("High", "Low"): FALL}
 _LONG_PHONES = "by ch cl dy fy gw gy hy ky kw my ny py ry sh ts ty"
 # A silence and an unknown word, in pyopenjtalk's phones.
 _NO_PHONES = ("sp", "unk", "pau")
@@ -66,7 +66,7 @@ def _analyzed(text: str) -> Sequence[Any]:
 def _phrases_and_marks(text: str) -> Iterator[list[str]]:
     """The phones of each accent phrase, and each mark by itself."""
     phrase: list[str] = []
-    pitch = None
+    pitch: str | None = None
     for word in _analyzed(text):
         if not any(item["kind"] == "Phoneme" for item in word["phonemes"]):
             # A mark may stand inside a phrase, whose accent goes on after it.
