@@ -7,6 +7,8 @@ from pathlib import Path
 
 from utils.cli import Parser, find_path, run
 
+# Settings of the infer section that have a flag.
+_SETTINGS = {"top_k": int, "top_p": float, "temperature": float, "seed": int, "speed": float, "loudness_lufs": float}
 DESCRIPTION = "Stage 3: synthesize texts in the voices of prompts, with a trained experiment."
 
 
@@ -21,13 +23,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--infer_text_file", metavar="FILE", help="single: a file with a text of any length instead")
     parser.add_argument("--infer_text_prompt", metavar="TEXT", help="single: the prompt's text")
     parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt's audio")
+    parser.add_argument("--infer_language", metavar="CODE", help="language of the texts (default: by script)")
+    parser.add_argument("--infer_prompt_language", metavar="CODE", help="language of the prompts' texts (the same)")
     parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the test list")
     parser.add_argument(
         "--continual", action="store_true", help="keep the prompt's start and read the rest of its text"
     )
     parser.add_argument("--copysyn", action="store_true", help="also write the codec's reconstruction of each prompt")
     parser.add_argument("--subtitles", choices=("srt", "vtt"), help="also write subtitles beside each output")
-    for name, kind in (("top_k", int), ("top_p", float), ("temperature", float), ("seed", int)):
+    for name, kind in _SETTINGS.items():
         parser.add_argument(f"--{name}", type=kind)
     flags = parser.parse(arguments)
     # Each mode refuses the other's flags, which would otherwise be ignored in silence.
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from synthesis.books import synthesize_book
     from synthesis.load import load_experiment
     from synthesis.results import free_name, synthesize_list
-    from synthesis.test_lists import ListItem, output_name, read_test_list
+    from synthesis.test_lists import ListItem, output_name, read_test_list, with_languages
     from utils.checkpoint import resolve_checkpoint
     from utils.device import require_asked_gpus
     from utils.errors import UserError
@@ -72,11 +76,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     require_asked_gpus()
     set_up_logging()
-    overrides = [
-        f"infer.{name}={getattr(flags, name)}"
-        for name in ("top_k", "top_p", "temperature", "seed")
-        if getattr(flags, name) is not None
-    ]
+    overrides = [f"infer.{name}={getattr(flags, name)}" for name in _SETTINGS if getattr(flags, name) is not None]
     folder = find_path(flags.infer_expt_dir, "--infer_expt_dir")
     config = find_path(flags.config, "--config") if flags.config is not None else None
     if flags.infer_mode == "batch":
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None) -> int:
         if flags.infer_text_file is not None:
             named = find_path(flags.infer_text_file, "--infer_text_file")
             text = read_text_file(named)
-        single = ListItem(f"single/{output_name(named)}", text, flags.infer_text_prompt, prompt)
+        place = f"{named}: " if flags.infer_text_file is not None else ""
+        single = ListItem(f"single/{output_name(named)}", text, flags.infer_text_prompt, prompt, place=place)
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     if flags.subtitles is not None and synthesizer.aligner is None:
@@ -98,6 +99,9 @@ def main(arguments: Sequence[str] | None) -> int:
         )
     add_error_rate(synthesizer)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
+    language, prompt_language = flags.infer_language or "", flags.infer_prompt_language or ""
+    if single is not None:
+        single = replace(single, language=language, prompt_language=prompt_language)
     if single is not None and flags.infer_text_file is not None:
         checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
         model_id = f"{checkpoint.path.name} {checkpoint.weights.stat().st_mtime_ns}"
@@ -105,6 +109,8 @@ def main(arguments: Sequence[str] | None) -> int:
     if single is not None:
         # Do not overwrite the result of another text with the same prompt.
         items = [replace(single, name=free_name(output_dir, single.name))]
+    else:
+        items = [with_languages(item, language, prompt_language) for item in items]
     num_failed = synthesize_list(
         synthesizer, items, output_dir, flags.continual, flags.copysyn, subtitles=flags.subtitles
     )

@@ -74,9 +74,11 @@ def show_text(text: str, config: str, experiment: str | None, overrides: Sequenc
     """Print a text, its normalized form and its phones, with the settings of a config or of an experiment."""
     from config.schema import TextSettings
     from models.experiment import Experiment
+    from processors.languages import AUTO, language_name
     from processors.symbols import SymbolTable
     from processors.text import TextTokenizer
     from processors.text_to_phones import TextToPhones
+    from synthesis.spoken_languages import split_language_tag
     from utils.checkpoint import resolve_checkpoint
     from utils.config import load_settings
     from utils.errors import UserError
@@ -90,7 +92,13 @@ def show_text(text: str, config: str, experiment: str | None, overrides: Sequenc
     else:
         folder = Experiment.of(resolve_checkpoint(find_path(experiment, "--infer_expt_dir"), "--infer_expt_dir"))
         preprocess, table = folder.settings(overrides).preprocess, SymbolTable.load(folder.symbols)
-    reader = TextToPhones.from_settings(preprocess, table)
+    language, text = split_language_tag(text)
+    if preprocess.language == AUTO:
+        if not language:
+            raise UserError("--show_text: begin the text with its language, as in [language zh]")
+        reader = TextToPhones.from_settings(preprocess, table, language_name(language))
+    else:
+        reader = TextToPhones.from_settings(preprocess, table)
     if refusal := reader.refusal("the text", text):
         raise UserError(f"--show_text: {refusal}")
     [phones] = reader.phonemize([text])

@@ -50,10 +50,18 @@ class PreprocessSettings(Section):
     processed_dir: str = Field(
         description="folder that stage 1 writes to and stage 2 reads from; for stage 2 also a URL"
     )
-    phone_extractor: Literal["espeak", "graphemes"] = Field(
-        description="espeak: IPA phones; graphemes: the lower-cased characters of the text"
+    phone_extractor: Literal["auto", "espeak", "graphemes", "pypinyin", "pyopenjtalk"] = Field(
+        description="espeak: IPA phones; graphemes: the lower-cased characters of the text; pypinyin (Mandarin): "
+        "initials and finals with tones; pyopenjtalk (Japanese): phones with accent marks; auto: pypinyin and "
+        "pyopenjtalk for these two languages, espeak for others"
     )
-    language: str = Field(description="espeak-ng voice that pronounces the text, such as en-us or de")
+    language: str = Field(
+        description="language of all texts: an espeak-ng voice such as en-us or de, or an alias such as en, zh or jp; "
+        "auto: each utterance has its own, and phones begin with a symbol of it"
+    )
+    dataset_languages: dict[Dataset, str] = Field(
+        description="with language auto: the language of a corpus's utterances that name none"
+    )
     normalize_text: Literal["auto", "none"] = Field(
         description="auto: read numbers, dates, prices, abbreviations and addresses in words, by the rules of the "
         "language; none: leave them to the phonemizer"
@@ -295,6 +303,12 @@ class InferSettings(SamplingSettings):
     context: Literal["prompt", "previous"] = Field(
         description="what a part of a long text continues: the prompt, or the part before it in the same paragraph"
     )
+    speed: Annotated[float, Field(ge=0.5, le=2)] = Field(
+        description="how fast the speech and its pauses are played, at the same pitch; 1: as they are synthesized"
+    )
+    loudness_lufs: Annotated[float, Field(ge=-60, le=0)] | None = Field(
+        description="integrated loudness of the speech (ITU-R BS.1770); null: as it is synthesized"
+    )
 
 
 class Settings(Section):
@@ -344,6 +358,11 @@ class Settings(Section):
         for name in self.train.dataset_weights:
             if name not in self.dataset:
                 raise ValueError(f"train.dataset_weights.{name}: dataset does not name {name}")
+        if self.preprocess.dataset_languages and self.preprocess.language != "auto":
+            raise ValueError(
+                "preprocess.dataset_languages is for preprocess.language auto, which is "
+                f"{self.preprocess.language} for all corpora; leave one of them out"
+            )
         return self
 
 

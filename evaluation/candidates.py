@@ -17,12 +17,12 @@ def add_error_rate(synthesizer: Synthesizer) -> None:
     settings = synthesizer.settings
     if settings.num_candidates == 1 or settings.rank_by != "asr":
         return
-    names = settings.asr, settings.asr_model, synthesizer.device, synthesizer.language
+    names = settings.asr, settings.asr_model, synthesizer.device, synthesizer.languages[0]
     recognizer = build_recognizer(*names, model_key="infer.asr_model")
     try:
         from evaluation.measures import word_errors
 
-        normalize = build_normalizer(synthesizer.language)
+        normalize = build_normalizer(synthesizer.languages[0])
     except ImportError as error:
         raise UserError(f"infer.rank_by: asr needs {error.name}: pip install 'vallet[eval]'") from error
     from torchaudio.transforms import Resample

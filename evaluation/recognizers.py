@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import re
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from processors.languages import language_code
 from utils.errors import UserError, first_line
 from utils.log import log
 
@@ -26,8 +26,6 @@ MODELS: dict[RecognizerName, str] = {
 FASTER_WHISPER_MODEL = "large-v3"
 WHISPER_SECONDS = 30
 """Length of the window that Whisper reads at once."""
-# Languages that Whisper names otherwise than espeak-ng: Mandarin and Norwegian.
-_WHISPER_CODES = {"cmn": "zh", "nb": "no"}
 
 
 class Recognizer(Protocol):
@@ -149,8 +147,7 @@ def model_name(source: str) -> str:
 
 def whisper_language(language: str | None, known: Collection[str]) -> str | None:
     """Whisper's code of a language such as en-us, or None if it is not among those that the model knows."""
-    base = re.split(r"[-_]", (language or "").lower())[0]
-    code = _WHISPER_CODES.get(base, base)
+    code = language_code(language or "")
     return code if code in known else None
 
 
@@ -232,4 +229,4 @@ def build_normalizer(language: str) -> Callable[[str], str]:
     """Return Whisper's text normalizer: it also unifies numbers and contractions if the language is English."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-    return EnglishTextNormalizer({}) if language.startswith("en") else BasicTextNormalizer()
+    return EnglishTextNormalizer({}) if language_code(language) == "en" else BasicTextNormalizer()

@@ -101,15 +101,16 @@ class LossSums:
 class TokenizedRequest:
     """A text to synthesize after a prompt, in tokens.
 
-    `ids` are bos, the prompt's phones, a word boundary, the text's phones, eos; `ids[:1] + ids[target_start:]` are
-    those of the text alone. `codes` (P, Q) are the prompt's, and P is a multiple of the model's `frames_per_step`.
-    `num_target_phones` of the ids are to be synthesized.
+    `ids` are bos, the prompt's phones, a word boundary, the text's phones, eos; `ids[:num_lead] + ids[target_start:]`
+    are those of the text alone, as bos and a language symbol stand for both. `codes` (P, Q) are the prompt's, and P is
+    a multiple of the model's `frames_per_step`. `num_target_phones` of the ids are to be synthesized.
     """
 
     ids: Sequence[int]
     target_start: int
     codes: Tensor
     num_target_phones: int
+    num_lead: int = 1
 
 
 @dataclass(frozen=True)

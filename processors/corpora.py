@@ -14,6 +14,7 @@ from pathlib import Path
 from config.schema import Dataset, PreprocessSettings
 from processors.custom import read_custom
 from processors.custom.files import json_lines, read_text, unreadable_line
+from processors.languages import AUTO, language_name
 from processors.manifest import SourceUtterance, Split
 from processors.splits import FoundUtterance, assign_splits, hash_splits, make_ids_unique, split_unit
 from utils.errors import UserError
@@ -22,6 +23,7 @@ from utils.errors import UserError
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")
 _PART = re.compile(r"(train|dev|test)[-_](clean|other)([-_]\d+)?")
 _HIFITTS_MANIFEST = re.compile(r"(.+)_manifest_(?:clean|other)_(train|dev|test)\.json")
+_NO_LANGUAGE = "no language: neither the corpus nor preprocess.dataset_languages names one"
 _PART_SPLITS: dict[str, Split] = {"train": "train", "dev": "valid", "test": "test"}
 
 
@@ -38,11 +40,16 @@ def read_corpus(name: Dataset, path: Path, settings: PreprocessSettings) -> list
     if not path.exists():
         raise UserError(f"dataset_path.{name}: {path} does not exist; expected {reader.layout}")
     try:
-        found = [_cleaned(row) for row in reader.read(path)]
+        found = [_with_language(_cleaned(row), name, settings) for row in reader.read(path)]
     except OSError as error:
         raise UserError(f"dataset_path.{name}: {error}") from error
     if not found:
         raise UserError(f"dataset_path.{name}: nothing to read in {path}; expected {reader.layout}")
+    if all(row.problem == _NO_LANGUAGE for row in found):
+        raise UserError(
+            f"preprocess.language is {AUTO}, and no utterance of {path} names its language; set "
+            f"preprocess.dataset_languages.{name}"
+        )
     return sorted(assign_splits(make_ids_unique(found), settings), key=lambda row: row.id)
 
 
@@ -70,6 +77,15 @@ def _cleaned(row: FoundUtterance) -> FoundUtterance:
         text=text or None,
         speaker=" ".join(_encodable(row.speaker).split()) or "unknown",
     )
+
+
+def _with_language(row: FoundUtterance, name: Dataset, settings: PreprocessSettings) -> FoundUtterance:
+    """The row with its language, or with none where all texts have that of the settings."""
+    if settings.language != AUTO:
+        return replace(row, language="")
+    named = row.language or settings.dataset_languages.get(name) or _READERS[name].language
+    problem = row.problem or (None if named else _NO_LANGUAGE)
+    return replace(row, language=language_name(named), problem=problem)
 
 
 def _encodable(text: str) -> str:
@@ -177,27 +193,35 @@ def _read_hifitts(path: Path) -> Iterator[FoundUtterance]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """How to read a corpus: its layout in words, the function, and whether the corpus has its own split."""
+    """How to read a corpus: its layout in words, the function, whether it has its own split, and its language."""
 
     layout: str
     read: Callable[[Path], Iterator[FoundUtterance]]
     has_own_split: bool = False
+    language: str = ""
 
 
 # A new corpus is a function above, a line here and its name in the schema.
 _READERS: dict[Dataset, _Reader] = {
-    "libritts": _Reader("LibriTTS or LibriTTS_R with train-clean-100/<speaker>/<chapter>/*.wav", _read_libritts, True),
-    "librispeech": _Reader(
-        "LibriSpeech with train-clean-100/<speaker>/<chapter>/*.flac and *.trans.txt", _read_librispeech, True
+    "libritts": _Reader(
+        "LibriTTS or LibriTTS_R with train-clean-100/<speaker>/<chapter>/*.wav", _read_libritts, True, "en-us"
     ),
-    "ljspeech": _Reader("LJSpeech-1.1 with metadata.csv (id|text|normalized text) and wavs/*.wav", _read_ljspeech),
+    "librispeech": _Reader(
+        "LibriSpeech with train-clean-100/<speaker>/<chapter>/*.flac and *.trans.txt", _read_librispeech, True, "en-us"
+    ),
+    "ljspeech": _Reader(
+        "LJSpeech-1.1 with metadata.csv (id|text|normalized text) and wavs/*.wav", _read_ljspeech, language="en-us"
+    ),
     "vctk": _Reader(
-        "VCTK-Corpus-0.92 with txt/<speaker>/*.txt and wav48_silence_trimmed/<speaker>/*_mic2.flac", _read_vctk
+        "VCTK-Corpus-0.92 with txt/<speaker>/*.txt and wav48_silence_trimmed/<speaker>/*_mic2.flac",
+        _read_vctk,
+        language="en-us",
     ),
     "hifitts": _Reader(
         "Hi-Fi TTS with <speaker>_manifest_<clean|other>_<train|dev|test>.json and the audio that they name",
         _read_hifitts,
         True,
+        "en-us",
     ),
     "custom": _Reader(
         "a folder with metadata.csv or .tsv, audio beside .txt files, a .jsonl of audio, text, speaker, a lhotse "

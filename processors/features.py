@@ -12,10 +12,9 @@ from torch.utils.data import Dataset
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
-from processors.frontends.base import Phonemizer
 from processors.manifest import SourceUtterance, Utterance
 from processors.symbols import SymbolTable
-from processors.text_to_phones import TextToPhones
+from processors.text_to_phones import TextReaders, build_readers, phonemize_each
 from utils.audio import read_audio, read_duration_seconds
 from utils.errors import UserError
 
@@ -44,9 +43,9 @@ class UtteranceReader(Dataset):
         self.table = table
 
     @cached_property
-    def _phonemizer(self) -> Phonemizer:
+    def _readers(self) -> TextReaders:
         # Built in the worker that uses it: espeak-ng keeps its state in the process.
-        return TextToPhones.from_settings(self.settings, self.table)
+        return build_readers(self.settings, self.table)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -56,14 +55,18 @@ class UtteranceReader(Dataset):
 
     def load(self, rows: Sequence[SourceUtterance]) -> list[LoadedUtterance]:
         """Audio and phones of each row, or the reason why it is left out."""
-        phonemizer = self._phonemizer
+        usable = [row for row in rows if row.problem is None]
         try:
-            phones = phonemizer.phonemize([row.text or "" for row in rows])
+            texts, languages = [row.text or "" for row in usable], [row.language for row in usable]
+            phones = iter(phonemize_each(self._readers, texts, languages))
         except Exception as error:  # Whatever fails, only the utterance that causes it is left out.
             if len(rows) == 1:
                 return [LoadedUtterance(rows[0], failure=f"the transcript cannot be phonemized: {error}")]
             return [loaded for row in rows for loaded in self.load([row])]
-        return [self._load(row, tuple(own)) for row, own in zip(rows, phones, strict=True)]
+        return [
+            self._load(row, tuple(next(phones))) if row.problem is None else LoadedUtterance(row, failure=row.problem)
+            for row in rows
+        ]
 
     def _load(self, row: SourceUtterance, phones: tuple[str, ...]) -> LoadedUtterance:
         try:
@@ -77,11 +80,10 @@ class UtteranceReader(Dataset):
         return LoadedUtterance(row, audio.numpy(), phones)
 
     def _check_text(self, row: SourceUtterance, phones: tuple[str, ...]) -> None:
-        if row.problem is not None:
-            raise UserError(row.problem)
         if row.text is None:
             raise UserError("no transcript")
-        if refusal := self._phonemizer.refusal("the transcript", row.text):
+        name = f"the transcript ({row.place})" if row.place else "the transcript"
+        if refusal := self._readers.reader(row.language).refusal(name, row.text):
             raise UserError(refusal)
         if not any(phone.isalnum() for phone in phones):
             raise UserError(f"the transcript {row.text!r} has nothing that can be spoken")

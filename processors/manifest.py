@@ -21,7 +21,8 @@ class SourceUtterance:
     """One utterance as a corpus has it, before stage 1.
 
     `text` is None where the corpus has no transcript for the audio. `duration_seconds` None means to the end.
-    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one.
+    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one. `language` is ""
+    where all utterances have the language of the settings. `place` is the file and line of the text, for error lines.
     """
 
     id: str
@@ -32,6 +33,8 @@ class SourceUtterance:
     start_seconds: float = 0.0
     duration_seconds: float | None = None
     problem: str | None = None
+    language: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True)

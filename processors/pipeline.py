@@ -21,13 +21,15 @@ from config.schema import Dataset, PreprocessSettings
 from processors.codecs.base import Codec
 from processors.corpora import describe_split, read_corpus
 from processors.features import LoadedUtterance, UtteranceReader, encode
+from processors.frontends.base import MissingExtraError
 from processors.index import read_index
+from processors.languages import AUTO
 from processors.lexicon import lexicon_fingerprint
 from processors.manifest import SPLITS, SourceUtterance, Split, Utterance, write_shard
 from processors.reports import Shard, failure_category, is_done, read_report
 from processors.splits import in_lasting_order
 from processors.symbols import SymbolTable
-from processors.text_to_phones import TextToPhones
+from processors.text_to_phones import build_readers
 from utils.config import resolve_path
 from utils.device import memory_advice
 from utils.errors import UserError
@@ -77,10 +79,25 @@ class CorpusPreprocessor:
         self.table = None
         if settings.symbol_table is not None:
             self.table = SymbolTable.load(resolve_path(settings.symbol_table, root))
-        # Report a wrong language or lexicon before any work, and not from a worker.
-        TextToPhones.from_settings(self.settings, self.table)
+        self._check_languages()
         self.lexicon_fingerprint = lexicon_fingerprint(self.settings)
         self.shards = list(self._shards())
+
+    def _check_languages(self) -> None:
+        """Report a wrong language or lexicon, or a missing library, before any work, and not from a worker."""
+        readers = build_readers(self.settings, self.table)
+        languages = Counter(row.language for row in self.rows if row.problem is None)
+        for language in sorted(languages):
+            try:
+                readers.reader(language)
+            except MissingExtraError:
+                raise
+            except UserError as error:
+                # Only the utterances in such a language are left out.
+                log.warning("%s: %d utterances cannot be read: %s", self.name, languages[language], error)
+        if self.settings.language == AUTO:
+            shown = (f"{number} in {language}" for language, number in languages.most_common())
+            log.info("%s: utterances by language: %s", self.name, ", ".join(shown))
 
     def _is_older_than_normalization(self) -> bool:
         for path in islice((self.folder / "reports").glob("*.json"), 1):
@@ -149,8 +166,13 @@ class CorpusPreprocessor:
         if self.lexicon_fingerprint is not None:
             settings["lexicon"] = self.lexicon_fingerprint
         phones = None if self.table is None else self.table.phones
-        # Fields without a value are left out, so that adding a field does not invalidate old shards.
-        rows = [{key: value for key, value in asdict(row).items() if key != "problem" or value} for row in shard.rows]
+        # Fields without a value are left out, so that adding a field does not invalidate old shards. So is the place of
+        # a text in its file.
+        optional = {"problem", "language"}
+        rows = [
+            {key: value for key, value in asdict(row).items() if key != "place" and (key not in optional or value)}
+            for row in shard.rows
+        ]
         text = json.dumps([settings, phones, codec_fingerprint, rows], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -20,7 +20,8 @@ AUTO_MIN_SPEAKERS = 20  # From this many on, `split_by` auto keeps speakers whol
 class FoundUtterance:
     """An utterance as its reader found it; `split` is None where the corpus has no splits.
 
-    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one.
+    `problem` is the reason why stage 1 cannot use the row, where the reader of the corpus knows one. `language` is ""
+    where the corpus names none. `place` is the file and line of the text, for error lines.
     """
 
     id: str
@@ -31,6 +32,8 @@ class FoundUtterance:
     start_seconds: float = 0.0
     duration_seconds: float | None = None
     problem: str | None = None
+    language: str = ""
+    place: str = ""
 
 
 def assign_splits(rows: Sequence[FoundUtterance], settings: PreprocessSettings) -> list[SourceUtterance]:

@@ -1,5 +1,6 @@
 """The symbol table: a phone's id is its row in the text embedding."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from utils.files import atomic_write
 WORD_BOUNDARY = "_"
 """The phone between two words."""
 PAD, BOS, EOS = SPECIALS = ("<pad>", "<bos>", "<eos>")
+# A name as espeak-ng's voices have.
+_LANGUAGE_SYMBOL = re.compile(r"<([A-Za-z][\w-]+)>")
 
 
 class SymbolTable:
@@ -103,9 +106,25 @@ class SymbolTable:
         return hash(self._phones)
 
 
+def language_symbol(language: str) -> str:
+    """The phone that texts in a language begin with where a model speaks several (VALL-E X, section 3)."""
+    return f"<{language}>"
+
+
+def language_of_symbol(phone: str) -> str | None:
+    """The language that a symbol stands for; None for any other phone, and for special symbols."""
+    match = _LANGUAGE_SYMBOL.fullmatch(phone)
+    return match[1] if match and phone not in (*SPECIALS, "<eps>") else None
+
+
 def join_phones(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """The phones of two texts as one, with a word boundary between them."""
-    return join_words([before, after])
+    """The phones of two texts as one, with a word boundary between them.
+
+    A language symbol of the second text stays only if the first text ends in another language.
+    """
+    symbols = [phone for phone in before if language_of_symbol(phone)]
+    goes_on = bool(symbols) and list(after[:1]) == symbols[-1:]
+    return join_words([before, after[1:] if goes_on else after])
 
 
 def join_words(words: Iterable[Sequence[str]]) -> list[str]:

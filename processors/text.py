@@ -9,36 +9,43 @@ import numpy as np
 
 from config.schema import PreprocessSettings
 from processors.frontends.base import Phonemizer
-from processors.symbols import WORD_BOUNDARY, SymbolTable, join_words
-from processors.text_to_phones import TextToPhones
+from processors.symbols import WORD_BOUNDARY, SymbolTable, join_words, language_of_symbol
+from processors.text_to_phones import TextReaders, build_readers, phonemize_each
 from utils.log import log
 
 
 class TextTokenizer:
     """The one place where text becomes ids.
 
-    `load_phonemizer` is called when a phonemizer is first needed. Training never calls it: its phones come from
-    stage 1.
+    `load_readers` is called when a text is first read. Training never calls it: its phones come from stage 1.
     """
 
-    def __init__(self, load_phonemizer: Callable[[], Phonemizer], table: SymbolTable, add_blank: bool) -> None:
-        self._load_phonemizer = load_phonemizer
+    def __init__(self, load_readers: Callable[[], TextReaders], table: SymbolTable, add_blank: bool) -> None:
+        self._load_readers = load_readers
         self._table = table
         self._add_blank = add_blank
         self._replacements: dict[str, str | None] = {}
 
     @classmethod
     def from_settings(cls, settings: PreprocessSettings, table: SymbolTable) -> "TextTokenizer":
-        load_phonemizer = partial(TextToPhones.from_settings, settings, table)
-        return cls(load_phonemizer, table, settings.add_blank)
+        return cls(partial(build_readers, settings, table), table, settings.add_blank)
 
     @cached_property
-    def phonemizer(self) -> Phonemizer:
-        """The text frontend, loaded at the first use. Raises UserError if it cannot be loaded."""
-        return self._load_phonemizer()
+    def languages(self) -> tuple[str, ...]:
+        """The languages that the table has symbols of; none in experiments with one language."""
+        return tuple(language for phone in self._table.phones if (language := language_of_symbol(phone)))
 
-    def phones(self, texts: Sequence[str]) -> list[list[str]]:
-        return self.phonemizer.phonemize(texts)
+    def reader(self, language: str = "") -> Phonemizer:
+        """The text frontend, loaded at the first use. Raises UserError if it cannot be loaded."""
+        return self._readers.reader(language)
+
+    @cached_property
+    def _readers(self) -> TextReaders:
+        return self._load_readers()
+
+    def phones(self, texts: Sequence[str], languages: Sequence[str] | None = None) -> list[list[str]]:
+        """The phones of each text. `languages` matters only in experiments with several languages."""
+        return phonemize_each(self._readers, texts, [""] * len(texts) if languages is None else languages)
 
     def spelled(self, ids: Sequence[int]) -> list[str]:
         """The phone of each id; empty for blanks and other special symbols."""

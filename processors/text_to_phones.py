@@ -1,15 +1,18 @@
 """Text to phones: lexicon, normalization and inline phones, around a text frontend. The one way in all stages."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Protocol
 
 from config.schema import PreprocessSettings
 from processors.frontends import build_phonemizer
 from processors.frontends.base import Phonemizer
+from processors.languages import AUTO, language_name
 from processors.lexicon import Lexicon
 from processors.normalization import normalize
 from processors.normalization.engine import any_of
-from processors.symbols import SymbolTable, join_words
+from processors.symbols import SymbolTable, join_words, language_symbol
 
 # Inline phones, with the ending of an English possessive, which belongs to their word.
 _INLINE = re.compile(r"\[\[([^\[\]]*)\]\]((?:['’]s\b)?)")
@@ -26,7 +29,8 @@ class TextToPhones(Phonemizer):
     """A text frontend that first does what `preprocess.lexicon` and `preprocess.normalize_text` ask.
 
     Phones in double brackets, such as [[həˈloʊ]], are taken as they are written. `phones` are those of the symbol
-    table, if there is one already; they decide whether tʃ is one phone or two.
+    table, if there is one already; they decide whether tʃ is one phone or two. With `has_symbol` the phones of a text
+    begin with a symbol of the language.
     """
 
     def __init__(
@@ -36,22 +40,33 @@ class TextToPhones(Phonemizer):
         normalizes: bool = False,
         lexicon: Lexicon | None = None,
         phones: Sequence[str] = (),
+        has_symbol: bool = False,
     ) -> None:
         self._frontend = frontend
-        self._language = language
+        self._language = language_name(language)
+        self._start = [language_symbol(self._language)] if has_symbol else []
         self._normalizes = normalizes
         self._lexicon = lexicon
-        long_phones = [phone for phone in phones or frontend.long_phones if len(phone) > 1 and phone.isalpha()]
+        # Phones of Mandarin have the tone in them: ao3.
+        known = phones or frontend.long_phones
+        long_phones = [phone for phone in known if len(phone) > 1 and phone.isalnum() and phone[0].isalpha()]
         pattern = any_of(long_phones).replace("əl", _SYLLABIC_L) if long_phones else "(?!)"
         self._phone = re.compile(f"{pattern}|{_LONE_PHONE}")
 
     @classmethod
-    def from_settings(cls, settings: PreprocessSettings, table: SymbolTable | None = None) -> "TextToPhones":
-        """Raises UserError if the frontend does not have the language, or the lexicon cannot be read."""
-        frontend = build_phonemizer(settings.phone_extractor, settings.language)
-        phones = () if table is None else table.phones
+    def from_settings(
+        cls, settings: PreprocessSettings, table: SymbolTable | None = None, language: str | None = None
+    ) -> "TextToPhones":
+        """For the language of the settings, or for one of several.
+
+        Raises UserError if the frontend does not have the language, or the lexicon cannot be read.
+        """
+        frontend = build_phonemizer(settings.phone_extractor, language or settings.language)
+        # Of several languages, the table has the phones of others as well.
+        phones = () if table is None or language is not None else table.phones
         normalizes = settings.normalize_text == "auto"
-        return cls(frontend, settings.language, normalizes, Lexicon.from_settings(settings), phones)
+        lexicon = Lexicon.from_settings(settings)
+        return cls(frontend, language or settings.language, normalizes, lexicon, phones, language is not None)
 
     def rewrite(self, text: str) -> str:
         """The text that the frontend reads: after the lexicon and normalization, with inline phones in it."""
@@ -63,7 +78,7 @@ class TextToPhones(Phonemizer):
         # Plain text, inline phones, their ending, plain text, ...
         pieces = [_INLINE.split(self.rewrite(text)) for text in texts]
         plain = iter(self._frontend.phonemize([piece for text_pieces in pieces for piece in text_pieces[::3]]))
-        return [self._joined(text_pieces, plain) for text_pieces in pieces]
+        return [[*self._start, *self._joined(text_pieces, plain)] for text_pieces in pieces]
 
     def unreadable(self, text: str) -> list[str]:
         return self._frontend.unreadable(" ".join(_INLINE.split(self.rewrite(text))[::3]))
@@ -89,6 +104,40 @@ class TextToPhones(Phonemizer):
         words = [self._phone.findall(word) for word in inline.translate(_TIES).split()]
         phones = join_words([[phone for phone in word if phone not in _SEPARATORS] for word in words])
         return phones + _possessive(phones) if ending and self._language.startswith("en") else phones
+
+
+class TextReaders(Protocol):
+    """What reads the texts of an experiment. Any `Phonemizer` is one, for texts of one language."""
+
+    def reader(self, language: str) -> Phonemizer: ...
+
+
+class MultilingualReaders:
+    """Texts of several languages: `build` makes the reader of each when it is first needed."""
+
+    def __init__(self, build: Callable[[str], Phonemizer]) -> None:
+        self._build = cache(build)
+
+    def reader(self, language: str) -> Phonemizer:
+        """Raises UserError if the language is not known or cannot be read."""
+        return self._build(language)
+
+
+def build_readers(settings: PreprocessSettings, table: SymbolTable | None = None) -> TextReaders:
+    """What reads texts as the settings say. Raises UserError if a frontend or the lexicon cannot be loaded."""
+    if settings.language == AUTO:
+        return MultilingualReaders(partial(TextToPhones.from_settings, settings, table))
+    return TextToPhones.from_settings(settings, table)
+
+
+def phonemize_each(readers: TextReaders, texts: Sequence[str], languages: Sequence[str]) -> list[list[str]]:
+    """The phones of each text in its language, with one call of the frontend for all texts of a language."""
+    phones: dict[int, list[str]] = {}
+    for language in dict.fromkeys(languages):
+        indexes = [index for index, own in enumerate(languages) if own == language]
+        found = readers.reader(language).phonemize([texts[index] for index in indexes])
+        phones.update(zip(indexes, found, strict=True))
+    return [phones[index] for index in range(len(texts))]
 
 
 def _possessive(phones: Sequence[str]) -> list[str]:

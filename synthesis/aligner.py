@@ -115,14 +115,18 @@ class TextAligner:
         return Alignment(phones, first, path, free_path(scores, first, _FORWARD_COST, _BACKWARD_COST), attention)
 
     def find_words(
-        self, texts: Sequence[str], alignments: Sequence[Alignment | None]
+        self, texts: Sequence[str], alignments: Sequence[Alignment | None], languages: Sequence[str] | None = None
     ) -> list[tuple[tuple[Word, ...], tuple[Suspect, ...]]]:
         """The words of each text as it is written, with their times, and suspects; none without an alignment.
 
         The phones of a word are found by those that it has alone: one call of the phonemizer for all texts.
         """
         words = [split_words(text) if own is not None else [] for text, own in zip(texts, alignments, strict=True)]
-        alone = iter(self.tokenizer.phones([word.strip() for of_text in words for word in of_text]))
+        own_languages = [""] * len(texts) if languages is None else languages
+        pairs = [
+            (word.strip(), language) for of_text, language in zip(words, own_languages, strict=True) for word in of_text
+        ]
+        alone = iter(self.tokenizer.phones([word for word, _ in pairs], [language for _, language in pairs]))
         results: list[tuple[tuple[Word, ...], tuple[Suspect, ...]]] = []
         for of_text, alignment in zip(words, alignments, strict=True):
             if alignment is None:

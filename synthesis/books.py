@@ -48,7 +48,11 @@ def synthesize_book(
     a WAV file, or is being synthesized by another process.
     """
     rate_hz, started = synthesizer.codec.sample_rate_hz, time.perf_counter()
-    text = LongText(synthesizer, item.text, prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz))
+    prompt = prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz)
+    try:
+        text = LongText(synthesizer, item.text, prompt, False, item.language, item.prompt_language)
+    except UserError as error:
+        raise UserError(f"{item.place}{error}") from error
     if text.guessed_seconds * rate_hz > MAX_WAV_SAMPLES:
         raise UserError(
             f"the text is about {text.guessed_seconds / 3600:.0f} h of speech, and a WAV file holds "
@@ -82,7 +86,8 @@ def _fingerprint(synthesizer: Synthesizer, text: LongText, model_id: str) -> str
     """A name for all that decides the audio. A run that lacked memory may continue with a lower batch size."""
     parts = [(part.text, part.start, part.pause_seconds) for part in text.parts]
     settings = synthesizer.settings.model_dump(exclude={"max_batch_size"})
-    content = [model_id, synthesizer.codec.fingerprint(), settings, text.prompt.text, text.lead_seconds, parts]
+    texts = [text.language, text.prompt_language, text.prompt.text, text.lead_seconds, parts]
+    content = [model_id, synthesizer.codec.fingerprint(), settings, *texts]
     digest = hashlib.sha256(json.dumps(content).encode())
     digest.update(text.prompt.audio.numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from config.schema import Settings
+from config.schema import PreprocessSettings, Settings
 from models.experiment import (
     MEASURED_LIMITS,
     Experiment,
@@ -17,6 +17,7 @@ from models.experiment import (
 )
 from processors.codecs import build_codec, codec_class
 from processors.codecs.base import Codec
+from processors.languages import AUTO, language_name
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
 from synthesis.aligner import TextAligner
@@ -53,9 +54,18 @@ def load_experiment(
         preprocess, experiment.codec(codec_class(preprocess.acoustic_token_extractor).file_name), ROOT, device
     )
     tokenizer = TextTokenizer.from_settings(preprocess, SymbolTable.load(experiment.symbols))
-    # Load the frontend now: a language that it does not have is an error at once, not at the first text.
-    _ = tokenizer.phonemizer
+    # Load the frontends now: a language that they do not have is an error at once, not at the first text.
+    for language in tokenizer.languages or ("",):
+        tokenizer.reader(language)
     return load_synthesizer(source, settings, codec, tokenizer, device), experiment
+
+
+def _languages(settings: PreprocessSettings, tokenizer: TextTokenizer) -> list[str]:
+    """The languages that an experiment was trained on; first that of the first corpus that has one in the settings."""
+    if settings.language != AUTO:
+        return [language_name(settings.language)]
+    first = [language_name(language) for language in settings.dataset_languages.values()]
+    return [*dict.fromkeys(language for language in [*first, *tokenizer.languages] if language in tokenizer.languages)]
 
 
 def load_synthesizer(
@@ -74,7 +84,7 @@ def load_synthesizer(
     if infer.word_times and model.attention_heads:
         search = partial(find_heads, model, codec, tokenizer, source, settings)
         synthesizer.aligner = TextAligner(tokenizer, codec.frame_rate_hz, search)
-    synthesizer.language = settings.preprocess.language
+    synthesizer.languages = _languages(settings.preprocess, tokenizer)
     if source.is_reference:
         synthesizer.follow_reference(reference_limits(settings))
     return synthesizer

@@ -3,6 +3,7 @@
 import hashlib
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.contract import OnFrames
+from processors.languages import language_code
 from synthesis.limits import phones_of_a_part
 from synthesis.parts import Cut, Part, join_part, split_text
+from synthesis.speed_and_loudness import change_loudness, change_speed
+from synthesis.spoken_languages import choose_language, split_language_tag
 from synthesis.synthesizer import Request, Speech, Synthesizer
 from utils.errors import UserError
 from utils.prompts import MIN_SECONDS, Prompt
@@ -27,16 +31,34 @@ class LongText:
     """A text in parts: gives the parts as requests, takes their speech in order, and joins the audio.
 
     A text that is short enough has one part. Each part has the prompt, or with `infer.context` "previous" the part
-    before it in the same section. `continual` is for a continuation: one part with the prompt's own text.
+    before it in the same section. `continual` is for a continuation: one part with the prompt's own text. The languages
+    may be given by `language` and `prompt_language`, or a tag such as [language zh] at the beginning of a text.
 
-    Raises UserError if the text has letters that cannot be read or nothing that can be spoken.
+    Raises UserError if the text has letters that cannot be read or nothing that can be spoken, or is in a language that
+    was not trained.
     """
 
-    def __init__(self, synthesizer: Synthesizer, text: str, prompt: Prompt, continual: bool = False) -> None:
-        self.text, self.prompt = prompt.text if continual else text, prompt
+    def __init__(
+        self,
+        synthesizer: Synthesizer,
+        text: str,
+        prompt: Prompt,
+        continual: bool = False,
+        language: str = "",
+        prompt_language: str = "",
+    ) -> None:
+        tag, text = split_language_tag(text)
+        prompt_tag, prompt_text = split_language_tag(prompt.text)
+        self.text, self.prompt = prompt_text if continual else text, replace(prompt, text=prompt_text)
         self.settings = synthesizer.settings
+        trained = synthesizer.languages
+        given = (prompt_tag if continual else tag) or language
+        self.language = choose_language("the text", self.text, given, trained)
+        self.prompt_language = choose_language(
+            "the prompt's text", prompt_text, prompt_tag or prompt_language, trained, likely=self.language
+        )
         self.sample_rate_hz = synthesizer.codec.sample_rate_hz
-        self.lead_seconds, self.guessed_seconds = 0.0, prompt.seconds
+        self.lead_seconds, self.guessed_seconds = 0.0, prompt.seconds / self.settings.speed
         self.parts = [Part(self.text, 0, 0, Cut.SECTION)]
         if not continual:
             self._split(synthesizer)
@@ -51,17 +73,21 @@ class LongText:
     def _split(self, synthesizer: Synthesizer) -> None:
         tokenizer = synthesizer.tokenizer
         # Report letters of another script before any part is synthesized.
-        if refusal := tokenizer.phonemizer.refusal("the text", self.text):
+        if refusal := tokenizer.reader(self.language).refusal("the text", self.text):
             raise UserError(refusal)
-        [prompt_phones] = tokenizer.phones([self.prompt.text])
+        [prompt_phones] = tokenizer.phones([self.prompt.text], [self.prompt_language])
         max_phones, seconds_per_phone = phones_of_a_part(self.prompt.seconds, len(prompt_phones), self.settings)
-        language = synthesizer.language.split("-")[0]
-        self.lead_seconds, self.parts = split_text(self.text, tokenizer.phones, max_phones, language)
+        phonemize = tokenizer.reader(self.language).phonemize
+        self.lead_seconds, self.parts = split_text(self.text, phonemize, max_phones, language_code(self.language))
         if not self.parts:
             shown = self.text if len(self.text) <= _MAX_SHOWN else f"{self.text[:_MAX_SHOWN]} ..."
             raise UserError(f"the text {shown!r} has nothing that can be spoken")
+        # Pauses are as much faster or slower as the speech is.
+        speed = self.settings.speed
+        self.lead_seconds /= speed
+        self.parts = [replace(part, pause_seconds=part.pause_seconds / speed) for part in self.parts]
         self.guessed_seconds = self.lead_seconds + sum(
-            part.num_phones * seconds_per_phone + part.pause_seconds for part in self.parts
+            part.num_phones * seconds_per_phone / speed + part.pause_seconds for part in self.parts
         )
 
     @property
@@ -75,11 +101,13 @@ class LongText:
         if self.error is not None or waits or self.num_taken == len(self.parts):
             return None
         part = self.parts[self.num_taken]
-        prompt_text, codes = self.prompt.text, self._prompt_codes
+        prompt_text, codes, prompt_language = self.prompt.text, self._prompt_codes, self.prompt_language
         if self.previous_codes is not None:
             prompt_text, codes = self.parts[self.num_taken - 1].text, self.previous_codes
+            prompt_language = self.language
         self.num_taken += 1
-        return Request(part.text, prompt_text, self.prompt.audio, codes, part_seed(self.settings.seed, part.start))
+        seed = part_seed(self.settings.seed, part.start)
+        return Request(part.text, prompt_text, self.prompt.audio, codes, seed, self.language, prompt_language)
 
     def give_back(self) -> None:
         """Take back the requests whose speech was not added."""
@@ -94,7 +122,7 @@ class LongText:
         lead = round(self.lead_seconds * rate_hz) if index == 0 else 0
         is_first, is_last = index == 0 and not lead, index == len(self.parts) - 1
         audio, self.overlap, num_spoken, num_removed = join_part(
-            speech.audio, part, rate_hz, self.overlap, is_first, is_last
+            speech.audio, part, rate_hz, self.overlap, is_first, is_last, self._finished
         )
         start = self.num_samples + lead
         row: ResultRow = {
@@ -103,7 +131,7 @@ class LongText:
             "end": round((start + num_spoken) / rate_hz, 6),
             "ended": speech.stop_reason,
             "tries": speech.num_tries,
-            "real_time_factor": round(speech.real_time_factor, 4),
+            "real_time_factor": round(speech.real_time_factor * self.settings.speed, 4),
         }
         if speech.failure is not None:
             row["error"] = speech.failure
@@ -112,7 +140,8 @@ class LongText:
 
         def placed(seconds: float) -> float:
             """A time in the part's own audio as one in the text's."""
-            return round((start + min(max(0, round(seconds * rate_hz) - num_removed), num_spoken)) / rate_hz, 3)
+            sample = round((seconds * rate_hz - num_removed) / self.settings.speed)
+            return round((start + min(max(0, sample), num_spoken)) / rate_hz, 3)
 
         if speech.words:
             row["words"] = [
@@ -128,6 +157,13 @@ class LongText:
         is_prompt = speech.failure is None and speech.seconds >= MIN_SECONDS and part.cut != Cut.SECTION
         self.previous_codes = speech.codes if self.settings.context == "previous" and is_prompt else None
         return F.pad(audio, (lead, 0)), row
+
+    def _finished(self, audio: Tensor) -> Tensor:
+        """The audio of a part with the speed and the loudness of the settings."""
+        audio = change_speed(audio, self.sample_rate_hz, self.settings.speed)
+        if self.settings.loudness_lufs is None:
+            return audio
+        return change_loudness(audio, self.sample_rate_hz, self.settings.loudness_lufs)
 
     def summary(self, parts: Sequence[ResultRow]) -> ResultRow:
         """What the parts' rows say of the whole text; it has an `error` if any part failed."""

@@ -294,22 +294,33 @@ def _pause_seconds(text: str, cut: Cut) -> float:
 
 
 def join_part(
-    audio: Tensor, part: Part, sample_rate_hz: int, overlap: Tensor, is_first: bool, is_last: bool
+    audio: Tensor,
+    part: Part,
+    sample_rate_hz: int,
+    overlap: Tensor,
+    is_first: bool,
+    is_last: bool,
+    change: Callable[[Tensor], Tensor] = lambda audio: audio,
 ) -> tuple[Tensor, Tensor, int, int]:
     """Prepare the audio (N,) of a part to be appended to that of the parts before it.
+
+    `change` is applied to the audio between the silence that is removed at its ends.
 
     Returns the samples to append, with the pause after the part; the faded end that the next part overlaps, which is
     not among them; how many samples the part itself takes, its faded end included; and how many were removed from its
     start. `overlap` is the end that the part before left. At joins, silence is replaced by the pause, and the audio is
     faded, never scaled. A text of one part keeps its audio unchanged.
     """
-    num_fade = min(round(_FADE_SECONDS * sample_rate_hz), len(audio) // 2)
+    num_fade = round(_FADE_SECONDS * sample_rate_hz)
     num_pause = round(part.pause_seconds * sample_rate_hz)
     is_followed = not is_last or num_pause > 0
+    is_joined = not is_first or is_followed
     num_removed = 0
-    if not (is_first and not is_followed):
+    if is_joined:
         num_removed, end = _sound_span(audio, sample_rate_hz, at_start=not is_first, at_end=is_followed)
         audio = audio[num_removed:end]
+    audio = change(audio)
+    if is_joined:
         num_fade = min(num_fade, len(audio) // 2)
         # The gains of the two sides of an overlap add up to 1.
         rise = (torch.arange(num_fade, dtype=audio.dtype) + 0.5) / max(1, num_fade)

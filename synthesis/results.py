@@ -134,9 +134,11 @@ def _synthesize_batch(
                 raise UserError(item.reason)
             # A continuation needs the whole text of the prompt, but only the first seconds of its audio.
             prompt = prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz, may_be_long=continual)
-            ready.append((item, LongText(synthesizer, item.text, prompt, continual)))
+            languages = item.language, item.prompt_language
+            ready.append((item, LongText(synthesizer, item.text, prompt, continual, *languages)))
         except UserError as error:
-            rows.append({"name": item.name, "error": str(error)})
+            place = item.place if isinstance(item, ListItem) else ""
+            rows.append({"name": item.name, "error": f"{place}{error}"})
     texts = [text for _, text in ready]
     blocks: dict[LongText, list[Tensor]] = {text: [] for text in texts}
     parts: dict[LongText, list[ResultRow]] = {text: [] for text in texts}
@@ -146,7 +148,7 @@ def _synthesize_batch(
             parts[text].append(part)
     for item, text in ready:
         if text.error is not None:
-            rows.append({"name": item.name, "error": str(text.error)})
+            rows.append({"name": item.name, "error": f"{item.place}{text.error}"})
             continue
         # Failed speech is written, too, so that one can listen to it.
         write_audio(output_dir / f"{item.name}.wav", torch.cat(blocks[text]), rate_hz)

@@ -33,7 +33,8 @@ _LONGER_MINIMUM = 1.4
 class Request:
     """A text to synthesize in the voice of a prompt: its text, and its audio (N,) at the codec's rate.
 
-    `prompt_codes` (P, Q) replace the audio if they are given. `seed` replaces that of the settings.
+    `prompt_codes` (P, Q) replace the audio if they are given. `seed` replaces that of the settings. The languages of
+    the text and the prompt's text matter only in experiments with several.
     """
 
     text: str
@@ -41,6 +42,8 @@ class Request:
     prompt_audio: Tensor
     prompt_codes: Tensor | None = None
     seed: int | None = None
+    language: str = ""
+    prompt_language: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Synthesizer:
         self.tokenizer = tokenizer
         self.settings = settings
         self.device = device
-        self.language = ""
+        self.languages: Sequence[str] = ("",)
         self.is_reference = False
         self.aligner: TextAligner | None = None
         self.error_rate: ErrorRate | None = None
@@ -175,7 +178,10 @@ class Synthesizer:
             generations = self._take(items, texts, on_frames, seeds, scales, continual)
             checks: Sequence[tuple[tuple[Word, ...], tuple[Suspect, ...]]] = [((), ())] * len(generations)
             if self.aligner is not None:
-                checks = self.aligner.find_words(texts, [take.alignment for take in generations])
+                spoken_in = [
+                    requests[index].prompt_language if continual else requests[index].language for index in pending
+                ]
+                checks = self.aligner.find_words(texts, [take.alignment for take in generations], spoken_in)
             audio, new_audio = self._decode_all(items, generations, continual)
             elapsed = time.perf_counter() - started
             rate_hz = self.codec.sample_rate_hz
@@ -331,7 +337,8 @@ class Synthesizer:
         if self.is_reference and not continual:
             # The reference phonemizes prompt and text as one, and a word's phones may depend on its neighbours.
             texts = [f"{prompt} {text}" if text else "" for prompt, text in zip(prompts, texts, strict=True)]
-        phones = self.tokenizer.phones([*prompts, *texts])
+        languages = [*(request.prompt_language for request in requests), *(request.language for request in requests)]
+        phones = self.tokenizer.phones([*prompts, *texts], languages)
         before, after = phones[: len(prompts)], phones[len(prompts) :]
         if self.is_reference and not continual:
             after = [_after_prompt(joint, len(prompt)) for prompt, joint in zip(before, after, strict=True)]
@@ -371,7 +378,11 @@ class Synthesizer:
                 "raise infer.continual_prompt_seconds in a continuation"
             )
         codes = codes[: len(codes) // step * step]
-        ids = self.tokenizer.ids(join_phones(prompt_phones, text_phones))
+        joint = join_phones(prompt_phones, text_phones)
+        ids = self.tokenizer.ids(joint)
+        # The phones of the text without a language symbol that is the prompt's, too.
+        own_phones = text_phones[len(prompt_phones) + 1 + len(text_phones) - len(joint) :] if text_phones else []
+        num_lead = 1
         if not text_phones:
             # All ids of a continuation belong to its text.
             target_start = 1
@@ -380,9 +391,11 @@ class Synthesizer:
             # Released models were not trained so, but always got it at inference.
             target_start = len(self.tokenizer.ids(prompt_phones)) - 1
         else:
-            target_start = len(ids) - (len(self.tokenizer.ids(text_phones)) - 1)
+            num_own_ids = len(self.tokenizer.ids(own_phones)) - 1
+            target_start = len(ids) - num_own_ids
+            num_lead = len(self.tokenizer.ids(text_phones)) - num_own_ids
         # The word boundary before the text counts as a phone.
-        return TokenizedRequest(ids, target_start, codes, 1 + len(text_phones))
+        return TokenizedRequest(ids, target_start, codes, 1 + len(own_phones), num_lead)
 
     def _obstacle(
         self, request: Request, prompt_phones: Sequence[str], text_phones: Sequence[str], continual: bool
@@ -394,8 +407,12 @@ class Synthesizer:
                 f"--continual keeps {kept_seconds:g} s of the prompt, and it is no longer than that; take a longer "
                 "one, or lower infer.continual_prompt_seconds"
             )
-        for name, text in (("prompt's text", request.prompt_text), ("text", "" if continual else request.text)):
-            if refusal := self.tokenizer.phonemizer.refusal(f"the {name}", text):
+        texts = {
+            "the prompt's text": (request.prompt_text, request.prompt_language),
+            "the text": ("" if continual else request.text, request.language),
+        }
+        for name, (text, language) in texts.items():
+            if refusal := self.tokenizer.reader(language).refusal(name, text):
                 return refusal
         if not any(phone.isalnum() for phone in prompt_phones):
             return f"the prompt's text {request.prompt_text!r} has nothing that can be spoken"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import soundfile
 
+from synthesis.spoken_languages import split_language_tag
 from utils.errors import UserError
 from utils.text_files import read_text_file
 
@@ -26,7 +27,7 @@ _MAX_NAME_BYTES = 200
 class ListItem:
     """One text to synthesize; `name` is the output's path below the output folder, without suffix.
 
-    `reference_audio` is a recording of the text, for evaluation.
+    `reference_audio` is a recording of the text, for evaluation. `place` begins an error line, such as "line 3: ".
     """
 
     name: str
@@ -34,6 +35,9 @@ class ListItem:
     prompt_text: str
     prompt_audio: Path
     reference_audio: Path | None = None
+    language: str = ""
+    prompt_language: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class InvalidLine:
 def read_test_list(path: Path, find: Callable[[str], Path]) -> list[ListItem | InvalidLine]:
     """The items of a list with one of `FORMS` in each line; `find` resolves a path to an existing one.
 
-    The fields that are existing audio files determine the form of a line. A last field may name a reference audio. The
+    A text or a prompt's text may begin with its language, as in [language zh]. The fields that are existing audio files
+    determine the form of a line. A last field may name a reference audio. The
     outputs are called `batch/<line number>_<prompt>`, or `batch/<id>` if the list has ids. Blank lines and lines that
     start with # are skipped. Raises UserError if there are no other lines.
     """
@@ -67,6 +72,13 @@ def read_test_list(path: Path, find: Callable[[str], Path]) -> list[ListItem | I
     if not items:
         raise UserError(f"{path}: no lines; each is {' or '.join(FORMS)}")
     return items
+
+
+def with_languages(item: ListItem | InvalidLine, language: str, prompt_language: str) -> ListItem | InvalidLine:
+    """The item with these languages, where its line names none."""
+    if isinstance(item, InvalidLine):
+        return item
+    return replace(item, language=item.language or language, prompt_language=item.prompt_language or prompt_language)
 
 
 def output_name(prompt_audio: Path) -> str:
@@ -108,7 +120,11 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem
     prompt_audio = find(fields[prompt])
     name = _UNSAFE.sub("_", _cut_name(id_)).strip(" .") if id_ else f"{number}_{output_name(prompt_audio)}"
     reference_audio = None if reference is None else find(fields[reference])
-    return ListItem(f"batch/{name or number}", text, prompt_text, prompt_audio, reference_audio)
+    language, text = split_language_tag(text)
+    prompt_language, prompt_text = split_language_tag(prompt_text)
+    name = f"batch/{name or number}"
+    languages = language, prompt_language
+    return ListItem(name, text, prompt_text, prompt_audio, reference_audio, *languages, f"line {number}: ")
 
 
 def _audio_fields(fields: Sequence[str], find: Callable[[str], Path]) -> list[int]:

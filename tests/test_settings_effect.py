@@ -69,6 +69,12 @@ ROWS = [
     Row("preprocess.processed_dir", "features", folders),
     Row("preprocess.phone_extractor", "graphemes", features),
     Row("preprocess.language", "de", features),
+    Row(
+        "preprocess.dataset_languages",
+        {"custom": "de"},
+        features,
+        {"preprocess.language": "auto", "preprocess.dataset_languages": {"custom": "en"}},
+    ),
     Row("preprocess.normalize_text", "none", features, {"dataset_path": {"custom": "{root}/written_corpus"}}),
     Row("preprocess.lexicon", "{root}/lexicon.tsv", features),
     Row("preprocess.symbol_table", "{root}/few.dict", features),
@@ -179,6 +185,8 @@ ROWS = [
     Row("infer.max_part_seconds", 0.4, speech),
     Row("infer.max_total_seconds", 1, speech),
     Row("infer.context", "previous", spoken_in_parts, {"infer.max_part_seconds": 0.4}),
+    Row("infer.speed", 2, spoken_in_parts),
+    Row("infer.loudness_lufs", -40, spoken_in_parts),
 ]
 
 

@@ -70,6 +70,8 @@ def run_all_stages(folder: Path) -> None:
     learned = {"acoustic_token_extractor": "SpeechRVQ", "codec_checkpoint": str(weights)}
     other = {f"preprocess.{key}": value for key, value in learned.items()}
     prepare(config, {**other, "preprocess.processed_dir": str(folder / "learned")})
+    named = {"preprocess.language": "auto", "preprocess.dataset_languages": {"custom": "en"}}
+    prepare(config, {**named, "preprocess.processed_dir": str(folder / "named")})
     train(config, "ar", 1, {})
     fixed = {"train.use_dynamic_batchsize": False, "train.tracker": ["tensorboard"], "train.valid_interval": 2}
     train(config, "nar", 2, fixed, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))

@@ -181,7 +181,8 @@ class SynthesisQueue:
             request.state = "speaking"
         # Texts of one part would lose more by an interruption than a new request gains.
         may_interrupt = all(request.is_long and not request.was_interrupted for request in members)
-        rate_hz, frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
+        rate_hz, speed = synthesizer.codec.sample_rate_hz, synthesizer.settings.speed
+        frames_per_second = synthesizer.codec.frame_rate_hz * speed
 
         def on_frames(num_frames: int) -> None:
             has_new = any(request.state == "waiting" for request in self._waiting)
@@ -189,7 +190,9 @@ class SynthesisQueue:
             if self._is_closed or is_unwanted or (may_interrupt and has_new):
                 raise _BatchEndedError
             for (text, _), request in zip(batch, members, strict=True):
-                request.num_seconds = text.num_samples / rate_hz + members.count(request) * num_frames / frame_rate_hz
+                request.num_seconds = (
+                    text.num_samples / rate_hz + members.count(request) * num_frames / frames_per_second
+                )
 
         request_of = dict(zip((text for text, _ in batch), members, strict=True))
         for text, audio, row in synthesize_parts(synthesizer, batch, on_frames=on_frames):

@@ -193,7 +193,7 @@ class VALLE(CodecLM):
     def nar_ids(self, request: TokenizedRequest) -> Sequence[int]:
         """The ids that the NAR reads: without the prompt's if it was trained on prompts without text."""
         if self.prefix_mode.has_segment:
-            return [*request.ids[:1], *request.ids[request.target_start :]]
+            return [*request.ids[: request.num_lead], *request.ids[request.target_start :]]
         return request.ids
 
     @property

@@ -35,6 +35,7 @@ TEXT_NAMES = (
 SPEAKER_NAMES = ("speaker", "speaker_name", "speaker_id", "client_id", "spk")
 ID_NAMES = ("id", "utt_id", "utt", "key")
 SPLIT_FIELDS = ("split", "subset")
+LANGUAGE_NAMES = ("language", "lang", "locale")
 # Tried on a name without a suffix. Each costs a file system call, so the usual ones come first.
 _USUAL_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 _SUFFIXES = (*_USUAL_SUFFIXES, *sorted(AUDIO_SUFFIXES - set(_USUAL_SUFFIXES)))

@@ -106,7 +106,8 @@ def read_aishell3(folder: Path) -> Iterator[FoundUtterance]:
                 speaker = name[:7]
                 audio = folder / part / "wav" / speaker / name
                 text = "".join(_CHINESE.findall(content))
-                yield FoundUtterance(without_suffix(name), str(audio), text or None, speaker, SPLIT_NAMES[part])
+                id_, split = without_suffix(name), SPLIT_NAMES[part]
+                yield FoundUtterance(id_, str(audio), text or None, speaker, split, language="cmn")
 
 
 def is_mls(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from processors.custom.files import (
     AUDIO_NAMES,
     ID_NAMES,
+    LANGUAGE_NAMES,
     SPEAKER_NAMES,
     SPLIT_FIELDS,
     SPLIT_NAMES,
@@ -86,6 +87,8 @@ def _json_row(path: Path, number: int, row: dict[str, Any], default_speaker: str
         start_seconds=float(offset) if is_part and offset else 0.0,
         duration_seconds=float(duration) if is_part and duration else None,
         problem=missing,
+        language=str(_field(row, LANGUAGE_NAMES) or ""),
+        place=f"{path.name}, line {number}",
     )
 
 
@@ -112,6 +115,8 @@ def _cut(path: Path, number: int, row: dict[str, Any], default_speaker: str, spl
             start_seconds=0.0 if obstacle else float(cut.start),
             duration_seconds=None if whole else float(cut.duration),
             problem=f"{path}, line {number}: {obstacle}" if obstacle else None,
+            language=(supervision.language if supervision else None) or "",
+            place=f"{path.name}, line {number}",
         )
     except Exception:  # Lhotse raises many types for a broken cut.
         return unreadable_line(path, number, default_speaker)

@@ -9,6 +9,7 @@ from pathlib import Path
 from processors.custom.files import (
     AUDIO_NAMES,
     ID_NAMES,
+    LANGUAGE_NAMES,
     SPEAKER_NAMES,
     SPLIT_FIELDS,
     SPLIT_NAMES,
@@ -116,6 +117,8 @@ def _headed_rows(path: Path, separator: str, names: Sequence[str], split: Split 
             text=text or None,
             speaker=speaker or default_speaker,
             split=named_split(_first(row, SPLIT_FIELDS), f"{path}, line {reader.line_num}") or split,
+            language=_first(row, LANGUAGE_NAMES),
+            place=f"{path.name}, line {reader.line_num}",
         )
 
 
@@ -146,13 +149,17 @@ def _plain_rows(path: Path, split: Split | None) -> Iterator[FoundUtterance]:
     separator = "\t" if path.suffix == ".tsv" else "|"
     lines = text_lines(path)
     num_fields = next((len(fields) for line in lines if (fields := _fields(line, separator, 3))), 2)
-    rows = [fields for line in lines if len(fields := _fields(line, separator, num_fields)) == num_fields]
+    found = [(number, _fields(line, separator, num_fields)) for number, line in enumerate(lines, start=1)]
+    numbered = [(number, fields) for number, fields in found if len(fields) == num_fields]
+    rows = [fields for _, fields in numbered]
     has_speakers = num_fields == 3 and not _is_normalized_text(rows)
     _check_columns(path, rows, has_speakers)
-    for fields in rows:
+    for number, fields in numbered:
         speaker = fields[1] if has_speakers else default_speaker
         audio = str(find_audio(path.parent, fields[0], ("wavs",)))
-        yield FoundUtterance(without_suffix(fields[0]), audio, fields[-1], speaker or default_speaker, split)
+        place = f"{path.name}, line {number}"
+        id_ = without_suffix(fields[0])
+        yield FoundUtterance(id_, audio, fields[-1], speaker or default_speaker, split, place=place)
 
 
 def _fields(line: str, separator: str, num_fields: int) -> list[str]:

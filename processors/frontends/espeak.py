@@ -8,7 +8,7 @@ from phonemizer.separator import Separator
 
 from processors.frontends.base import Phonemizer, normalize_text
 from processors.frontends.espeak_library import espeak_backend, espeak_languages
-from processors.frontends.scripts import unreadable_letters
+from processors.scripts import unreadable_letters
 from processors.symbols import WORD_BOUNDARY, join_words
 from utils.errors import UserError
 

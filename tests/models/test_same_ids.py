@@ -22,14 +22,25 @@ TEXTS = [
 ]
 
 
+# The language of each text, which is not named in an experiment with one.
+LANGUAGES = {"en-us": [""] * 4, "auto": ["en-us", "de", "en-us", "fr-fr"]}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("add_blank", [False, True])
 @pytest.mark.parametrize("normalize_text", ["auto", "none"])
-def test_training_ids_are_inference_ids(tmp_path, normalize_text: str, add_blank: bool) -> None:
+def test_training_ids_are_inference_ids(tmp_path, normalize_text: str, add_blank: bool, language: str) -> None:
     (tmp_path / "lexicon.tsv").write_text("Nguyen\t/wɪn/\ncafé\tkaffay\n", encoding="utf-8")
-    asked = {"normalize_text": normalize_text, "lexicon": str(tmp_path / "lexicon.tsv"), "add_blank": add_blank}
+    languages = LANGUAGES[language]
+    asked = {
+        "language": language,
+        "normalize_text": normalize_text,
+        "lexicon": str(tmp_path / "lexicon.tsv"),
+        "add_blank": add_blank,
+    }
     write_audio(tmp_path / "a.wav", torch.rand(24000) - 0.5, 24000)
     rows = [
-        SourceUtterance(f"u{index}", str(tmp_path / "a.wav"), text, "speaker", "train")
+        SourceUtterance(f"u{index}", str(tmp_path / "a.wav"), text, "speaker", "train", language=languages[index])
         for index, text in enumerate(TEXTS)
     ]
     settings = defaults().preprocess.model_copy(update=asked)
@@ -49,7 +60,11 @@ def test_training_ids_are_inference_ids(tmp_path, normalize_text: str, add_blank
     )
     at_inference = TextTokenizer.from_settings(settings, table)
     seen = sorted(batch.text[0].tolist() for batch in epoch_of(in_training))
-    assert seen == sorted(at_inference.ids(phones) for phones in at_inference.phones(TEXTS))
+    assert seen == sorted(at_inference.ids(phones) for phones in at_inference.phones(TEXTS, languages))
+    assert list(at_inference.languages) == sorted(set(languages) - {""})
+    if at_inference.languages:
+        symbols = [ids[2 if add_blank else 1] for ids in map(at_inference.ids, at_inference.phones(TEXTS, languages))]
+        assert [table.phones[symbol - 3] for symbol in symbols] == [f"<{name}>" for name in languages]
     lengths = in_training.tokenizer.num_ids(np.array([len(item.phones) for item in loaded]))
     assert sorted(map(len, seen)) == sorted(lengths.tolist())
     assert all(ids[0] == table.bos_id and ids[-1] == table.eos_id for ids in seen)

@@ -19,7 +19,8 @@ def test_a_text_in_another_script_is_a_failure_with_its_letters(tmp_path: Path) 
     ]
     first, good, last = UtteranceReader([rows], defaults().preprocess, None)[0]
     assert good.failure is None and good.phones
-    assert "cannot read: 你, 好, 世, 界" in str(first.failure) and "п, р, и, в, е, ..." in str(last.failure)
+    assert "cannot read: 你 (CJK UNIFIED IDEOGRAPH-4F60), 好 (CJK" in str(first.failure)
+    assert "е (CYRILLIC SMALL LETTER IE), ...; is it" in str(last.failure)
     graphemes = defaults().preprocess.model_copy(update={"phone_extractor": "graphemes"})
     assert [loaded.failure for loaded in UtteranceReader([rows], graphemes, None)[0]] == [None] * 3
 

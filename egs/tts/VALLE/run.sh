@@ -42,10 +42,16 @@ Stage 3, inference:
   --infer_text_prompt TEXT  single: the text of the prompt
   --infer_audio_prompt FILE single: the prompt, about 3 seconds of the voice
   --test_list_file FILE     batch: a list of text|text_prompt|audio_prompt lines (also --infer_test_list_file)
+  --infer_language CODE     language of texts that do not begin with one, as in "[language zh] ...", in an experiment
+                            with several (default: by script)
+  --infer_prompt_language CODE
+                            language of the prompts' texts (the same)
   --top_k K                 sample among the K likeliest codes; 0: all, 1: always the likeliest
   --top_p P                 sample among the likeliest codes whose probabilities sum up to P
   --temperature T           below 1: safer, above 1: more varied
   --seed N                  the same seed gives the same speech
+  --speed S                 0.5 to 2: slower or faster speech of the same pitch
+  --loudness_lufs L         loudness of the speech in LUFS, such as -23 (default: as it is synthesized)
   --continual               keep the first seconds of the prompt and synthesize the rest of its own text
   --copysyn                 also write each prompt after encoding and decoding with the codec
   --subtitles srt|vtt       also write subtitles beside each output
