@@ -28,7 +28,9 @@ def test_the_systems_are_the_codec_the_nar_and_the_pair(trained: Recipe) -> None
         "recording",
         *(f"recording, codec, {i} codebooks" for i in range(1, num + 1)),
         *(f"recording's first codebook, NAR, {i} codebooks" for i in range(2, num + 1)),
+        "recording's first codebook, NAR, expected vectors",
         *(f"pair, {i} codebooks" for i in range(1, num + 1)),
+        "pair, expected vectors",
     ]
     assert all(len(clip) and np.abs(clip).max() > 0 for clip in found.values())
 
@@ -36,10 +38,15 @@ def test_the_systems_are_the_codec_the_nar_and_the_pair(trained: Recipe) -> None
     rate_hz = codec.sample_rate_hz
     recording = read_audio(reference, rate_hz)
     ready = prepare_prompt(audio, text, rate_hz)
-    [speech] = synthesizer.synthesize([Request(reference_text, ready.text, ready.audio)])
-    assert isinstance(speech, Speech)
-    for name, clip in (("recording, codec", synthesizer.copy(recording)), ("pair", speech.audio)):
-        expected, audio = resample(clip, rate_hz, 16000).numpy(), found[f"{name}, {num} codebooks"]
+    clips_of_stages = {f"recording, codec, {num} codebooks": synthesizer.copy(recording)}
+    for name, decoding in ((f"{num} codebooks", "greedy"), ("expected vectors", "expected")):
+        changes = ["infer.max_tries=1", f"infer.nar_decoding={decoding}"]
+        fresh, _ = load_experiment(trained.experiment("nar"), "--infer_expt_dir", changes)
+        [speech] = fresh.synthesize([Request(reference_text, ready.text, ready.audio)])
+        assert isinstance(speech, Speech)
+        clips_of_stages[f"pair, {name}"] = speech.audio
+    for name, clip in clips_of_stages.items():
+        expected, audio = resample(clip, rate_hz, 16000).numpy(), found[name]
         # The codec's last frame may go beyond the recording, and resampling reads a few samples after the end.
         shared = min(len(expected), len(audio)) - 100
         assert abs(len(expected) - len(audio)) < 16000 / codec.frame_rate_hz
