@@ -13,8 +13,8 @@ Problem = Literal["skipped", "repeated", "tail", "prompt"]
 """skipped: phones of the word are missing; repeated: the speech goes back to it; tail: the speech goes on after the end
 of the text, or stays at the word; prompt: some of the prompt's text comes before it."""
 
-# A suspect has at least this many phones that are skipped, or spoken again.
-_FEWEST_PHONES = 3
+# A suspect has at least this many phones that are skipped, or spoken again. Of two phones, one is often slurred.
+_FEWEST_SKIPPED, _FEWEST_REPEATED = 3, 2
 # One phone, and what follows the last one, may last so long; a shorter stay in the prompt's text does not count.
 _LONGEST_STAY_SECONDS, _SHORTEST_LEAK_SECONDS = 1.0, 0.2
 
@@ -46,24 +46,31 @@ def find_suspects(
     owned = np.flatnonzero(owners >= 0)
     if not len(owned):
         return []
-    found = [
-        *(
-            ("skipped", phone, np.searchsorted(path, run[0]))
-            for run in _skipped(free, first, is_spoken)
-            for phone in run
-        ),
-        *(("repeated", phone, frame) for phone, frame in _repeated(free, first, is_spoken)),
-        *(
-            ("prompt" if place < first else "tail", path[frame] if place < first else place, frame)
-            for place, frame in _stays(free, first, is_spoken, frame_rate_hz)
-        ),
+    # Each with its words and the frame.
+    found: list[tuple[Problem, list[int], int]] = [
+        ("skipped", _words_of(run, owners), int(np.searchsorted(path, run[0])))
+        for run in _skipped(free, first, is_spoken)
     ]
-    suspects = []
-    for problem, phone, frame in found:
+    for run, frame in _repeated(free, first, is_spoken):
+        found.append(("repeated", _words_of(run, owners), frame))
+    for place, frame in _stays(free, first, is_spoken, frame_rate_hz):
+        phone = path[frame] if place < first else place
         # A mark stands for the word that is nearest.
-        word = words[owners[owned[np.abs(owned - phone).argmin()]]].strip()
-        suspects.append(Suspect(problem, word, float(frame) / frame_rate_hz))
-    return sorted(dict.fromkeys(suspects), key=lambda suspect: suspect.time)
+        word = int(owners[owned[np.abs(owned - phone).argmin()]])
+        found.append(("prompt" if place < first else "tail", [word], frame))
+    suspects = [
+        Suspect(problem, words[word].strip(), frame / frame_rate_hz) for problem, own, frame in found for word in own
+    ]
+    return sorted(suspects, key=lambda suspect: suspect.time)
+
+
+def _words_of(run: Sequence[int], owners: np.ndarray) -> list[int]:
+    """The words that have at least half of their phones in a run, or else the one that has most."""
+    counts = {
+        word: sum(owners[phone] == word for phone in run) for word in dict.fromkeys(owners[list(run)]) if word >= 0
+    }
+    halves = [int(word) for word, count in counts.items() if 2 * count >= (owners == word).sum()]
+    return halves or [int(word) for word in sorted(counts, key=lambda word: -counts[word])[:1]]
 
 
 def _skipped(free: np.ndarray, first: int, is_spoken: np.ndarray) -> Iterator[list[int]]:
@@ -75,17 +82,18 @@ def _skipped(free: np.ndarray, first: int, is_spoken: np.ndarray) -> Iterator[li
         if is_missing:
             run.append(phone)
         elif is_end or is_spoken[phone]:
-            if len(run) >= _FEWEST_PHONES:
+            if len(run) >= _FEWEST_SKIPPED:
                 yield run
             run = []
 
 
-def _repeated(free: np.ndarray, first: int, is_spoken: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Phones of the target to which the path goes back, and the frames."""
+def _repeated(free: np.ndarray, first: int, is_spoken: np.ndarray) -> Iterator[tuple[list[int], int]]:
+    """Runs of phones of the target over which the path goes back, and the frames in which it does."""
     for frame in np.flatnonzero(np.diff(free) < 0) + 1:
         before, now = free[frame - 1], free[frame]
-        if now >= first and is_spoken[now : before + 1].sum() >= _FEWEST_PHONES:
-            yield int(now), int(frame)
+        run = [phone for phone in range(now, before + 1) if is_spoken[phone]]
+        if now >= first and len(run) >= _FEWEST_REPEATED:
+            yield run, int(frame)
 
 
 def _stays(free: np.ndarray, first: int, is_spoken: np.ndarray, frame_rate_hz: float) -> Iterator[tuple[int, int]]:
