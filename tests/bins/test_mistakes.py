@@ -93,8 +93,8 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
     ),
     "no language": (
         bins.preprocess,
-        ("--config", "{config}", "--set", "preprocess.language=en-uk", "--num_workers", "1"),
-        "preprocess.language: espeak-ng has no language en-uk; the nearest are en",
+        ("--config", "{config}", "--set", "preprocess.language=en-xx", "--num_workers", "1"),
+        "preprocess.language: espeak-ng has no language en-xx; the nearest are en",
     ),
     "no features": (
         bins.train,

@@ -99,7 +99,7 @@ def test_times_of_joined_parts_scale(speed: float, cut: Cut) -> None:
         overlap, total, found = torch.zeros(0), 0, []
         for index, part in enumerate(parts):
             scaled = Part(part.text, part.start, 1, part.cut, part.pause_seconds / factor)
-            joined, overlap, num_spoken = join_part(
+            joined, overlap, num_spoken, _ = join_part(
                 *(audio, scaled, RATE_HZ, overlap, index == 0, index == 1),
                 lambda one: change_speed(one, RATE_HZ, factor),
             )
