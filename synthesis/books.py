@@ -14,11 +14,11 @@ from synthesis.long_texts import LongText, next_batch, synthesize_parts
 from synthesis.results import COPY_ENDING, RESULTS, free_name, log_results, read_results, result_row, write_results
 from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import ListItem
+from synthesis.voices import load_prompt
 from utils.audio import MAX_WAV_SAMPLES, append_audio, write_audio
 from utils.errors import UserError
 from utils.files import atomic_write, file_lock, fsync
 from utils.log import log, progress_bar
-from utils.prompts import prepare_prompt
 
 _AUDIO, _PARTS, _STATE, _NAME = "audio.wav", "parts.jsonl", "state.npz", "name.txt"
 
@@ -32,7 +32,7 @@ def synthesize_book(synthesizer: Synthesizer, item: ListItem, output_dir: Path, 
     a WAV file, or is being synthesized by another process.
     """
     rate_hz, started = synthesizer.codec.sample_rate_hz, time.perf_counter()
-    text = LongText(synthesizer, item.text, prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz))
+    text = LongText(synthesizer, item.text, load_prompt(synthesizer, item.prompt_audio, item.prompt_text))
     if text.guessed_seconds * rate_hz > MAX_WAV_SAMPLES:
         raise UserError(
             f"the text is about {text.guessed_seconds / 3600:.0f} h of speech, and a WAV file holds "
@@ -69,6 +69,8 @@ def _fingerprint(synthesizer: Synthesizer, text: LongText, model_id: str) -> str
     content = [model_id, synthesizer.codec.fingerprint(), settings, text.prompt.text, text.lead_seconds, parts]
     digest = hashlib.sha256(json.dumps(content).encode())
     digest.update(text.prompt.audio.numpy().tobytes())
+    if text.prompt.codes is not None:
+        digest.update(json.dumps([text.prompt.codes.tolist(), text.prompt.phones]).encode())
     return digest.hexdigest()[:12]
 
 
@@ -128,7 +130,7 @@ def _finish(
         (folder / _AUDIO).replace(output_dir / row["audio"])
     if copysyn:
         rate_hz = synthesizer.codec.sample_rate_hz
-        write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(text.prompt.audio), rate_hz)
+        write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy_prompt(text.prompt), rate_hz)
     shutil.rmtree(folder)
     log_results([row], output_dir, time.perf_counter() - started)
     return int("error" in row)

@@ -22,7 +22,15 @@ from synthesis.synthesizer import Synthesizer
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.config import load_settings
 from utils.device import pick_device, pick_inference_precision
-from utils.paths import ROOT
+from utils.errors import UserError
+from utils.paths import PRETRAINED, ROOT
+
+
+def find_pretrained(instead: str) -> Path:
+    """The folder of the pretrained pair. Raises UserError, which says what to give `instead`, if it is not there."""
+    if not (PRETRAINED / "args.json").is_file():
+        raise UserError(f"this installation has no pretrained pair ({PRETRAINED}); {instead}")
+    return PRETRAINED
 
 
 def load_experiment(
@@ -67,6 +75,7 @@ def load_synthesizer(
     infer = settings.infer.model_copy(update=unset)
     synthesizer = Synthesizer(model, codec, tokenizer, infer, device)
     synthesizer.language = settings.preprocess.language
+    synthesizer.phone_extractor = settings.preprocess.phone_extractor
     if source.is_reference:
         synthesizer.follow_reference(reference_limits(settings))
     return synthesizer

@@ -44,14 +44,16 @@ class LongText:
         self.overlap = torch.zeros(0)
         self.previous_codes: Tensor | None = None
         # A prompt of many parts is encoded once.
-        self._prompt_codes = synthesizer.encode([prompt.audio])[0] if len(self.parts) > 1 else None
+        self._prompt_codes = prompt.codes
+        if prompt.codes is None and len(self.parts) > 1:
+            [self._prompt_codes] = synthesizer.encode([prompt.audio])
 
     def _split(self, synthesizer: Synthesizer) -> None:
         tokenizer = synthesizer.tokenizer
         # Report letters of another script before any part is synthesized.
         if refusal := tokenizer.phonemizer.refusal("the text", self.text):
             raise UserError(refusal)
-        [prompt_phones] = tokenizer.phones([self.prompt.text])
+        prompt_phones = self.prompt.phones or tokenizer.phones([self.prompt.text])[0]
         max_phones, seconds_per_phone = phones_of_a_part(self.prompt.seconds, len(prompt_phones), self.settings)
         language = synthesizer.language.split("-")[0]
         self.lead_seconds, self.parts = split_text(self.text, tokenizer.phones, max_phones, language)
@@ -73,11 +75,12 @@ class LongText:
         if self.error is not None or waits or self.num_taken == len(self.parts):
             return None
         part = self.parts[self.num_taken]
-        prompt_text, codes = self.prompt.text, self._prompt_codes
+        prompt_text, codes, phones = self.prompt.text, self._prompt_codes, self.prompt.phones
         if self.previous_codes is not None:
-            prompt_text, codes = self.parts[self.num_taken - 1].text, self.previous_codes
+            prompt_text, codes, phones = self.parts[self.num_taken - 1].text, self.previous_codes, None
         self.num_taken += 1
-        return Request(part.text, prompt_text, self.prompt.audio, codes, part_seed(self.settings.seed, part.start))
+        seed = part_seed(self.settings.seed, part.start)
+        return Request(part.text, prompt_text, self.prompt.audio, codes, seed, phones)
 
     def give_back(self) -> None:
         """Take back the requests whose speech was not added."""

@@ -41,6 +41,7 @@ Stage 3, inference:
   --infer_text_file FILE    single: a file with a text of any length instead; the same command continues after a stop
   --infer_text_prompt TEXT  single: the text of the prompt
   --infer_audio_prompt FILE single: the prompt, about 3 seconds of the voice
+  --infer_voice NAME        a voice that bins/voices.py saved, in place of the prompt and its text
   --test_list_file FILE     batch: a list of text|text_prompt|audio_prompt lines (also --infer_test_list_file)
   --top_k K                 sample among the K likeliest codes; 0: all, 1: always the likeliest
   --top_p P                 sample among the likeliest codes whose probabilities sum up to P
@@ -53,6 +54,7 @@ Stage 4, evaluation, into report.html and metrics.json:
   --infer_expt_dir DIR      experiment to measure; may be repeated to compare several
   --audio_dir DIR           output folder of stage 3 with the same list, to measure; may be repeated
   --test_list_file FILE     text|text_prompt|audio_prompt[|reference_audio] lines (also --infer_test_list_file)
+  --infer_voice NAME        a saved voice in place of the prompts of the list
   --eval_output_dir DIR     output folder (default <infer_expt_dir>/evaluation)
   --continual               the list is for continuations: the first seconds are the prompt
   --asr pocketsphinx|whisper|hubert|none
