@@ -28,12 +28,12 @@ def main(arguments: Sequence[str] | None) -> int:
     # Import heavy libraries only after the flags are checked.
     from config.schema import Settings
     from synthesis.load import load_experiment
+    from synthesis.queue import SynthesisQueue
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
     from web.experiments import ExperimentList
     from web.server import serve
-    from web.synthesis_queue import SynthesisQueue
 
     require_asked_gpus()
     set_up_logging()

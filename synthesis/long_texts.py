@@ -40,6 +40,8 @@ class LongText:
             self._split(synthesizer)
         self.error: UserError | None = None
         self.num_taken, self.num_done, self.num_samples = 0, 0, 0
+        # The audio is played while more is synthesized: no more parts are decoded together than are done before them.
+        self.is_streamed = False
         # What the next part needs of the one before it: the end that it overlaps, and codes to continue.
         self.overlap = torch.zeros(0)
         self.previous_codes: Tensor | None = None
@@ -71,7 +73,9 @@ class LongText:
 
     def take(self) -> Request | None:
         """The next part; None if there is none, or it must continue a part that is not done yet."""
-        waits = self.settings.context == "previous" and self.num_taken > self.num_done
+        num_ahead = self.num_taken - self.num_done
+        waits = self.settings.context == "previous" and num_ahead > 0
+        waits = waits or (self.is_streamed and num_ahead >= max(1, self.num_done))
         if self.error is not None or waits or self.num_taken == len(self.parts):
             return None
         part = self.parts[self.num_taken]

@@ -15,15 +15,16 @@ from pydantic import ValidationError
 
 from config.schema import InferSettings, SamplingSettings
 from models.experiment import Experiment
+from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
+from synthesis.synthesizer import Synthesizer
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.log import log
-from utils.prompts import MAX_SECONDS, MIN_SECONDS
+from utils.prompts import MAX_SECONDS, MIN_SECONDS, Prompt
 from web.experiments import ExperimentList
 from web.pictures import draw_speech
-from web.prompts import MAX_CHARACTERS, check_prompt, check_text
-from web.synthesis_queue import QueuedRequest, QueuedSpeech, SynthesisQueue
+from web.prompts import MAX_CHARACTERS, check_prompt, check_text, read_prompt
 
 # Requests in the synthesis queue, which batches them, and in gradio's queue before it.
 _MAX_WAITING = 32
@@ -79,9 +80,15 @@ class Page:
             prompt = check_prompt(prompt_audio)
             checkpoint = self._checkpoint(experiment)
             sampling = self._sampling(checkpoint, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed)
-            request = QueuedRequest(checkpoint, sampling, text, prompt_text, prompt)
+
+            def load_prompt(synthesizer: Synthesizer) -> Prompt:
+                return read_prompt(prompt, prompt_text, synthesizer.codec.sample_rate_hz)
+
+            request = QueuedRequest(checkpoint, sampling, text, load_prompt)
             self._wait(request, None if session is None else session.session_hash, progress)
             speech = request.done.result()
+            if not speech.has_speech:
+                raise UserError(speech.summary["error"])
             # The folder makes the path unique; the file's name is the one that a user downloads.
             audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
             write_audio(audio, speech.audio, speech.sample_rate_hz)
@@ -253,7 +260,7 @@ def _state(request: QueuedRequest) -> str:
     return f"{request.long_text.num_done} of {len(request.long_text.parts)} parts done, {seconds}"
 
 
-def _line(speech: QueuedSpeech, seed: int) -> str:
+def _line(speech: SpokenText, seed: int) -> str:
     summary = speech.summary
     parts = f"{len(summary['parts'])} parts; " if len(summary["parts"]) > 1 else ""
     tries = f"try {summary['tries']}; " if summary["tries"] > 1 else ""

@@ -11,11 +11,11 @@ import gradio as gr
 
 from config.schema import InferSettings
 from models.experiment import Experiment
+from synthesis.queue import SynthesisQueue
 from utils.errors import UserError
 from utils.log import log
 from web.experiments import ExperimentList
 from web.page import Page, build_page
-from web.synthesis_queue import SynthesisQueue
 
 _MAX_UPLOAD = "64mb"
 # Enough for all waiting requests and for the page's other events.

@@ -14,10 +14,11 @@ from torch import Tensor
 from config.schema import SamplingSettings
 from synthesis.long_texts import LongText, ResultRow, next_batch, synthesize_parts
 from synthesis.synthesizer import Request, Synthesizer
+from utils.audio import write_audio
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.device import release_memory
 from utils.errors import UserError
-from web.prompts import read_prompt
+from utils.prompts import Prompt
 
 _CLOSING = "the server is closing"
 # Experiments kept in memory.
@@ -25,27 +26,59 @@ MAX_LOADED = 2
 
 
 @dataclass(frozen=True)
-class QueuedSpeech:
-    """The audio (N,) of a request, and what `results.jsonl` of stage 3 would say of it."""
+class SpokenText:
+    """The audio (N,) of a text, in [-1, 1], and what `results.jsonl` of stage 3 would say of it."""
 
     audio: Tensor
     sample_rate_hz: int
     summary: ResultRow
 
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / self.sample_rate_hz
+
+    @property
+    def ended(self) -> str:
+        """How the speech ended: "eos" is success; "cap", "floor" and "silent" are not, and `error` says why."""
+        return str(self.summary["ended"])
+
+    @property
+    def error(self) -> str | None:
+        """Why some or all of the audio is not speech of the text, and what to do; None if all of it is."""
+        return self.summary.get("error")
+
+    @property
+    def parts(self) -> list[ResultRow]:
+        """The parts of the text: each with its `text`, its `start` and `end` in seconds, and how it `ended`."""
+        return list(self.summary["parts"])
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether at least one part is speech of its text."""
+        return any("error" not in row for row in self.parts)
+
+    def save(self, path: str | Path) -> None:
+        """Write the audio as 16-bit WAV."""
+        write_audio(Path(path), self.audio, self.sample_rate_hz)
+
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """A text to synthesize and its progress: `num_seconds` are decoded, of about `guessed_seconds`."""
+    """A text to synthesize and its progress: `num_seconds` are decoded, of about `guessed_seconds`.
+
+    `load_prompt` is called in the queue's thread, with the model's synthesizer. `on_block` is called there with each
+    next block of the audio, before `done` has all of it; the first block then takes as little time as possible.
+    """
 
     checkpoint: Checkpoint
     sampling: SamplingSettings
     text: str
-    prompt_text: str
-    prompt_audio: Path
+    load_prompt: Callable[[Synthesizer], Prompt]
+    on_block: Callable[[Tensor], None] | None = None
     state: Literal["waiting", "loading the model", "speaking"] = "waiting"
     num_seconds: float = 0.0
     guessed_seconds: float = math.inf
-    done: "Future[QueuedSpeech]" = field(default_factory=Future)
+    done: "Future[SpokenText]" = field(default_factory=Future)
     long_text: LongText | None = None
     blocks: list[Tensor] = field(default_factory=list)
     parts: list[ResultRow] = field(default_factory=list)
@@ -89,8 +122,15 @@ class SynthesisQueue:
     def submit(self, request: QueuedRequest) -> None:
         """Append a request to the queue; `request.done` receives its speech or an exception."""
         with self._changed:
-            self._waiting.append(request)
-            self._changed.notify()
+            if not self._is_closed:
+                self._waiting.append(request)
+                self._changed.notify()
+                return
+        request.done.set_exception(UserError(_CLOSING))
+
+    def __len__(self) -> int:
+        """How many requests are not done."""
+        return len(self._waiting)
 
     def cancel(self, request: QueuedRequest) -> None:
         """Remove a request from the queue, which fails with UserError. Its batch ends if nobody waits for it."""
@@ -101,7 +141,9 @@ class SynthesisQueue:
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        # Garbage that is collected in the queue's own thread may be what closes the queue.
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def load(self, checkpoint: Checkpoint) -> Synthesizer:
         """Return the experiment's synthesizer, from memory if it is there. Raises UserError if it cannot be loaded."""
@@ -166,9 +208,9 @@ class SynthesisQueue:
     def _prepare(self, request: QueuedRequest, synthesizer: Synthesizer) -> None:
         """Read the prompt and split the text; a request for which this is not possible fails."""
         try:
-            prompt = read_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
             sampled = synthesizer.with_settings(**request.sampling.model_dump())
-            request.long_text = LongText(sampled, request.text, prompt)
+            request.long_text = LongText(sampled, request.text, request.load_prompt(synthesizer))
+            request.long_text.is_streamed = request.on_block is not None
             request.guessed_seconds = request.long_text.guessed_seconds
         except Exception as error:
             self._end([request], error)
@@ -197,21 +239,17 @@ class SynthesisQueue:
             request.was_interrupted = False
             request.blocks.append(audio)
             request.parts.append(row)
+            if request.on_block is not None:
+                request.on_block(audio)
         for text, request in request_of.items():
             if text.error is not None:
                 self._end([request], text.error)
             elif text.is_done:
-                self._deliver(request, text)
+                # Failed speech is handed over, too: one may want to listen to it.
+                speech = SpokenText(torch.cat(request.blocks), text.sample_rate_hz, text.summary(request.parts))
+                self._end([request], speech)
 
-    def _deliver(self, request: QueuedRequest, text: LongText) -> None:
-        """Hand over the speech. It is an error if every part of it failed."""
-        summary = text.summary(request.parts)
-        if all("error" in row for row in request.parts):
-            self._end([request], UserError(summary["error"]))
-        else:
-            self._end([request], QueuedSpeech(torch.cat(request.blocks), text.sample_rate_hz, summary))
-
-    def _end(self, requests: Sequence[QueuedRequest], result: QueuedSpeech | Exception) -> None:
+    def _end(self, requests: Sequence[QueuedRequest], result: SpokenText | Exception) -> None:
         """Remove requests from the queue with a result; those that are done already keep theirs."""
         with self._changed:
             self._waiting = [request for request in self._waiting if request not in requests]
