@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -129,18 +128,8 @@ def read_voice(path: Path) -> Voice:
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such voice")
-        found = path.stat()
-        return _read_voice(path, found.st_size, found.st_mtime_ns)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)})") from error
-
-
-@lru_cache(maxsize=64)
-def _read_voice(path: Path, num_bytes: int, modified_ns: int) -> Voice:
-    """Read a voice. The size and the time of the last change make it be read again after a change."""
-    if num_bytes > MAX_BYTES:
-        raise UserError(f"{path}: not a voice: it has {num_bytes} bytes, and a voice has {MAX_BYTES} at most")
-    try:
+        if (num_bytes := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{path}: not a voice: it has {num_bytes} bytes, and a voice has {MAX_BYTES} at most")
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             if metadata.pop("format", None) != FORMAT or list(file.keys()) != ["codes"]:
@@ -229,3 +218,11 @@ def describe(path: Path) -> str:
         "licence": voice.licence or "no note",
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def default_voice(experiment: Path) -> Path:
+    """The voice if none is named: the first in the experiment's own folder. Raises UserError if it has none."""
+    own = sorted(path for path in (experiment / "voices").glob(f"*{SUFFIX}") if _NAME.fullmatch(path.stem))
+    if not own:
+        raise UserError(f"{experiment} has no voice of its own; give a saved voice, or a recording and its text")
+    return own[0]
