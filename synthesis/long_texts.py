@@ -33,7 +33,7 @@ class LongText:
     def __init__(self, synthesizer: Synthesizer, text: str, prompt: Prompt, continual: bool = False) -> None:
         self.text, self.prompt = prompt.text if continual else text, prompt
         self.settings = synthesizer.settings
-        self.sample_rate_hz = synthesizer.codec.sample_rate_hz
+        self.sample_rate_hz, self.frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
         self.lead_seconds, self.guessed_seconds = 0.0, prompt.seconds
         self.parts = [Part(self.text, 0, 0, Cut.SECTION)]
         if not continual:

@@ -113,7 +113,7 @@ class SynthesisQueue:
         # All requests that are not done, in the order of their turns.
         self._waiting: list[QueuedRequest] = []
         self._changed = threading.Condition()
-        self._is_closed = False
+        self._is_closed, self.is_draining = False, False
         self._thread = threading.Thread(target=self._run, name="synthesis queue", daemon=True)
 
     def start(self) -> None:
@@ -122,7 +122,7 @@ class SynthesisQueue:
     def submit(self, request: QueuedRequest) -> None:
         """Append a request to the queue; `request.done` receives its speech or an exception."""
         with self._changed:
-            if not self._is_closed:
+            if not self._is_closed and not self.is_draining:
                 self._waiting.append(request)
                 self._changed.notify()
                 return
@@ -135,6 +135,10 @@ class SynthesisQueue:
     def cancel(self, request: QueuedRequest) -> None:
         """Remove a request from the queue, which fails with UserError. Its batch ends if nobody waits for it."""
         self._end([request], UserError("the request was cancelled"))
+
+    def drain(self) -> None:
+        """Refuse new requests, and finish those that were submitted."""
+        self.is_draining = True
 
     def close(self) -> None:
         """Stop the thread at the next frame; all unfinished requests fail with UserError."""

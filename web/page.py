@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,8 +18,9 @@ from config.schema import InferSettings, SamplingSettings
 from models.experiment import Experiment
 from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.synthesizer import Synthesizer
+from synthesis.voices import find_voice, load_prompt
 from utils.audio import write_audio
-from utils.checkpoint import Checkpoint
+from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
 from utils.log import log
 from utils.prompts import MAX_SECONDS, MIN_SECONDS, Prompt
@@ -58,6 +60,7 @@ class Page:
     experiments: ExperimentList
     settings: Callable[[Experiment], InferSettings]
     folder: Path
+    voice: str | None = None
     unfinished: list[tuple[str | None, QueuedRequest]] = field(default_factory=list)
 
     def speak(
@@ -76,15 +79,11 @@ class Page:
     ) -> tuple[Path, Image, str, list[Remembered]]:
         """Return the audio file, its picture, a line about it, and the history with it as the first entry."""
         try:
-            text, prompt_text = check_text(text, "the text"), check_text(prompt_text, "the prompt's text")
-            prompt = check_prompt(prompt_audio)
+            text = check_text(text, "the text")
             checkpoint = self._checkpoint(experiment)
+            load = self._prompt_loader(prompt_audio, prompt_text, checkpoint)
             sampling = self._sampling(checkpoint, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed)
-
-            def load_prompt(synthesizer: Synthesizer) -> Prompt:
-                return read_prompt(prompt, prompt_text, synthesizer.codec.sample_rate_hz)
-
-            request = QueuedRequest(checkpoint, sampling, text, load_prompt)
+            request = QueuedRequest(checkpoint, sampling, text, load)
             self._wait(request, None if session is None else session.session_hash, progress)
             speech = request.done.result()
             if not speech.has_speech:
@@ -100,6 +99,16 @@ class Page:
             raise _toast("something went wrong on the server; see its log") from None
         remembered = Remembered(f"{datetime.now():%H:%M:%S}", text, audio)
         return audio, picture, _line(speech, sampling.seed), [remembered, *history][:_MAX_HISTORY]
+
+    def _prompt_loader(
+        self, prompt_audio: str | None, prompt_text: str, checkpoint: Checkpoint
+    ) -> Callable[[Synthesizer], Prompt]:
+        """What reads the prompt: that of the fields, or without one the voice that the server was started with."""
+        if not prompt_audio and not prompt_text.strip() and self.voice is not None:
+            voice = find_voice(self.voice, experiment_of(checkpoint), "--infer_voice")
+            return partial(load_prompt, source=voice, text="")
+        text, audio = check_text(prompt_text, "the prompt's text"), check_prompt(prompt_audio)
+        return lambda synthesizer: read_prompt(audio, text, synthesizer.codec.sample_rate_hz)
 
     def _wait(self, request: QueuedRequest, session: str | None, progress: gr.Progress) -> None:
         """Queue a request and show its progress until it is done."""

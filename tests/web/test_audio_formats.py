@@ -77,8 +77,6 @@ def test_a_streamed_wav_is_read_by_python(tmp_path) -> None:
 @pytest.mark.parametrize("rates", [(16000, 24000), (24000, 16000), (22050, 24000), (44100, 24000)])
 def test_resampled_blocks_are_the_whole_resampled(rates: tuple[int, int]) -> None:
     audio = made_up(2.0, rates[0])
-    resampler, sizes, blocks = _BlockResampler(*rates), [5000, 1, 12000, 3], []
-    for block in audio.split([*sizes, len(audio) - sum(sizes)]):
-        blocks.append(resampler.add(block))
-    blocks.append(resampler.finish())
+    resampler, sizes = _BlockResampler(*rates), [5000, 1, 12000, 3]
+    blocks = [*map(resampler.add, audio.split([*sizes, len(audio) - sum(sizes)])), resampler.finish()]
     torch.testing.assert_close(torch.cat(blocks), resample(audio, *rates), atol=1e-5, rtol=0)
