@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 
@@ -50,6 +51,9 @@ def test_the_server_answers_until_it_is_stopped_and_leaves_no_files(
             fields = {"text": "The old house.", "prompt_audio": handle_file(str(audio)), "prompt_text": text}
             lines.append(client.predict(**fields, api_name="/speak")[2])
             client.close()
+            # The API answers beside the page.
+            lines.append(httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"][0]["id"])
+            lines.append(httpx.get(f"http://127.0.0.1:{port}/v1/none").json()["error"]["code"])
         finally:
             # Its handler is installed before the server listens.
             os.kill(os.getpid(), signal.SIGTERM)
@@ -58,15 +62,17 @@ def test_the_server_answers_until_it_is_stopped_and_leaves_no_files(
     user.start()
     flags = ("--config", str(trained.config), "--port", str(port), "--set", "infer.seed=3", *sets(ROOMY))
     try:
-        assert trained.call(bins.webui, *flags, "--infer_expt_dir", str(experiment)) == 130
+        # 128 and the number of SIGTERM.
+        assert trained.call(bins.webui, *flags, "--infer_expt_dir", str(experiment)) == 143
     finally:
         has_ended.set()
         user.join()
-    [line] = lines
+    line, *others = lines
+    assert others == ["nar_of_the_page", "unknown_url"]
     assert line.endswith("; seed 3")
     logged = capsys.readouterr().err
-    assert f"the page is at http://127.0.0.1:{port}/ (stop it with Ctrl-C)\n" in logged
-    assert logged.splitlines()[-1] == "interrupted" and "Traceback" not in logged
+    assert f"the page and the API are at http://127.0.0.1:{port}/ (stop it with Ctrl-C)\n" in logged
+    assert "finishing 0 requests; new ones are refused" in logged and "Traceback" not in logged
     assert not list(tmp_path.glob("vallet-*"))
 
 
