@@ -36,15 +36,19 @@ class Trained:
         return self.folder / "corpus" / "wavs" / f"u{index:02d}.wav", text
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder = tmp_path_factory.mktemp("web")
+def train_pair(folder: Path) -> Trained:
+    """Train both experiments in a few steps."""
     config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", 14), folder)
     prepare(config, {})
     train(config, "ar", 1, {})
     train(config, "nar", 2, ROOMY, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
     let_speech_end(folder / "ckpts" / "nar")
     return Trained(folder)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

@@ -5,12 +5,9 @@ import io
 import json
 import re
 import shutil
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +16,19 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-import uvicorn
 
 from synthesis.load import load_experiment
 from synthesis.queue import SynthesisQueue
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice, write_voice
-from tests.conftest import free_port
+from tests.support.disconnects import GOOD, LONG, PATH, TEXT, leave, served, use, wait_until
 from tests.support.long_texts import speak
 from tests.support.pair import Trained
 from utils.audio import write_audio
 from utils.prompts import prepare_prompt
-from web.api import ApiLimits, SpeechApi, build_api
+from web.api import ApiLimits, SpeechApi
 from web.audio_formats import CONTENT_TYPES, AudioEncoder
 from web.experiments import ExperimentList
-
-TEXT = "Early birds find apples."
-LONG = f"{TEXT}\n\nTall trees near quiet rivers.\n\nSmall."
-PATH = "/v1/audio/speech"
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +41,6 @@ def log_dir(trained: Trained, synthesizer: Synthesizer, tmp_path_factory: pytest
     write_voice(made.model_copy(update={"codec": "x"}), folder / "nar" / "voices" / "ben.safetensors")
     (folder / "nar" / "voices" / "carl.safetensors").write_text("nothing")
     return folder
-
-
-@contextmanager
-def served(api: SpeechApi) -> Iterator[str]:
-    """A server in a thread; gives its address."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(build_api(api), port=port, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    api.queue.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-    api.queue.close()
 
 
 def new_api(log_dir: Path, **changes: Any) -> SpeechApi:
@@ -209,7 +185,6 @@ def test_models_voices_health_and_metrics(client: openai.OpenAI, url: str) -> No
         assert re.search(pattern, metrics), pattern
 
 
-GOOD = {"model": "nar", "voice": "anna", "input": TEXT}
 MISTAKES: dict[str, tuple[Any, int, str | None, str]] = {
     "no JSON": (b"{", 400, None, "Invalid JSON"),
     "nothing": (b"", 400, None, "Invalid JSON"),
@@ -300,13 +275,6 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return is_free
 
 
-def wait_until(is_there: Any) -> None:
-    deadline = time.monotonic() + 120
-    while not is_there():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_full_queue_a_time_limit_and_a_drain(log_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api = new_api(log_dir, limits=ApiLimits(max_waiting=1, max_seconds=60))
     with served(api) as url, ThreadPoolExecutor(1) as pool:
@@ -346,19 +314,6 @@ def test_failed_speech_is_an_error(log_dir: Path, monkeypatch: pytest.MonkeyPatc
         assert "ZeroDivision" not in found.text
 
 
-def leave(url: str, body: dict[str, Any], num_bytes: int) -> None:
-    """Send a request, read so many bytes of the answer, and leave."""
-    host, port = url.removeprefix("http://").split(":")
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(head.encode() + content)
-        if num_bytes:
-            connection.recv(num_bytes)
-
-
 def test_a_client_that_leaves_frees_its_place(
     url: str, api: SpeechApi, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,20 +333,11 @@ def test_a_client_that_leaves_frees_its_place(
 
 
 def test_random_disconnects_leave_nothing_behind(url: str, api: SpeechApi, client: openai.OpenAI) -> None:
-    rng = np.random.default_rng(0)
     alone = client.audio.speech.create(**GOOD).content
     before = threading.active_count()
 
-    def use(seed: int) -> None:
-        draw = np.random.default_rng(seed)
-        body = {**GOOD, "input": (TEXT, LONG)[seed % 2], "stream_format": ("audio", "sse")[seed // 2 % 2]}
-        if draw.random() < 0.3:
-            httpx.post(url + PATH, json=body, timeout=300)
-        else:
-            leave(url, body, int(draw.choice([0, 1, 300])))
-
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(use, rng.permutation(40)))
+        list(pool.map(lambda seed: use(url, seed), range(40)))
     wait_until(lambda: len(api.queue) == 0)
     assert client.audio.speech.create(**GOOD).content == alone
     # The server's own pool for checks is bounded.
