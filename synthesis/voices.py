@@ -156,11 +156,11 @@ def load_prompt(synthesizer: Synthesizer, source: Path, text: str, may_be_long: 
     """
     if source.suffix != SUFFIX:
         return prepare_prompt(source, text, synthesizer.codec.sample_rate_hz, may_be_long)
-    voice = read_voice(source)
     try:
-        return voice.prompt(synthesizer)
+        return read_voice(source).prompt(synthesizer)
     except UserError as error:
-        raise UserError(f"{source.stem}: {error}") from error
+        # Without its folder, which is not the business of a server's client.
+        raise UserError(f"{source.stem}: {str(error).removeprefix(f'{source}: ')}") from error
 
 
 def user_folder() -> Path:

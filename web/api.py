@@ -2,8 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -103,17 +102,12 @@ class SpeechApi:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "the body must be JSON, with the header Content-Type: application/json")
         most = self.limits.max_characters * _BYTES_PER_CHARACTER + _OTHER_BYTES
-        body = bytearray()
         try:
-            async with _deadline(_BODY_SECONDS):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > most:
-                        raise ApiError(413, f"the body has more than {most} bytes; send a shorter text", "input")
+            body = await asyncio.wait_for(_read(request, most), _BODY_SECONDS)
         except asyncio.TimeoutError:
             raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
         try:
-            return SpeechBody.model_validate_json(bytes(body))
+            return SpeechBody.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = str(first["loc"][0]) if first["loc"] else None
@@ -194,26 +188,14 @@ def _seconds(path: Path) -> int:
         return 0
 
 
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """Cancels the block after some seconds, and then raises asyncio.TimeoutError. Python 3.10 has none of its own."""
-    task, is_late = asyncio.current_task(), False
-
-    def cancel() -> None:
-        nonlocal is_late
-        is_late = True
-        if task is not None:
-            task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(seconds, cancel)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if is_late:
-            raise asyncio.TimeoutError from None
-        raise
-    finally:
-        timer.cancel()
+async def _read(request: Request, most: int) -> bytes:
+    """The whole body. Raises ApiError if it has more bytes than `most`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise ApiError(413, f"the body has more than {most} bytes; send a shorter text", "input")
+    return bytes(body)
 
 
 def build_api(api: SpeechApi) -> FastAPI:

@@ -133,6 +133,7 @@ def _page(app: FastAPI, api: SpeechApi, host: str, port: int) -> Iterator[None]:
             # No server of Node beside this one.
             ssr_mode=False,
             run_history=False,
+            show_error=False,
             max_file_size=_MAX_UPLOAD,
             footer_links=["api"],
             css=_CSS,

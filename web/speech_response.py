@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 from torch import Tensor
@@ -54,19 +55,24 @@ class SpeechResponse(Response):
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, status = time.monotonic(), 200
+        # What it is if the server stops before the end.
+        started, status = time.monotonic(), _CLIENT_LEFT
         self._deadline = started + self._limits.max_seconds
         self._left = asyncio.ensure_future(_disconnected(receive))
         try:
             await self._answer(send, started)
+            status = 200
         except _ClientLeftError:
-            status = _CLIENT_LEFT
+            pass
         except ApiError as error:
             status = error.status
             # Once audio was sent, nothing is left but to end the connection before its end.
             if not self._has_started:
                 await error_response(error)(scope, receive, send)
             log.warning("a request for speech failed: %s", error.message)
+        except Exception:
+            status = 500
+            raise
         finally:
             # In every case, also if the server stops: nothing of the request stays.
             self._queue.cancel(self._request)
@@ -89,12 +95,13 @@ class SpeechResponse(Response):
             if encoder is None:
                 encoder = AudioEncoder(self._format, text.sample_rate_hz, is_streamed)
                 self._metrics.first_audio_seconds.observe(time.monotonic() - started)
-            content = encoder.add(block)
+            # Not in the event loop: the other clients would wait for it.
+            content = await self._wait(run_in_threadpool(encoder.add, block))
             if is_streamed:
                 await self._send_audio(send, content)
         self._metrics.audio_seconds.inc(self._speech().seconds)
         assert encoder is not None
-        content = encoder.finish()
+        content = await self._wait(run_in_threadpool(encoder.finish))
         if not self._has_started and not self._is_sse:
             await self._start(send, len(content))
             await self._send(send, content, is_last=True)
