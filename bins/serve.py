@@ -52,9 +52,10 @@ def serve_experiments(flags: argparse.Namespace, has_page: bool) -> int:
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
-    from web.api import ApiLimits, SpeechApi
+    from web.api import SpeechApi
     from web.experiments import ExperimentList
     from web.server import serve
+    from web.speech_response import ApiLimits
 
     require_asked_gpus()
     set_up_logging()

@@ -26,7 +26,7 @@ from utils.log import log
 from web.api_errors import ApiError, error_response
 from web.api_metrics import ApiMetrics
 from web.experiments import ExperimentList
-from web.speech_response import SpeechResponse
+from web.speech_response import ApiLimits, SpeechResponse
 
 # Names of OpenAI's own models, for clients that know no others.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -34,15 +34,6 @@ _BODY_SECONDS = 30.0
 # A text is at most that many bytes in JSON, where a character may take 12.
 _BYTES_PER_CHARACTER = 12
 _OTHER_BYTES = 16_384
-
-
-@dataclass(frozen=True)
-class ApiLimits:
-    """Characters of a text, requests in the queue, and seconds that a request may take, its wait included."""
-
-    max_characters: int = 4096
-    max_waiting: int = 32
-    max_seconds: float = 600.0
 
 
 class VoiceId(BaseModel):

@@ -6,7 +6,8 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from fastapi.concurrency import run_in_threadpool
@@ -21,10 +22,16 @@ from web.api_errors import ApiError, error_response
 from web.api_metrics import ApiMetrics
 from web.audio_formats import CONTENT_TYPES, AudioEncoder
 
-if TYPE_CHECKING:
-    from web.api import ApiLimits
-
 _CLIENT_LEFT = 499
+
+
+@dataclass(frozen=True)
+class ApiLimits:
+    """Characters of a text, requests in the queue, and seconds that a request may take, its wait included."""
+
+    max_characters: int = 4096
+    max_waiting: int = 32
+    max_seconds: float = 600.0
 
 
 class _ClientLeftError(Exception):
@@ -42,7 +49,7 @@ class SpeechResponse(Response):
     def __init__(
         self,
         queue: SynthesisQueue,
-        limits: "ApiLimits",
+        limits: ApiLimits,
         metrics: ApiMetrics,
         request: QueuedRequest,
         file_format: str,
@@ -99,8 +106,8 @@ class SpeechResponse(Response):
             content = await self._wait(run_in_threadpool(encoder.add, block))
             if is_streamed:
                 await self._send_audio(send, content)
-        self._metrics.audio_seconds.inc(self._speech().seconds)
         assert encoder is not None
+        self._metrics.audio_seconds.inc(self._request.done.result().seconds)
         content = await self._wait(run_in_threadpool(encoder.finish))
         if not self._has_started and not self._is_sse:
             await self._start(send, len(content))

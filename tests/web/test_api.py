@@ -26,9 +26,10 @@ from tests.support.long_texts import speak
 from tests.support.pair import Trained
 from utils.audio import write_audio
 from utils.prompts import prepare_prompt
-from web.api import ApiLimits, SpeechApi
+from web.api import SpeechApi
 from web.audio_formats import CONTENT_TYPES, AudioEncoder
 from web.experiments import ExperimentList
+from web.speech_response import ApiLimits
 
 
 @pytest.fixture(scope="module")
