@@ -11,15 +11,18 @@ class ApiMetrics:
     """Counts of one server, in a registry of their own. The status of a client that left is 499."""
 
     def __init__(self, queue: SynthesisQueue) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        own = {"registry": self.registry}
-        self.requests = Counter("vallet_speech_requests", "requests for speech, by HTTP status", ["status"], **own)
-        self.seconds = Histogram("vallet_request_seconds", "time of a request for speech", buckets=_BUCKETS, **own)
-        self.first_audio_seconds = Histogram(
-            "vallet_first_audio_seconds", "time to the first audio of a request", buckets=_BUCKETS, **own
+        self.registry = own = CollectorRegistry()
+        ProcessCollector(registry=own)
+        self.requests = Counter(
+            "vallet_speech_requests", "requests for speech, by HTTP status", ["status"], registry=own
         )
-        self.audio_seconds = Counter("vallet_audio_seconds", "speech that was sent", **own)
-        Gauge("vallet_queued_requests", "requests that are not done, the page's too", **own).set_function(
+        self.seconds = Histogram(
+            "vallet_request_seconds", "time of a request for speech", buckets=_BUCKETS, registry=own
+        )
+        self.first_audio_seconds = Histogram(
+            "vallet_first_audio_seconds", "time to the first audio of a request", buckets=_BUCKETS, registry=own
+        )
+        self.audio_seconds = Counter("vallet_audio_seconds", "speech that was sent", registry=own)
+        Gauge("vallet_queued_requests", "requests that are not done, the page's too", registry=own).set_function(
             lambda: len(queue)
         )

@@ -45,7 +45,9 @@ class AudioEncoder:
         rate_hz = sample_rate_hz if not rates or sample_rate_hz in rates else PCM_RATE_HZ
         self._format, self._is_stream = file_format, is_stream and file_format != "flac"
         self._resampler = _BlockResampler(sample_rate_hz, rate_hz)
-        self._sink, self._head, self._rest = _Sink(), b"", b""
+        self._sink, self._head = _Sink(), b""
+        # The start of an MP3 until its second frame; None once that was found.
+        self._rest: bytes | None = b""
         if file_format == "wav" and self._is_stream:
             sizes = (16, 1, 1, rate_hz, 2 * rate_hz, 2, 16)
             self._head = b"RIFF" + struct.pack("<I", _UNKNOWN_BYTES) + b"WAVEfmt " + struct.pack("<IHHIIHH", *sizes)
@@ -75,17 +77,11 @@ class AudioEncoder:
         if self._format == "opus":
             return _with_fixed_serial(found)
         if self._format == "mp3" and self._is_stream and self._rest is not None:
-            return self._without_first_frame(found)
+            # Leave out the first frame, which has the length of a file: its numbers are missing in a stream.
+            self._rest += found
+            second = self._rest.find(self._rest[:2], 2)
+            found, self._rest = (b"", self._rest) if second < 0 else (self._rest[second:], None)
         return found
-
-    def _without_first_frame(self, found: bytes) -> bytes:
-        """Leave out the frame that has the length of a file, once it is complete: its numbers are missing."""
-        self._rest += found
-        second = self._rest.find(self._rest[:2], 2)
-        if second < 0:
-            return b""
-        kept, self._rest = self._rest[second:], None
-        return kept
 
 
 class _Sink(io.RawIOBase):
