@@ -26,7 +26,7 @@ from utils.log import log
 from web.api_errors import ApiError, error_response
 from web.api_metrics import ApiMetrics
 from web.experiments import ExperimentList
-from web.speech_response import ApiLimits, SpeechResponse
+from web.speech_response import CLIENT_LEFT, ApiLimits, SpeechResponse
 
 # Names of OpenAI's own models, for clients that know no others.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -199,7 +199,8 @@ def build_api(api: SpeechApi) -> FastAPI:
         try:
             body = await api.read_body(request)
         except ClientDisconnect:
-            return Response(status_code=499)
+            api.metrics.requests.labels(CLIENT_LEFT).inc()
+            return Response(status_code=CLIENT_LEFT)
         queued = await run_in_threadpool(api.queued, body)
         file_format = body.response_format or "mp3"
         return SpeechResponse(api.queue, api.limits, api.metrics, queued, file_format, body.stream_format)

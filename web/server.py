@@ -36,14 +36,14 @@ def serve(api: SpeechApi, host: str, port: int, has_page: bool, drain_seconds: f
     SIGTERM, end the server at once. Raises UserError if the address cannot be used.
     """
     app = build_api(api)
-    listening = _listen(host, port)
+    bound = _bind(host, port)
     with _signals() as wait_for_signal, _page(app, api, host, port) if has_page else _nothing():
         config = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=_CLOSING_SECONDS, lifespan="on"
         )
         logging.getLogger("uvicorn").setLevel(logging.ERROR)
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server", daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="server", daemon=True)
         thread.start()
         api.queue.start()
         shown = f"[{host}]" if ":" in host else host
@@ -69,11 +69,15 @@ def serve(api: SpeechApi, host: str, port: int, has_page: bool, drain_seconds: f
     return exit_status(number)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket with this address. The server listens to it when it is ready, and connections are refused until then."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        return bound
     except (OSError, UnicodeError) as error:
+        bound.close()
         raise UserError(
             f"--host, --port: {host}:{port} is in use or not an address of this machine; "
             f"choose another port, such as --port {port % 65535 + 1}"

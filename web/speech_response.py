@@ -22,7 +22,8 @@ from web.api_errors import ApiError, error_response
 from web.api_metrics import ApiMetrics
 from web.audio_formats import CONTENT_TYPES, AudioEncoder
 
-_CLIENT_LEFT = 499
+CLIENT_LEFT = 499
+"""The status of a request whose client has closed the connection, in the metrics."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class SpeechResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What it is if the server stops before the end.
-        started, status = time.monotonic(), _CLIENT_LEFT
+        started, status = time.monotonic(), CLIENT_LEFT
         self._deadline = started + self._limits.max_seconds
         self._left = asyncio.ensure_future(_disconnected(receive))
         try:
