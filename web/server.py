@@ -46,19 +46,25 @@ def serve(api: SpeechApi, host: str, port: int, has_page: bool, drain_seconds: f
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="server", daemon=True)
         thread.start()
         api.queue.start()
+        while thread.is_alive() and not server.started:
+            time.sleep(0.01)
         shown = f"[{host}]" if ":" in host else host
         name = "the page and the API are" if has_page else "the API is"
         log.info("%s at http://%s:%d/ (stop it with Ctrl-C)", name, shown, port)
         number = 0
         try:
-            number = wait_for_signal(None)
+            number = wait_for_signal(None) if server.started else 0
             if number == signal.SIGTERM:
                 api.queue.drain()
                 log.info("finishing %d requests; new ones are refused", len(api.queue))
                 deadline = time.monotonic() + drain_seconds
-                while len(api.queue) and time.monotonic() < deadline and not wait_for_signal(0.05):
-                    pass
+                # Of a request that is done, the audio may still be on its way to the client.
+                while len(api.queue) or api.metrics.num_open:
+                    if time.monotonic() > deadline or wait_for_signal(0.05):
+                        break
         finally:
+            # From here on, errors are those of connections that stay open, as that of a page does, and are cut off.
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
             server.should_exit = True
             server.force_exit = number != signal.SIGTERM
             # Requests that are not done fail now, so that their connections end.
@@ -66,7 +72,7 @@ def serve(api: SpeechApi, host: str, port: int, has_page: bool, drain_seconds: f
                 api.queue.close()
             thread.join(_CLOSING_SECONDS + 5)
             api.queue.close()
-    return exit_status(number)
+    return exit_status(number) if server.started else 1
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -65,6 +65,7 @@ class SpeechResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What it is if the server stops before the end.
         started, status = time.monotonic(), CLIENT_LEFT
+        self._metrics.num_open += 1
         self._deadline = started + self._limits.max_seconds
         self._left = asyncio.ensure_future(_disconnected(receive))
         try:
@@ -87,6 +88,7 @@ class SpeechResponse(Response):
             self._left.cancel()
             with suppress(asyncio.CancelledError):
                 await self._left
+            self._metrics.num_open -= 1
             self._metrics.requests.labels(status).inc()
             self._metrics.seconds.observe(time.monotonic() - started)
 
