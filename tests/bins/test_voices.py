@@ -18,7 +18,7 @@ import bins.inference
 import bins.voices
 from evaluation import recognizers
 from synthesis.load import load_experiment
-from synthesis.synthesizer import Synthesizer
+from synthesis.synthesizer import Request, Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem, read_test_list
 from synthesis.voices import FORMAT, MAX_BYTES, Voice, find_voice, list_voices, load_prompt, read_voice, write_voice
 from tests.support.recipe import Recipe, prompt
@@ -298,6 +298,19 @@ def test_codes_that_are_not_of_the_codec_are_refused(synthesizer: Synthesizer, a
     change(anna, **changes)
     with pytest.raises(UserError, match="anna: the voice is damaged"):
         load_prompt(synthesizer, anna, "")
+
+
+def test_phones_are_those_of_the_file_where_the_model_reads_them(synthesizer: Synthesizer, anna: Path) -> None:
+    other, voice = synthesizer.with_settings(), read_voice(anna)
+    assert voice.prompt(other).phones == voice.phones
+    for name, value in (("phone_extractor", "graphemes"), ("is_reference", True)):
+        other = synthesizer.with_settings()
+        setattr(other, name, value)
+        assert voice.prompt(other).phones is None
+    # Phones of the file count even where the text has none of its own.
+    requests = [Request("Wait.", "...", torch.zeros(0), voice.codes.long(), prompt_phones=voice.phones)]
+    [item] = synthesizer.tokenize(requests, continual=False)
+    assert not isinstance(item, UserError) and len(item.ids) > len(voice.phones)
 
 
 def test_any_cut_or_changed_file_is_refused_or_read(anna: Path, tmp_path: Path) -> None:

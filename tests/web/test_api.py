@@ -67,14 +67,6 @@ def client(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
 
 
-@pytest.fixture
-def own(log_dir: Path) -> Iterator[SpeechApi]:
-    """Another API, for a test to change."""
-    api = new_api(log_dir)
-    yield api
-    api.queue.close()
-
-
 def decoded(content: bytes, file_format: str) -> np.ndarray:
     if file_format == "pcm":
         return np.frombuffer(content, "<i2") / 32768
