@@ -23,6 +23,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--infer_expt_dir", action="append", default=[], metavar="DIR", help="experiment to evaluate")
     parser.add_argument("--audio_dir", action="append", default=[], metavar="DIR", help="output of stage 3 to evaluate")
     parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="the test list")
+    parser.add_argument("--infer_voice", metavar="NAME", help="a saved voice in place of the prompts of the list")
     parser.add_argument("--eval_output_dir", metavar="DIR", help="default: <infer_expt_dir>/evaluation")
     parser.add_argument("--continual", action="store_true", help="evaluate continuations of the prompts")
     parser.add_argument("--language", metavar="CODE", help="language of the texts (default: the first experiment's)")
@@ -102,20 +103,24 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     from synthesis.load import load_experiment
     from synthesis.synthesizer import Synthesizer
     from synthesis.test_lists import read_test_list
-    from utils.checkpoint import resolve_checkpoint
+    from synthesis.voices import find_voice
+    from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.device import pick_device
 
     test_list = find_path(flags.test_list_file, "--test_list_file")
-    lines = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
     config = find_path(flags.config, "--config") if flags.config is not None else None
     folders = [find_path(folder, "--infer_expt_dir") for folder in flags.infer_expt_dir]
+    # The voices of the first experiment: all that are compared have the same prompts.
+    first = resolve_checkpoint(folders[0], "--infer_expt_dir") if folders else None
+    own = experiment_of(first) if first is not None else None
+    voice = None if flags.infer_voice is None else find_voice(flags.infer_voice, own, "--infer_voice")
+    lines = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent), own, voice)
     audio_folders = [find_path(folder, "--audio_dir") for folder in flags.audio_dir]
     dnsmos_dir = find_path(flags.dnsmos_dir, "--dnsmos_dir") if flags.dnsmos_dir is not None else None
     models = (flags.asr, flags.asr_model, flags.speaker_model)
     language = flags.language or DEFAULT_LANGUAGE
-    if flags.language is None and folders:
-        first = Experiment.of(resolve_checkpoint(folders[0], "--infer_expt_dir"))
-        language = first.settings(flags.set).preprocess.language
+    if flags.language is None and first is not None:
+        language = Experiment.of(first).settings(flags.set).preprocess.language
     measures, missing = build_measures(language, *models, dnsmos_dir, pick_device())
     output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
 

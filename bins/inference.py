@@ -25,6 +25,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt's audio")
     parser.add_argument("--infer_language", metavar="CODE", help="language of the texts (default: by script)")
     parser.add_argument("--infer_prompt_language", metavar="CODE", help="language of the prompts' texts (the same)")
+    parser.add_argument("--infer_voice", metavar="NAME", help="a saved voice in place of the prompt and its text")
     parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the test list")
     parser.add_argument(
         "--continual", action="store_true", help="keep the prompt's start and read the rest of its text"
@@ -53,6 +54,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error("--infer_text: --infer_text_file has the text; leave one of them out")
         if flags.continual or flags.infer_text_file is not None:
             del single["infer_text"]
+        if flags.infer_voice is not None:
+            for name in ("infer_text_prompt", "infer_audio_prompt"):
+                if single.pop(name) is not None:
+                    parser.error(f"--{name}: --infer_voice has a prompt; leave one of them out")
         for name, value in single.items():
             if value is None:
                 parser.error(f"--{name}: needed with --infer_mode single")
@@ -68,7 +73,8 @@ def main(arguments: Sequence[str] | None) -> int:
     from synthesis.load import load_experiment
     from synthesis.results import free_name, synthesize_list
     from synthesis.test_lists import ListItem, output_name, read_test_list, with_languages
-    from utils.checkpoint import resolve_checkpoint
+    from synthesis.voices import find_voice, read_voice
+    from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.device import require_asked_gpus
     from utils.errors import UserError
     from utils.log import set_up_logging
@@ -79,18 +85,21 @@ def main(arguments: Sequence[str] | None) -> int:
     overrides = [f"infer.{name}={getattr(flags, name)}" for name in _SETTINGS if getattr(flags, name) is not None]
     folder = find_path(flags.infer_expt_dir, "--infer_expt_dir")
     config = find_path(flags.config, "--config") if flags.config is not None else None
+    own = experiment_of(resolve_checkpoint(folder, "--infer_expt_dir"))
+    voice = None if flags.infer_voice is None else find_voice(flags.infer_voice, own, "--infer_voice")
     if flags.infer_mode == "batch":
         test_list = find_path(str(flags.test_list_file), "--test_list_file")
-        items = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
+        items = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent), own, voice)
         single = None
     else:
-        prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
+        prompt = voice or find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
+        prompt_text = flags.infer_text_prompt if voice is None else read_voice(voice).text
         named, text = prompt, flags.infer_text or ""
         if flags.infer_text_file is not None:
             named = find_path(flags.infer_text_file, "--infer_text_file")
             text = read_text_file(named)
         place = f"{named}: " if flags.infer_text_file is not None else ""
-        single = ListItem(f"single/{output_name(named)}", text, flags.infer_text_prompt, prompt, place=place)
+        single = ListItem(f"single/{output_name(named)}", text, prompt_text, prompt, place=place)
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     if flags.subtitles is not None and synthesizer.aligner is None:

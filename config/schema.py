@@ -262,7 +262,18 @@ class SamplingSettings(Section):
     repetition_threshold: Fraction = Field(description="share of them above which a code is drawn again")
 
 
-class InferSettings(SamplingSettings):
+class SpeechSettings(SamplingSettings):
+    """What a single request may change."""
+
+    speed: Annotated[float, Field(ge=0.5, le=2)] = Field(
+        description="how fast the speech and its pauses are played, at the same pitch; 1: as they are synthesized"
+    )
+    loudness_lufs: Annotated[float, Field(ge=-60, le=0)] | None = Field(
+        description="integrated loudness of the speech (ITU-R BS.1770); null: as it is synthesized"
+    )
+
+
+class InferSettings(SpeechSettings):
     """Stage 3."""
 
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
@@ -302,12 +313,6 @@ class InferSettings(SamplingSettings):
     )
     context: Literal["prompt", "previous"] = Field(
         description="what a part of a long text continues: the prompt, or the part before it in the same paragraph"
-    )
-    speed: Annotated[float, Field(ge=0.5, le=2)] = Field(
-        description="how fast the speech and its pauses are played, at the same pitch; 1: as they are synthesized"
-    )
-    loudness_lufs: Annotated[float, Field(ge=-60, le=0)] | None = Field(
-        description="integrated loudness of the speech (ITU-R BS.1770); null: as it is synthesized"
     )
 
 

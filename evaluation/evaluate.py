@@ -184,7 +184,8 @@ def _target(system: System, job: ListItem, copy: Clip | None, prompt_seconds: fl
     has_reference = job.reference_audio is not None and system.name != GROUND_TRUTH
     return Target(
         text=job.prompt_text if prompt_seconds else job.text,
-        prompt=Clip(job.prompt_audio, duration_seconds=kept),
+        # A voice has no recording: what its codec makes of it counts.
+        prompt=Clip(copy.path if copy and job.has_voice else job.prompt_audio, duration_seconds=kept),
         prompt_copy=Clip(copy.path, duration_seconds=kept) if copy else None,
         reference=Clip(job.reference_audio) if job.reference_audio and has_reference else None,
         prompt_seconds=prompt_seconds,

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from processors.languages import language_code
+from processors.languages import AUTO, language_code
 from utils.errors import UserError, first_line
 from utils.log import log
 
@@ -204,9 +204,9 @@ def build_recognizer(
 ) -> Recognizer:
     """Load a recognizer; `source` replaces the default model by a folder or a name on the hub.
 
-    `language` is a code such as en-us; Whisper detects the language if it is None. PocketSphinx runs on the CPU.
-    `model_key` is the flag or the setting that names `source`. Raises UserError with how to get the recognizer if it
-    cannot be loaded.
+    `language` is a code such as en-us; Whisper detects the language if it is None or auto. PocketSphinx runs on the
+    CPU. `model_key` is the flag or the setting that names `source`. Raises UserError with how to get the recognizer if
+    it cannot be loaded.
     """
     if name == "none":
         raise UserError("give --asr pocketsphinx, whisper or hubert")
@@ -218,7 +218,7 @@ def build_recognizer(
             return PocketSphinx()
         backend = whisper_backend(source, device, model_key) if name == "whisper" else Transformers
         default = FASTER_WHISPER_MODEL if backend is FasterWhisper else default
-        return backend(source or default, device, language)
+        return backend(source or default, device, None if language == AUTO else language)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)
         where = f", or give {model_key} DIR with a copy of {default}" if default else ""

@@ -23,11 +23,11 @@ from synthesis.results import (
 )
 from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import ListItem
+from synthesis.voices import load_prompt
 from utils.audio import MAX_WAV_SAMPLES, append_audio, write_audio
 from utils.errors import UserError
 from utils.files import atomic_write, file_lock, fsync
 from utils.log import log, progress_bar
-from utils.prompts import prepare_prompt
 
 _AUDIO, _PARTS, _STATE, _NAME = "audio.wav", "parts.jsonl", "state.npz", "name.txt"
 
@@ -48,7 +48,7 @@ def synthesize_book(
     a WAV file, or is being synthesized by another process.
     """
     rate_hz, started = synthesizer.codec.sample_rate_hz, time.perf_counter()
-    prompt = prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz)
+    prompt = load_prompt(synthesizer, item.prompt_audio, item.prompt_text)
     try:
         text = LongText(synthesizer, item.text, prompt, False, item.language, item.prompt_language)
     except UserError as error:
@@ -90,6 +90,8 @@ def _fingerprint(synthesizer: Synthesizer, text: LongText, model_id: str) -> str
     content = [model_id, synthesizer.codec.fingerprint(), settings, *texts]
     digest = hashlib.sha256(json.dumps(content).encode())
     digest.update(text.prompt.audio.numpy().tobytes())
+    if text.prompt.codes is not None:
+        digest.update(json.dumps([text.prompt.codes.tolist(), text.prompt.phones]).encode())
     return digest.hexdigest()[:12]
 
 
@@ -152,7 +154,7 @@ def _finish(
         add_subtitles([row], output_dir, subtitles)
     if copysyn:
         rate_hz = synthesizer.codec.sample_rate_hz
-        write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(text.prompt.audio), rate_hz)
+        write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy_prompt(text.prompt), rate_hz)
     shutil.rmtree(folder)
     log_results([row], output_dir, time.perf_counter() - started)
     return int("error" in row)

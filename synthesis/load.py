@@ -27,7 +27,15 @@ from synthesis.synthesizer import Synthesizer
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.config import load_settings
 from utils.device import pick_device, pick_inference_precision
-from utils.paths import ROOT
+from utils.errors import UserError
+from utils.paths import PRETRAINED, ROOT
+
+
+def find_pretrained(instead: str) -> Path:
+    """The folder of the pretrained pair. Raises UserError, which says what to give `instead`, if it is not there."""
+    if not (PRETRAINED / "args.json").is_file():
+        raise UserError(f"this installation has no pretrained pair ({PRETRAINED}); {instead}")
+    return PRETRAINED
 
 
 def load_experiment(
@@ -85,6 +93,7 @@ def load_synthesizer(
         search = partial(find_heads, model, codec, tokenizer, source, settings)
         synthesizer.aligner = TextAligner(tokenizer, codec.frame_rate_hz, search)
     synthesizer.languages = _languages(settings.preprocess, tokenizer)
+    synthesizer.phone_extractor = settings.preprocess.phone_extractor
     if source.is_reference:
         synthesizer.follow_reference(reference_limits(settings))
     return synthesizer

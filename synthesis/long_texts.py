@@ -55,27 +55,35 @@ class LongText:
         given = (prompt_tag if continual else tag) or language
         self.language = choose_language("the text", self.text, given, trained)
         self.prompt_language = choose_language(
-            "the prompt's text", prompt_text, prompt_tag or prompt_language, trained, likely=self.language
+            "the prompt's text",
+            prompt_text,
+            prompt_tag or prompt_language or prompt.language,
+            trained,
+            likely=self.language,
         )
-        self.sample_rate_hz = synthesizer.codec.sample_rate_hz
+        self.sample_rate_hz, self.frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
         self.lead_seconds, self.guessed_seconds = 0.0, prompt.seconds / self.settings.speed
         self.parts = [Part(self.text, 0, 0, Cut.SECTION)]
         if not continual:
             self._split(synthesizer)
         self.error: UserError | None = None
         self.num_taken, self.num_done, self.num_samples = 0, 0, 0
+        # The audio is played while more is synthesized: no more parts are decoded together than are done before them.
+        self.is_streamed = False
         # What the next part needs of the one before it: the end that it overlaps, and codes to continue.
         self.overlap = torch.zeros(0)
         self.previous_codes: Tensor | None = None
         # A prompt of many parts is encoded once.
-        self._prompt_codes = synthesizer.encode([prompt.audio])[0] if len(self.parts) > 1 else None
+        self._prompt_codes = prompt.codes
+        if prompt.codes is None and len(self.parts) > 1:
+            [self._prompt_codes] = synthesizer.encode([prompt.audio])
 
     def _split(self, synthesizer: Synthesizer) -> None:
         tokenizer = synthesizer.tokenizer
         # Report letters of another script before any part is synthesized.
         if refusal := tokenizer.reader(self.language).refusal("the text", self.text):
             raise UserError(refusal)
-        [prompt_phones] = tokenizer.phones([self.prompt.text], [self.prompt_language])
+        prompt_phones = self.prompt.phones or tokenizer.phones([self.prompt.text], [self.prompt_language])[0]
         max_phones, seconds_per_phone = phones_of_a_part(self.prompt.seconds, len(prompt_phones), self.settings)
         phonemize = tokenizer.reader(self.language).phonemize
         self.lead_seconds, self.parts = split_text(self.text, phonemize, max_phones, language_code(self.language))
@@ -97,17 +105,21 @@ class LongText:
 
     def take(self) -> Request | None:
         """The next part; None if there is none, or it must continue a part that is not done yet."""
-        waits = self.settings.context == "previous" and self.num_taken > self.num_done
+        num_ahead = self.num_taken - self.num_done
+        waits = self.settings.context == "previous" and num_ahead > 0
+        waits = waits or (self.is_streamed and num_ahead >= max(1, self.num_done))
         if self.error is not None or waits or self.num_taken == len(self.parts):
             return None
         part = self.parts[self.num_taken]
-        prompt_text, codes, prompt_language = self.prompt.text, self._prompt_codes, self.prompt_language
+        prompt_text, codes, phones = self.prompt.text, self._prompt_codes, self.prompt.phones
+        prompt_language = self.prompt_language
         if self.previous_codes is not None:
-            prompt_text, codes = self.parts[self.num_taken - 1].text, self.previous_codes
+            prompt_text, codes, phones = self.parts[self.num_taken - 1].text, self.previous_codes, None
             prompt_language = self.language
         self.num_taken += 1
         seed = part_seed(self.settings.seed, part.start)
-        return Request(part.text, prompt_text, self.prompt.audio, codes, seed, self.language, prompt_language)
+        languages = self.language, prompt_language
+        return Request(part.text, prompt_text, self.prompt.audio, codes, seed, *languages, phones)
 
     def give_back(self) -> None:
         """Take back the requests whose speech was not added."""

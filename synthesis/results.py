@@ -13,11 +13,11 @@ from synthesis.long_texts import LongText, ResultRow, next_batch, synthesize_par
 from synthesis.subtitles import make_cues, write_subtitles
 from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem
+from synthesis.voices import load_prompt
 from utils.audio import write_audio
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.log import log, progress_bar
-from utils.prompts import prepare_prompt
 
 RESULTS = "results.jsonl"
 COPY_ENDING = "_copysyn"
@@ -133,7 +133,7 @@ def _synthesize_batch(
             if isinstance(item, InvalidLine):
                 raise UserError(item.reason)
             # A continuation needs the whole text of the prompt, but only the first seconds of its audio.
-            prompt = prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz, may_be_long=continual)
+            prompt = load_prompt(synthesizer, item.prompt_audio, item.prompt_text, may_be_long=continual)
             languages = item.language, item.prompt_language
             ready.append((item, LongText(synthesizer, item.text, prompt, continual, *languages)))
         except UserError as error:
@@ -153,7 +153,7 @@ def _synthesize_batch(
         # Failed speech is written, too, so that one can listen to it.
         write_audio(output_dir / f"{item.name}.wav", torch.cat(blocks[text]), rate_hz)
         if copysyn:
-            write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(text.prompt.audio), rate_hz)
+            write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy_prompt(text.prompt), rate_hz)
         rows.append(result_row(item, text, parts[text]))
     return rows
 

@@ -23,7 +23,7 @@ from synthesis.suspects import Suspect
 from synthesis.words import Word
 from utils.device import memory_advice
 from utils.errors import UserError
-from utils.prompts import is_silent
+from utils.prompts import Prompt, is_silent
 
 # The factor by which the minimum length grows after a try that ended too early.
 _LONGER_MINIMUM = 1.4
@@ -33,8 +33,8 @@ _LONGER_MINIMUM = 1.4
 class Request:
     """A text to synthesize in the voice of a prompt: its text, and its audio (N,) at the codec's rate.
 
-    `prompt_codes` (P, Q) replace the audio if they are given. `seed` replaces that of the settings. The languages of
-    the text and the prompt's text matter only in experiments with several.
+    `prompt_codes` (P, Q) replace the audio if they are given, and `prompt_phones` the text's. `seed` replaces that of
+    the settings. The languages of the text and the prompt's text matter only in experiments with several.
     """
 
     text: str
@@ -44,6 +44,7 @@ class Request:
     seed: int | None = None
     language: str = ""
     prompt_language: str = ""
+    prompt_phones: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Synthesizer:
         self.settings = settings
         self.device = device
         self.languages: Sequence[str] = ("",)
+        self.phone_extractor = ""
         self.is_reference = False
         self.aligner: TextAligner | None = None
         self.error_rate: ErrorRate | None = None
@@ -279,8 +281,12 @@ class Synthesizer:
 
     def copy(self, audio: Tensor) -> Tensor:
         """The codec's reconstruction of (N,) audio."""
-        codes, _ = self.codec.encode(audio.unsqueeze(0), torch.tensor([len(audio)]))
-        return self.decode([codes[0]])[0][: len(audio)]
+        return self.decode(self.encode([audio]))[0][: len(audio)]
+
+    def copy_prompt(self, prompt: Prompt) -> Tensor:
+        """The codec's reconstruction of a prompt, which may have codes only."""
+        codes = self.encode([prompt.audio])[0] if prompt.codes is None else prompt.codes
+        return self.decode([codes])[0][: round(prompt.seconds * self.codec.sample_rate_hz)]
 
     def decode(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Decode codes, each (T, Q), to audio, each (N,)."""
@@ -332,14 +338,18 @@ class Synthesizer:
 
     def tokenize(self, requests: Sequence[Request], continual: bool) -> list[TokenizedRequest | UserError]:
         """Each request in tokens, or the reason why it cannot be synthesized, with one phonemizer call for all."""
-        prompts = [request.prompt_text.strip() for request in requests]
+        prompts = [request.prompt_text.strip() if request.prompt_phones is None else "" for request in requests]
         texts = ["" if continual else request.text.strip() for request in requests]
         if self.is_reference and not continual:
             # The reference phonemizes prompt and text as one, and a word's phones may depend on its neighbours.
             texts = [f"{prompt} {text}" if text else "" for prompt, text in zip(prompts, texts, strict=True)]
         languages = [*(request.prompt_language for request in requests), *(request.language for request in requests)]
         phones = self.tokenizer.phones([*prompts, *texts], languages)
-        before, after = phones[: len(prompts)], phones[len(prompts) :]
+        after = phones[len(prompts) :]
+        before = [
+            found if request.prompt_phones is None else list(request.prompt_phones)
+            for request, found in zip(requests, phones, strict=False)
+        ]
         if self.is_reference and not continual:
             after = [_after_prompt(joint, len(prompt)) for prompt, joint in zip(before, after, strict=True)]
         # Prompts of valid requests only are encoded, in one batch.
@@ -359,7 +369,7 @@ class Synthesizer:
             if continual:
                 # Estimate how many phones follow the part of the audio that is kept.
                 kept_samples = self.settings.continual_prompt_seconds * self.codec.sample_rate_hz
-                share = 1 - kept_samples / len(request.prompt_audio)
+                share = 1 - kept_samples / self._num_prompt_samples(request)
                 item = replace(item, num_target_phones=max(1, round(len(prompt_phones) * share)))
             results.append(item)
         return results
@@ -402,13 +412,17 @@ class Synthesizer:
     ) -> str | None:
         """Why a request cannot be synthesized; None if it can."""
         kept_seconds = self.settings.continual_prompt_seconds
-        if continual and len(request.prompt_audio) <= kept_seconds * self.codec.sample_rate_hz:
+        if continual and self._num_prompt_samples(request) <= kept_seconds * self.codec.sample_rate_hz:
             return (
                 f"--continual keeps {kept_seconds:g} s of the prompt, and it is no longer than that; take a longer "
                 "one, or lower infer.continual_prompt_seconds"
             )
         texts = {
-            "the prompt's text": (request.prompt_text, request.prompt_language),
+            # Phones that are given may be those of another language.
+            "the prompt's text": (
+                request.prompt_text if request.prompt_phones is None else "",
+                request.prompt_language,
+            ),
             "the text": ("" if continual else request.text, request.language),
         }
         for name, (text, language) in texts.items():
@@ -422,12 +436,19 @@ class Synthesizer:
 
     def _prompt_codes(self, requests: Sequence[Request], continual: bool) -> list[Tensor]:
         """The codes (P, Q) of each prompt; those that are not given are encoded in one batch."""
-        audio = [request.prompt_audio for request in requests if request.prompt_codes is None]
+        num_samples = num_frames = None
         if continual:
             num_samples = round(self.settings.continual_prompt_seconds * self.codec.sample_rate_hz)
-            audio = [row[:num_samples] for row in audio]
+            num_frames = -(-num_samples // self.codec.hop_samples)
+        audio = [request.prompt_audio[:num_samples] for request in requests if request.prompt_codes is None]
         encoded = iter(self.encode(audio) if audio else [])
-        return [next(encoded) if request.prompt_codes is None else request.prompt_codes for request in requests]
+        return [
+            next(encoded) if request.prompt_codes is None else request.prompt_codes[:num_frames] for request in requests
+        ]
+
+    def _num_prompt_samples(self, request: Request) -> int:
+        codes = request.prompt_codes
+        return len(request.prompt_audio) if codes is None else len(codes) * self.codec.hop_samples
 
     def encode(self, audio: Sequence[Tensor]) -> list[Tensor]:
         """Encode audio, each (N,), to codes, each (T, Q)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import soundfile
 
 from synthesis.spoken_languages import split_language_tag
+from synthesis.voices import SUFFIX, find_voice, read_voice
 from utils.errors import UserError
 from utils.text_files import read_text_file
 
@@ -16,6 +17,8 @@ FORMS = (
     "text_prompt|audio_prompt|text",
     "id|text_prompt|audio_prompt|text",
 )
+VOICE_PREFIX = "voice:"
+"""A field such as voice:anna stands for the two fields of a prompt."""
 # Not allowed in file names.
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\.\.")
 _AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".m4a", ".webm", ".aac"}
@@ -27,7 +30,8 @@ _MAX_NAME_BYTES = 200
 class ListItem:
     """One text to synthesize; `name` is the output's path below the output folder, without suffix.
 
-    `reference_audio` is a recording of the text, for evaluation. `place` begins an error line, such as "line 3: ".
+    `prompt_audio` may be the file of a voice. `reference_audio` is a recording of the text, for evaluation. `place`
+    begins an error line, such as "line 3: ".
     """
 
     name: str
@@ -39,6 +43,10 @@ class ListItem:
     prompt_language: str = ""
     place: str = ""
 
+    @property
+    def has_voice(self) -> bool:
+        return self.prompt_audio.suffix == SUFFIX
+
 
 @dataclass(frozen=True)
 class InvalidLine:
@@ -48,8 +56,13 @@ class InvalidLine:
     reason: str
 
 
-def read_test_list(path: Path, find: Callable[[str], Path]) -> list[ListItem | InvalidLine]:
+def read_test_list(
+    path: Path, find: Callable[[str], Path], experiment: Path | None = None, voice: Path | None = None
+) -> list[ListItem | InvalidLine]:
     """The items of a list with one of `FORMS` in each line; `find` resolves a path to an existing one.
+
+    Voices that lines name are those of the experiment's folder and the user's. `voice` is the file of a voice that
+    replaces all prompts: lines may then be texts alone.
 
     A text or a prompt's text may begin with its language, as in [language zh]. The fields that are existing audio files
     determine the form of a line. A last field may name a reference audio. The
@@ -62,7 +75,7 @@ def read_test_list(path: Path, find: Callable[[str], Path]) -> list[ListItem | I
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            item: ListItem | InvalidLine = _parse_line(line, number, find)
+            item: ListItem | InvalidLine = _parse_line(line, number, find, experiment, voice)
         except UserError as error:
             item = InvalidLine(f"batch/{number}", f"line {number}: {error}")
         if item.name in names:
@@ -86,11 +99,21 @@ def output_name(prompt_audio: Path) -> str:
     return _cut_name(prompt_audio.stem)
 
 
-def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem:
+def _parse_line(
+    line: str, number: int, find: Callable[[str], Path], experiment: Path | None, voice: Path | None
+) -> ListItem:
     """The item of a line. Raises UserError naming the field that is wrong."""
     fields = [field.strip() for field in line.split("|")]
     while len(fields) > 3 and not fields[-1]:
         fields.pop()  # An empty reference.
+    if voice is not None and len(fields) == 1:
+        return _item("", number, fields[0], read_voice(voice).text, voice, None)
+    named = [index for index, field in enumerate(fields) if field.startswith(VOICE_PREFIX)]
+    if named and len(fields) > 1:
+        id_, text, reference_audio = _around_voice(fields, named[0], find)
+        name = fields[named[0]].removeprefix(VOICE_PREFIX).strip()
+        own = voice or find_voice(name, experiment, fields[named[0]])
+        return _item(id_, number, text, read_voice(own).text, own, reference_audio)
     if len(fields) < 3:
         raise UserError(f"it has {len(fields)} fields, and needs three or more: {' or '.join(FORMS)}")
     audio = _audio_fields(fields, find)
@@ -118,13 +141,37 @@ def _parse_line(line: str, number: int, find: Callable[[str], Path]) -> ListItem
             f"one or two belong: a | in a text divides it; write such a text last, as in {FORMS[1]}"
         )
     prompt_audio = find(fields[prompt])
-    name = _UNSAFE.sub("_", _cut_name(id_)).strip(" .") if id_ else f"{number}_{output_name(prompt_audio)}"
+    if voice is not None:
+        prompt_text, prompt_audio = read_voice(voice).text, voice
     reference_audio = None if reference is None else find(fields[reference])
+    return _item(id_, number, text, prompt_text, prompt_audio, reference_audio)
+
+
+def _around_voice(fields: Sequence[str], voice: int, find: Callable[[str], Path]) -> tuple[str, str, Path | None]:
+    """The id, the text and the reference audio of a line with a voice: [id|]text|voice, [id|]voice|text."""
+    before, after = list(fields[:voice]), list(fields[voice + 1 :])
+    reference_audio = None
+    if after and _looks_like_audio(after[-1]) and (len(after) > 1 or before):
+        reference_audio = find(after.pop())
+    if after and len(before) < 2:
+        return (before or [""])[0], "|".join(after), reference_audio
+    if before and len(before) < 3 and not after:
+        return ["", *before][-2], before[-1], reference_audio
+    raise UserError(
+        f"it has {len(fields)} fields, and a line with a voice is [id|]text|voice:NAME or [id|]voice:NAME|text"
+    )
+
+
+def _item(
+    id_: str, number: int, text: str, prompt_text: str, prompt_audio: Path, reference_audio: Path | None
+) -> ListItem:
+    """The item of a line, with the name of its output."""
+    name = _UNSAFE.sub("_", _cut_name(id_)).strip(" .") if id_ else f"{number}_{output_name(prompt_audio)}"
     language, text = split_language_tag(text)
     prompt_language, prompt_text = split_language_tag(prompt_text)
-    name = f"batch/{name or number}"
     languages = language, prompt_language
-    return ListItem(name, text, prompt_text, prompt_audio, reference_audio, *languages, f"line {number}: ")
+    place = f"line {number}: "
+    return ListItem(f"batch/{name or number}", text, prompt_text, prompt_audio, reference_audio, *languages, place)
 
 
 def _audio_fields(fields: Sequence[str], find: Callable[[str], Path]) -> list[int]:

@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks": {"synthesis", "training", "models", "modules", "processors", "utils", "config"},
     "evaluation": {"synthesis", "models", "processors", "utils", "config"},
     "web": {"synthesis", "models", "modules", "processors", "utils", "config"},
+    "vallet": {"evaluation", "synthesis", "models", "modules", "processors", "utils", "config"},
     "bins": {
         "benchmarks",
         "evaluation",
@@ -45,8 +46,20 @@ EXCEPTIONS: dict[str, set[str]] = {
 ROOMS = {*ALLOWED, "tests"}
 NEEDS = {"config": {"pydantic"}, "modules": {"torch"}}
 """For a folder, all that it may import beside the standard library."""
-BINS = ("preprocess", "train", "inference", "convert", "bench", "evaluate", "webui")
-HEAVY = ("torch", "torchaudio", "lhotse", "pydantic", "numpy", "accelerate", "phonemizer", "soundfile", "gradio")
+BINS = ("preprocess", "train", "inference", "convert", "bench", "evaluate", "webui", "voices", "serve")
+HEAVY = (
+    "torch",
+    "torchaudio",
+    "lhotse",
+    "pydantic",
+    "numpy",
+    "accelerate",
+    "phonemizer",
+    "soundfile",
+    "gradio",
+    "fastapi",
+    "uvicorn",
+)
 
 
 def files(room: str) -> list[Path]:

@@ -36,7 +36,8 @@ class Prompt:
     """A prepared prompt: audio (N,) at the codec's rate and its text.
 
     `seconds` is the length of the audio, `trimmed_seconds` the silence removed at the start and the end, `cut_seconds`
-    what was removed after a pause. `warnings` say what may sound bad.
+    what was removed after a pause. `warnings` say what may sound bad. The prompt of a voice has its codes (T, Q) and
+    audio of length 0, and may have its phones and its language.
     """
 
     audio: Tensor
@@ -45,6 +46,9 @@ class Prompt:
     trimmed_seconds: tuple[float, float] = (0.0, 0.0)
     cut_seconds: float = 0.0
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    codes: Tensor | None = None
+    phones: tuple[str, ...] | None = None
+    language: str = ""
 
     def to_row(self) -> dict[str, Any]:
         """The entry for `results.jsonl`."""

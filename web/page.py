@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,18 +14,20 @@ import gradio as gr
 from PIL.Image import Image
 from pydantic import ValidationError
 
-from config.schema import InferSettings, SamplingSettings
+from config.schema import InferSettings, SpeechSettings
 from models.experiment import Experiment
+from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.results import suspects_line
+from synthesis.synthesizer import Synthesizer
+from synthesis.voices import find_voice, load_prompt
 from utils.audio import write_audio
-from utils.checkpoint import Checkpoint
+from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
 from utils.log import log
-from utils.prompts import MAX_SECONDS, MIN_SECONDS
+from utils.prompts import MAX_SECONDS, MIN_SECONDS, Prompt
 from web.experiments import ExperimentList
 from web.pictures import draw_speech
-from web.prompts import MAX_CHARACTERS, check_prompt, check_text
-from web.synthesis_queue import QueuedRequest, QueuedSpeech, SynthesisQueue
+from web.prompts import MAX_CHARACTERS, check_prompt, check_text, read_prompt
 
 # Requests in the synthesis queue, which batches them, and in gradio's queue before it.
 _MAX_WAITING = 32
@@ -58,6 +61,7 @@ class Page:
     experiments: ExperimentList
     settings: Callable[[Experiment], InferSettings]
     folder: Path
+    voice: str | None = None
     unfinished: list[tuple[str | None, QueuedRequest]] = field(default_factory=list)
 
     def speak(
@@ -70,19 +74,24 @@ class Page:
         top_p: float | None,
         temperature: float | None,
         seed: int | None,
+        speed: float | None,
         history: Sequence[Remembered],
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for it among the defaults)
         session: gr.Request | None = None,
     ) -> tuple[Path, Image, str, list[Remembered]]:
         """Return the audio file, its picture, a line about it, and the history with it as the first entry."""
         try:
-            text, prompt_text = check_text(text, "the text"), check_text(prompt_text, "the prompt's text")
-            prompt = check_prompt(prompt_audio)
+            text = check_text(text, "the text")
             checkpoint = self._checkpoint(experiment)
-            sampling = self._sampling(checkpoint, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed)
-            request = QueuedRequest(checkpoint, sampling, text, prompt_text, prompt)
+            load = self._prompt_loader(prompt_audio, prompt_text, checkpoint)
+            settings = self._speech_settings(
+                checkpoint, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed, speed=speed
+            )
+            request = QueuedRequest(checkpoint, settings, text, load)
             self._wait(request, None if session is None else session.session_hash, progress)
             speech = request.done.result()
+            if not speech.has_speech:
+                raise UserError(speech.summary["error"])
             # The folder makes the path unique; the file's name is the one that a user downloads.
             audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
             write_audio(audio, speech.audio, speech.sample_rate_hz)
@@ -93,7 +102,17 @@ class Page:
             log.exception("a request to the page failed")
             raise _toast("something went wrong on the server; see its log") from None
         remembered = Remembered(f"{datetime.now():%H:%M:%S}", text, audio)
-        return audio, picture, _line(speech, sampling.seed), [remembered, *history][:_MAX_HISTORY]
+        return audio, picture, _line(speech, settings.seed), [remembered, *history][:_MAX_HISTORY]
+
+    def _prompt_loader(
+        self, prompt_audio: str | None, prompt_text: str, checkpoint: Checkpoint
+    ) -> Callable[[Synthesizer], Prompt]:
+        """What reads the prompt: that of the fields, or without one the voice that the server was started with."""
+        if not prompt_audio and not prompt_text.strip() and self.voice is not None:
+            voice = find_voice(self.voice, experiment_of(checkpoint), "--infer_voice")
+            return partial(load_prompt, source=voice, text="")
+        text, audio = check_text(prompt_text, "the prompt's text"), check_prompt(prompt_audio)
+        return lambda synthesizer: read_prompt(audio, text, synthesizer.codec.sample_rate_hz)
 
     def _wait(self, request: QueuedRequest, session: str | None, progress: gr.Progress) -> None:
         """Queue a request and show its progress until it is done."""
@@ -112,14 +131,14 @@ class Page:
             if owner == session.session_hash:
                 self.queue.cancel(request)
 
-    def _sampling(self, checkpoint: Checkpoint, **given: float | None) -> SamplingSettings:
-        """The experiment's sampling settings, replaced by the values of the page's fields."""
+    def _speech_settings(self, checkpoint: Checkpoint, **given: float | None) -> SpeechSettings:
+        """The experiment's own settings, replaced by the values of the page's fields."""
         if any(value is None for value in given.values()):
-            raise UserError("top-k, top-p, temperature and seed each need a number")
-        own = self.settings(Experiment.of(checkpoint)).model_dump(include=set(SamplingSettings.model_fields))
+            raise UserError("top-k, top-p, temperature, seed and speed each need a number")
+        own = self.settings(Experiment.of(checkpoint)).model_dump(include=set(SpeechSettings.model_fields))
         try:
             # The browser may send whole numbers as floats.
-            return SamplingSettings.model_validate({**own, **given}, strict=False)
+            return SpeechSettings.model_validate({**own, **given}, strict=False)
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{first['loc'][0]}: {first['msg'].lower()}; got {first['input']}") from None
@@ -147,7 +166,7 @@ class Page:
 
 
 def sampling_fields(infer: InferSettings) -> list[dict]:
-    """Value and limits of each sampling field. The limits are wide enough for the experiment's own value."""
+    """Value and limits of each field below Sampling. The limits are wide enough for the experiment's own value."""
     return [
         {"value": infer.top_k, "minimum": 0, "maximum": max(1024, infer.top_k)},
         {"value": infer.top_p, "minimum": min(0.05, infer.top_p), "maximum": 1},
@@ -157,6 +176,7 @@ def sampling_fields(infer: InferSettings) -> list[dict]:
             "maximum": max(2, infer.temperature),
         },
         {"value": infer.seed, "minimum": 0, "maximum": max(2**32 - 1, infer.seed)},
+        {"value": infer.speed, "minimum": 0.5, "maximum": 2},
     ]
 
 
@@ -205,7 +225,7 @@ def _build_inputs(page: Page) -> tuple[list[gr.Component], gr.Dropdown, list[gr.
     """Build the fields of the text, the prompt and its text; the experiments; and the fields of sampling."""
     found = page.experiments.find()
     names = list(found)
-    top_k, top_p, temperature, seed = sampling_fields(page.settings(Experiment.of(found[names[0]])))
+    top_k, top_p, temperature, seed, speed = sampling_fields(page.settings(Experiment.of(found[names[0]])))
     texts: list[gr.Component] = [
         gr.Textbox(label="Text", lines=3, max_lines=8, max_length=MAX_CHARACTERS, elem_id="text"),
         gr.Audio(
@@ -225,6 +245,7 @@ def _build_inputs(page: Page) -> tuple[list[gr.Component], gr.Dropdown, list[gr.
             gr.Slider(label="Top-p", info="Sample among the likeliest codes of this mass", step=0.01, **top_p),
             gr.Slider(label="Temperature", info="Lower: safer; higher: more varied", step=0.01, **temperature),
             gr.Number(label="Seed", info="The same seed gives the same speech", precision=0, **seed),
+            gr.Slider(label="Speed", info="Higher: faster, at the same pitch", step=0.05, **speed),
         ]
     return texts, experiment, sampling
 
@@ -254,7 +275,7 @@ def _state(request: QueuedRequest) -> str:
     return f"{request.long_text.num_done} of {len(request.long_text.parts)} parts done, {seconds}"
 
 
-def _line(speech: QueuedSpeech, seed: int) -> str:
+def _line(speech: SpokenText, seed: int) -> str:
     summary = speech.summary
     parts = f"{len(summary['parts'])} parts; " if len(summary["parts"]) > 1 else ""
     tries = f"try {summary['tries']}; " if summary["tries"] > 1 else ""

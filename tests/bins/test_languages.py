@@ -8,9 +8,11 @@ import pytest
 
 import bins.inference
 import bins.preprocess
+import bins.voices
 from models.experiment import Experiment
 from processors.manifest import list_shards, read_shards
 from processors.symbols import SymbolTable
+from synthesis.voices import read_voice
 from tests.support.tiny_runs import call, infer, prepare, sets, train, write_config, write_custom
 from utils.errors import UserError
 
@@ -104,6 +106,22 @@ def test_an_experiment_of_several_languages(tmp_path: Path, capsys: pytest.Captu
     )
     assert rows[3]["error"].startswith("line 4: the experiment was not trained on de, but on en-us, cmn, ja")
     assert "line 5: the text has letters" in rows[4]["error"] and "한 (HANGUL SYLLABLE HAN)" in rows[4]["error"]
+    # A voice keeps its language, which is not known from its text alone.
+    voice = ("--infer_expt_dir", str(folder), "--audio", prompt_of(config), "--voices_dir", str(folder / "voices"))
+    for name, text in (("ren", "東京"), ("eve", "Early birds.")):
+        language = () if name == "eve" else ("--language", "zh")
+        assert call(bins.voices, "add", name, *voice, "--text", text, *language) == 0
+    assert read_voice(folder / "voices" / "ren.safetensors").phones[0] == "<cmn>"
+    (tmp_path / "list.txt").write_text(
+        f"你好|voice:ren\n你好|[language zh] 東京|{prompt_of(config)}\n"
+        f"Tall trees|voice:ren\nTall trees|[language zh] 東京|{prompt_of(config)}\n"
+        f"你好|voice:eve\n你好|Early birds.|{prompt_of(config)}\n",
+        encoding="utf-8",
+    )
+    flags = ("--infer_expt_dir", str(folder), "--infer_output_dir", str(tmp_path / "voices"), "--infer_mode", "batch")
+    call(bins.inference, *flags, "--test_list_file", str(tmp_path / "list.txt"))
+    audio = [(tmp_path / "voices" / row["audio"]).read_bytes() for row in results(tmp_path / "voices")]
+    assert audio[::2] == audio[1::2]
     # The text's language by a flag.
     single = ("--infer_expt_dir", str(folder), "--infer_mode", "single", "--infer_text", "東京")
     single = (*single, "--infer_text_prompt", "Early birds", "--infer_audio_prompt", prompt_of(config))

@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.conftest import ROOT, free_port
-from tests.web.conftest import Trained
+from tests.support.pair import Trained
 
 pytestmark = pytest.mark.browser
 

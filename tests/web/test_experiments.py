@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import Trained
+from tests.support.pair import Trained
 from utils.errors import UserError
 from web.experiments import ExperimentList
 

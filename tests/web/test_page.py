@@ -22,18 +22,18 @@ from PIL import Image
 from config.schema import InferSettings
 from models.contract import Generation
 from synthesis.load import load_experiment
+from synthesis.queue import SynthesisQueue
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import free_port, tiny_infer
-from tests.web.conftest import Trained
+from tests.support.pair import Trained
 from utils.audio import write_audio
 from utils.log import log
 from utils.prompts import prepare_prompt
 from web.experiments import ExperimentList
 from web.page import Page, Remembered, build_page, sampling_fields
-from web.synthesis_queue import SynthesisQueue
 
 TEXT = "Early birds often find small green apples."
-SAMPLING = {"top_k": 20, "top_p": 0.9, "temperature": 0.8, "seed": 7}
+SAMPLING = {"top_k": 20, "top_p": 0.9, "temperature": 0.8, "seed": 7, "speed": 1.0}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ usage() {
     cat <<'HELP'
 usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|4|5 [flags]
 
-  --stage 1|2|3|4|5, -s     1: features, 2: training, 3: inference, 4: evaluation, 5: web page
+  --stage 1|2|3|4|5, -s     1: features, 2: training, 3: inference, 4: evaluation, 5: web page and HTTP API
   --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stages 3 and 4: take its infer section;
                             in stage 5: list the experiments of its log_dir
   --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; an error if CUDA cannot be
@@ -41,6 +41,7 @@ Stage 3, inference:
   --infer_text_file FILE    single: a file with a text of any length instead; the same command continues after a stop
   --infer_text_prompt TEXT  single: the text of the prompt
   --infer_audio_prompt FILE single: the prompt, about 3 seconds of the voice
+  --infer_voice NAME        a voice that bins/voices.py saved, in place of the prompt and its text
   --test_list_file FILE     batch: a list of text|text_prompt|audio_prompt lines (also --infer_test_list_file)
   --infer_language CODE     language of texts that do not begin with one, as in "[language zh] ...", in an experiment
                             with several (default: by script)
@@ -60,6 +61,7 @@ Stage 4, evaluation, into report.html and metrics.json:
   --infer_expt_dir DIR      experiment to measure; may be repeated to compare several
   --audio_dir DIR           output folder of stage 3 with the same list, to measure; may be repeated
   --test_list_file FILE     text|text_prompt|audio_prompt[|reference_audio] lines (also --infer_test_list_file)
+  --infer_voice NAME        a saved voice in place of the prompts of the list
   --eval_output_dir DIR     output folder (default <infer_expt_dir>/evaluation)
   --continual               the list is for continuations: the first seconds are the prompt
   --asr pocketsphinx|whisper|hubert|none
@@ -75,11 +77,18 @@ Stage 4, evaluation, into report.html and metrics.json:
   --build_test_lists librispeech|libritts
                             only write the usual test lists of the config's corpus to --eval_output_dir
 
-Stage 5, web page:
+Stage 5, web page and HTTP API:
   --infer_expt_dir DIR      experiment of the NAR model that is selected at first
   --log_dir DIR             parent of the experiments to choose from (default: log_dir of the config)
   --host ADDRESS            address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: the network)
   --port N                  port to listen on (default 7860)
+  --infer_voice NAME        a saved voice for requests that name none
+  --api_key KEY             key that clients of the API, and users of the page as a password, must give (default: the
+                            variable VALLET_API_KEY, if it is set)
+  --max_characters N        longest text of the API (default 4096)
+  --max_waiting N           requests that may be in the queue before the API refuses more (default 32)
+  --max_seconds S           longest time of a request to the API (default 600)
+  --drain_seconds S         how long SIGTERM lets requests be finished (default 60)
 HELP
 }
 

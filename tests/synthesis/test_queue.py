@@ -4,6 +4,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,26 @@ import pytest
 import soundfile
 import torch
 
-from config.schema import SamplingSettings
+from config.schema import SpeechSettings
 from synthesis.long_texts import LongText, ResultRow
+from synthesis.queue import MAX_LOADED, QueuedRequest, SynthesisQueue
 from synthesis.synthesizer import Request, Synthesizer
+from synthesis.voices import load_prompt
 from tests.support.long_texts import speak
-from tests.web.conftest import Trained
+from tests.support.pair import Trained
 from utils.errors import UserError
 from utils.prompts import prepare_prompt
-from web.synthesis_queue import MAX_LOADED, QueuedRequest, SynthesisQueue
 
-DRAWN = SamplingSettings(top_k=0, top_p=0.9, temperature=0.8, seed=3, repetition_window=0, repetition_threshold=0.1)
+DRAWN = SpeechSettings(
+    top_k=0,
+    top_p=0.9,
+    temperature=0.8,
+    seed=3,
+    repetition_window=0,
+    repetition_threshold=0.1,
+    speed=1.0,
+    loudness_lufs=None,
+)
 TEXTS = ("Early birds find apples.", "Tall trees near quiet rivers often find birds.", "Small.")
 WAIT_SECONDS = 300
 PARAGRAPHS = tuple(f"{text} {number}" for number in ("One.", "Two.") for text in TEXTS)
@@ -55,7 +66,7 @@ class Recorder:
 @pytest.fixture
 def recorder(synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     # A collection of all garbage of the test process takes a second, and models are freed without it.
-    monkeypatch.setattr("web.synthesis_queue.release_memory", lambda: None)
+    monkeypatch.setattr("synthesis.queue.release_memory", lambda: None)
     return Recorder(synthesizer, monkeypatch)
 
 
@@ -67,30 +78,33 @@ def queue(recorder: Recorder) -> Iterator[SynthesisQueue]:
     queue.close()
 
 
-def queued(trained: Trained, text: str, sampling: SamplingSettings = DRAWN, index: int = 0, **changes) -> QueuedRequest:
+def queued(trained: Trained, text: str, sampling: SpeechSettings = DRAWN, index: int = 0, **changes) -> QueuedRequest:
     audio, prompt_text = trained.prompt(index)
-    values = {"text": text, "prompt_text": prompt_text, "prompt_audio": audio, **changes}
-    return QueuedRequest(values.pop("checkpoint", trained.checkpoint), sampling, **values)
+    source = {"audio": audio, "prompt_text": prompt_text, **changes}
+    checkpoint, on_block = source.pop("checkpoint", trained.checkpoint), source.pop("on_block", None)
+    load = partial(load_prompt, source=source["audio"], text=source["prompt_text"])
+    return QueuedRequest(checkpoint, sampling, text, load, on_block)
 
 
 def alone(synthesizer: Synthesizer, request: QueuedRequest) -> torch.Tensor:
-    prompt = prepare_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
-    speaking = synthesizer.with_settings(**request.sampling.model_dump())
+    prompt = request.load_prompt(synthesizer)
+    speaking = synthesizer.with_settings(**request.settings.model_dump())
     [speech] = speaking._synthesize_batch([Request(request.text, prompt.text, prompt.audio)], False, None)
-    return speech.audio
+    return LongText(speaking, request.text, prompt).add(speech)[0]
 
 
 def test_waiting_requests_form_a_batch_and_equal_each_alone(trained, synthesizer, recorder, queue) -> None:
     other = DRAWN.model_copy(update={"seed": 4})
     requests = [queued(trained, text, index=index) for index, text in enumerate(TEXTS)]
     requests.insert(1, queued(trained, TEXTS[0], other))
+    requests.insert(2, queued(trained, TEXTS[0], DRAWN.model_copy(update={"speed": 2.0, "loudness_lufs": -20.0})))
     requests.append(queued(trained, TEXTS[0], DRAWN.model_copy(update={"top_k": 3})))
     for request in requests:
         queue.submit(request)
     queue.start()
     speeches = [request.done.result(WAIT_SECONDS) for request in requests]
-    # Each has its own seed; other sampling is a batch of its own.
-    assert recorder.groups == [[TEXTS[0], *TEXTS], [TEXTS[0]]]
+    # Each has its own seed, speed and loudness; other sampling is a batch of its own.
+    assert recorder.groups == [[TEXTS[0], TEXTS[0], *TEXTS], [TEXTS[0]]]
     assert recorder.built == [trained.checkpoint.path]
     for request, result in zip(requests, speeches, strict=True):
         assert torch.equal(result.audio, alone(synthesizer, request))
@@ -115,7 +129,7 @@ def test_a_request_that_fails_does_not_affect_the_others(trained, synthesizer, r
     good = [queued(trained, TEXTS[0]), queued(trained, TEXTS[1], index=1)]
     bad = [
         queued(trained, "?!"),
-        queued(trained, TEXTS[2], prompt_audio=silent),
+        queued(trained, TEXTS[2], audio=silent),
         queued(trained, TEXTS[0], prompt_text="..."),
     ]
     for request in (bad[0], good[0], bad[1], good[1], bad[2]):
@@ -169,6 +183,19 @@ def test_long_texts_take_turns(trained, synthesizer, recorder, queue) -> None:
     assert recorder.groups == [[one, one, two, two], [three, three, four, five], [six]]
 
 
+def test_a_streamed_text_begins_with_one_part_and_is_the_same_audio(trained, recorder, queue) -> None:
+    blocks: list[torch.Tensor] = []
+    whole, streamed = queued(trained, LONG), queued(trained, LONG, on_block=blocks.append)
+    queue.submit(streamed)
+    queue.start()
+    speech = streamed.done.result(WAIT_SECONDS)
+    # Each turn has as many parts as were done before it.
+    assert [len(group) for group in recorder.groups] == [1, 1, 2, 2] and len(blocks) == 6
+    queue.submit(whole)
+    assert torch.equal(torch.cat(blocks), whole.done.result(WAIT_SECONDS).audio)
+    assert torch.equal(torch.cat(blocks), speech.audio) and len(queue) == 0
+
+
 def test_a_request_that_is_cancelled_frees_the_queue(trained, synthesizer, recorder, queue) -> None:
     recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
     long, waiting, short = queued(trained, LONG), queued(trained, LONG, index=1), queued(trained, TEXTS[1])
@@ -204,8 +231,9 @@ def test_a_long_text_with_failed_parts_is_spoken_and_marked(trained, synthesizer
     failed = [part["text"] for part in summary["parts"] if "error" in part]
     assert {PARAGRAPHS[1], PARAGRAPHS[4]} <= set(failed) and summary["ended"] != "eos"
     assert summary["error"].startswith(f"{len(failed)} of 6 parts failed; part ")
-    with pytest.raises(UserError, match="the speech did not end by itself"):
-        failing.done.result(WAIT_SECONDS)
+    speech = failing.done.result(WAIT_SECONDS)
+    assert not speech.has_speech and speech.ended == "cap" and "the speech did not end by itself" in str(speech.error)
+    assert request.done.result().has_speech and len(speech.audio) == 5 * 960
 
 
 def test_requests_after_a_failure_are_synthesized(trained, recorder, queue) -> None:
@@ -312,3 +340,7 @@ def test_closing_fails_the_waiting_requests(trained, recorder) -> None:
     queue.start()
     with pytest.raises(UserError, match="closing"):
         waiting.done.result(WAIT_SECONDS)
+    later = queued(trained, TEXTS[0])
+    queue.submit(later)
+    with pytest.raises(UserError, match="closing"):
+        later.done.result(0)

@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from config.schema import SamplingSettings
+from config.schema import SpeechSettings
 from synthesis.long_texts import LongText, ResultRow, next_batch, synthesize_parts
+from synthesis.subtitles import make_cues, write_subtitles
 from synthesis.synthesizer import Request, Synthesizer
+from utils.audio import write_audio
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.device import release_memory
 from utils.errors import UserError
-from web.prompts import read_prompt
+from utils.prompts import Prompt
 
 _CLOSING = "the server is closing"
 # Experiments kept in memory.
@@ -25,27 +27,77 @@ MAX_LOADED = 2
 
 
 @dataclass(frozen=True)
-class QueuedSpeech:
-    """The audio (N,) of a request, and what `results.jsonl` of stage 3 would say of it."""
+class SpokenText:
+    """The audio (N,) of a text, in [-1, 1], and what `results.jsonl` of stage 3 would say of it."""
 
+    text: str
     audio: Tensor
     sample_rate_hz: int
     summary: ResultRow
 
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / self.sample_rate_hz
+
+    @property
+    def ended(self) -> str:
+        """How the speech ended: "eos" is success; "cap", "floor" and "silent" are not, and `error` says why."""
+        return str(self.summary["ended"])
+
+    @property
+    def error(self) -> str | None:
+        """Why some or all of the audio is not speech of the text, and what to do; None if all of it is."""
+        return self.summary.get("error")
+
+    @property
+    def parts(self) -> list[ResultRow]:
+        """The parts of the text: each with its `text`, its `start` and `end` in seconds, and how it `ended`."""
+        return list(self.summary["parts"])
+
+    @property
+    def words(self) -> list[dict[str, Any]]:
+        """Each `word`, its `start` and `end` in seconds; none if the model has no attention to find them by."""
+        return list(self.summary.get("words", ()))
+
+    @property
+    def suspects(self) -> list[dict[str, Any]]:
+        """Words that may be wrong: the `problem`, the `word` and its `time` in seconds."""
+        return list(self.summary.get("suspects", ()))
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether at least one part is speech of its text."""
+        return any("error" not in row for row in self.parts)
+
+    def save(self, path: str | Path, subtitles: Literal["srt", "vtt"] | None = None) -> None:
+        """Write the audio as 16-bit WAV, and perhaps subtitles beside it.
+
+        Raises UserError if there are no times of words for them.
+        """
+        if subtitles is not None and "words" not in self.summary:
+            raise UserError("subtitles need the times of words; load a model that has them with infer.word_times true")
+        write_audio(Path(path), self.audio, self.sample_rate_hz)
+        if subtitles is not None:
+            write_subtitles(Path(path).with_suffix(f".{subtitles}"), make_cues(self.text, self.words))
+
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """A text to synthesize and its progress: `num_seconds` are decoded, of about `guessed_seconds`."""
+    """A text to synthesize and its progress: `num_seconds` are decoded, of about `guessed_seconds`.
+
+    `load_prompt` is called in the queue's thread, with the model's synthesizer. `on_block` is called there with each
+    next block of the audio, before `done` has all of it; the first block then takes as little time as possible.
+    """
 
     checkpoint: Checkpoint
-    sampling: SamplingSettings
+    settings: SpeechSettings
     text: str
-    prompt_text: str
-    prompt_audio: Path
+    load_prompt: Callable[[Synthesizer], Prompt]
+    on_block: Callable[[Tensor], None] | None = None
     state: Literal["waiting", "loading the model", "speaking"] = "waiting"
     num_seconds: float = 0.0
     guessed_seconds: float = math.inf
-    done: "Future[QueuedSpeech]" = field(default_factory=Future)
+    done: "Future[SpokenText]" = field(default_factory=Future)
     long_text: LongText | None = None
     blocks: list[Tensor] = field(default_factory=list)
     parts: list[ResultRow] = field(default_factory=list)
@@ -56,9 +108,9 @@ class QueuedRequest:
         return self.long_text is not None and len(self.long_text.parts) > 1
 
     def fits(self, other: "QueuedRequest") -> bool:
-        """Whether the two can be in one batch. Each has its own seed."""
-        same_seed = {"seed": 0}
-        own, others = (request.sampling.model_copy(update=same_seed) for request in (self, other))
+        """Whether the two can be in one batch. Each has its own seed, speed and loudness."""
+        same = {"seed": 0, "speed": 1.0, "loudness_lufs": None}
+        own, others = (request.settings.model_copy(update=same) for request in (self, other))
         return self.checkpoint == other.checkpoint and own == others
 
 
@@ -80,7 +132,7 @@ class SynthesisQueue:
         # All requests that are not done, in the order of their turns.
         self._waiting: list[QueuedRequest] = []
         self._changed = threading.Condition()
-        self._is_closed = False
+        self._is_closed, self.is_draining = False, False
         self._thread = threading.Thread(target=self._run, name="synthesis queue", daemon=True)
 
     def start(self) -> None:
@@ -89,19 +141,32 @@ class SynthesisQueue:
     def submit(self, request: QueuedRequest) -> None:
         """Append a request to the queue; `request.done` receives its speech or an exception."""
         with self._changed:
-            self._waiting.append(request)
-            self._changed.notify()
+            if not self._is_closed and not self.is_draining:
+                self._waiting.append(request)
+                self._changed.notify()
+                return
+        request.done.set_exception(UserError(_CLOSING))
+
+    def __len__(self) -> int:
+        """How many requests are not done."""
+        return len(self._waiting)
 
     def cancel(self, request: QueuedRequest) -> None:
         """Remove a request from the queue, which fails with UserError. Its batch ends if nobody waits for it."""
         self._end([request], UserError("the request was cancelled"))
+
+    def drain(self) -> None:
+        """Refuse new requests, and finish those that were submitted."""
+        self.is_draining = True
 
     def close(self) -> None:
         """Stop the thread at the next frame; all unfinished requests fail with UserError."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        # Garbage that is collected in the queue's own thread may be what closes the queue.
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def load(self, checkpoint: Checkpoint) -> Synthesizer:
         """Return the experiment's synthesizer, from memory if it is there. Raises UserError if it cannot be loaded."""
@@ -153,7 +218,7 @@ class SynthesisQueue:
         batch = next_batch(list(by_text), synthesizer.texts_per_batch)
         members = [by_text[text] for text, _ in batch]
         try:
-            self._synthesize(synthesizer.with_settings(**first.sampling.model_dump()), batch, members)
+            self._synthesize(synthesizer.with_settings(**first.settings.model_dump()), batch, members)
         except _BatchEndedError:
             for request in members:
                 request.was_interrupted = True
@@ -166,9 +231,9 @@ class SynthesisQueue:
     def _prepare(self, request: QueuedRequest, synthesizer: Synthesizer) -> None:
         """Read the prompt and split the text; a request for which this is not possible fails."""
         try:
-            prompt = read_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
-            sampled = synthesizer.with_settings(**request.sampling.model_dump())
-            request.long_text = LongText(sampled, request.text, prompt)
+            sampled = synthesizer.with_settings(**request.settings.model_dump())
+            request.long_text = LongText(sampled, request.text, request.load_prompt(synthesizer))
+            request.long_text.is_streamed = request.on_block is not None
             request.guessed_seconds = request.long_text.guessed_seconds
         except Exception as error:
             self._end([request], error)
@@ -181,8 +246,7 @@ class SynthesisQueue:
             request.state = "speaking"
         # Texts of one part would lose more by an interruption than a new request gains.
         may_interrupt = all(request.is_long and not request.was_interrupted for request in members)
-        rate_hz, speed = synthesizer.codec.sample_rate_hz, synthesizer.settings.speed
-        frames_per_second = synthesizer.codec.frame_rate_hz * speed
+        rate_hz, frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
 
         def on_frames(num_frames: int) -> None:
             has_new = any(request.state == "waiting" for request in self._waiting)
@@ -190,9 +254,8 @@ class SynthesisQueue:
             if self._is_closed or is_unwanted or (may_interrupt and has_new):
                 raise _BatchEndedError
             for (text, _), request in zip(batch, members, strict=True):
-                request.num_seconds = (
-                    text.num_samples / rate_hz + members.count(request) * num_frames / frames_per_second
-                )
+                num_seconds = num_frames / (frame_rate_hz * request.settings.speed)
+                request.num_seconds = text.num_samples / rate_hz + members.count(request) * num_seconds
 
         request_of = dict(zip((text for text, _ in batch), members, strict=True))
         for text, audio, row in synthesize_parts(synthesizer, batch, on_frames=on_frames):
@@ -200,21 +263,18 @@ class SynthesisQueue:
             request.was_interrupted = False
             request.blocks.append(audio)
             request.parts.append(row)
+            if request.on_block is not None:
+                request.on_block(audio)
         for text, request in request_of.items():
             if text.error is not None:
                 self._end([request], text.error)
             elif text.is_done:
-                self._deliver(request, text)
+                # Failed speech is handed over, too: one may want to listen to it.
+                audio, summary = torch.cat(request.blocks), text.summary(request.parts)
+                speech = SpokenText(text.text, audio, text.sample_rate_hz, summary)
+                self._end([request], speech)
 
-    def _deliver(self, request: QueuedRequest, text: LongText) -> None:
-        """Hand over the speech. It is an error if every part of it failed."""
-        summary = text.summary(request.parts)
-        if all("error" in row for row in request.parts):
-            self._end([request], UserError(summary["error"]))
-        else:
-            self._end([request], QueuedSpeech(torch.cat(request.blocks), text.sample_rate_hz, summary))
-
-    def _end(self, requests: Sequence[QueuedRequest], result: QueuedSpeech | Exception) -> None:
+    def _end(self, requests: Sequence[QueuedRequest], result: SpokenText | Exception) -> None:
         """Remove requests from the queue with a result; those that are done already keep theirs."""
         with self._changed:
             self._waiting = [request for request in self._waiting if request not in requests]

@@ -1,0 +1,169 @@
+"""A loaded model that speaks: requests of all threads go through one queue, which forms batches."""
+
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from config.schema import SpeechSettings
+from evaluation.candidates import add_error_rate
+from models.experiment import Experiment
+from synthesis.load import find_pretrained, load_experiment
+from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
+from synthesis.synthesizer import Synthesizer
+from synthesis.voices import SUFFIX, default_voice, find_voice, list_voices, load_prompt
+from utils.checkpoint import Checkpoint, resolve_checkpoint
+from utils.cli import find_path
+from utils.errors import UserError
+from utils.log import log
+
+
+class TTS:
+    """A model in memory. All methods may be called from any thread; what several threads ask for is decoded together.
+
+    The same text, prompt, sampling and seed give the same audio. `close` frees the model, as does the end of a `with`
+    block, or of the program.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, overrides: Sequence[str] = ()) -> None:
+        self._checkpoint, self._experiment = checkpoint, Experiment.of(checkpoint)
+
+        def build(source: Checkpoint) -> Synthesizer:
+            synthesizer, _ = load_experiment(source.path, "vallet.load", overrides)
+            add_error_rate(synthesizer)
+            return synthesizer
+
+        self._queue = SynthesisQueue(build)
+        synthesizer = self._queue.load(checkpoint)
+        self.sample_rate_hz = synthesizer.codec.sample_rate_hz
+        self._settings = synthesizer.settings.model_dump(include=set(SpeechSettings.model_fields))
+        self._queue.start()
+        self.close: Callable[[], object] = weakref.finalize(self, self._queue.close)
+        """Stop: requests that are not done raise UserError, and so do later ones."""
+
+    @property
+    def voices(self) -> list[str]:
+        """The names of the saved voices, those in the model's own folder first."""
+        return list(list_voices(self._experiment.folder))
+
+    def say(
+        self,
+        text: str,
+        *,
+        voice: str | None = None,
+        prompt: str | Path | None = None,
+        prompt_text: str | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        speed: float | None = None,
+    ) -> SpokenText:
+        """Synthesize a text of any length in a saved voice, or in that of a recording, `prompt`, of `prompt_text`.
+
+        `voice` is the name of a saved voice, or the path of its file. Without both, it is the first voice in the
+        model's own folder. Parameters that are not given are the model's own settings.
+
+        The speech is returned even if it failed, with a warning in the log: see its `ended` and `error`. Raises
+        UserError if the text or the prompt cannot be used.
+        """
+        given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed, "speed": speed}
+        request = self._request(text, voice, prompt, prompt_text, given)
+        self._queue.submit(request)
+        return self._finish(request)
+
+    def stream(
+        self,
+        text: str,
+        *,
+        voice: str | None = None,
+        prompt: str | Path | None = None,
+        prompt_text: str | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        speed: float | None = None,
+    ) -> Generator[Tensor, None, SpokenText]:
+        """As `say`, but yields the audio as it is made: a block (N,) for each part of the text.
+
+        The blocks put together are the audio of `say`, bit for bit if the model runs in fp32. Closing the generator
+        cancels the rest. Synthesis begins with the first `next`.
+        """
+        given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed, "speed": speed}
+        return self._stream(self._request(text, voice, prompt, prompt_text, given))
+
+    def _stream(self, request: QueuedRequest) -> Generator[Tensor, None, SpokenText]:
+        blocks: SimpleQueue[Tensor | None] = SimpleQueue()
+        request.on_block = blocks.put
+        # None marks the end, or an error.
+        request.done.add_done_callback(lambda _: blocks.put(None))
+        self._queue.submit(request)
+        try:
+            while (block := blocks.get()) is not None:
+                yield block
+            return self._finish(request)
+        finally:
+            self._queue.cancel(request)
+
+    def _request(
+        self,
+        text: str,
+        voice: str | None,
+        prompt: str | Path | None,
+        prompt_text: str | None,
+        given: dict[str, float | None],
+    ) -> QueuedRequest:
+        if voice is not None and prompt is not None:
+            raise UserError("voice, prompt: give one of the two")
+        if (prompt is None) != (prompt_text is None):
+            raise UserError("prompt, prompt_text: a recording and its text are needed together")
+        folder = self._experiment.folder
+        if prompt is not None:
+            source = find_path(str(prompt), "prompt")
+        elif voice is None:
+            source = default_voice(folder)
+        else:
+            source = find_path(voice, "voice") if voice.endswith(SUFFIX) else find_voice(voice, folder, "voice")
+        changes = {name: value for name, value in given.items() if value is not None}
+        try:
+            chosen = SpeechSettings.model_validate({**self._settings, **changes}, strict=False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{first['loc'][0]}: {first['msg'].lower()}; got {first['input']!r}") from None
+        load = partial(load_prompt, source=source, text=prompt_text or "")
+        return QueuedRequest(self._checkpoint, chosen, text, load)
+
+    def _finish(self, request: QueuedRequest) -> SpokenText:
+        """Wait for a request. An interrupt cancels it."""
+        try:
+            speech = request.done.result()
+        except BaseException:
+            self._queue.cancel(request)
+            raise
+        if speech.error is not None:
+            log.warning("%s", speech.error)
+        return speech
+
+    def __enter__(self) -> "TTS":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(folder: str | Path | None = None, *, overrides: Sequence[str] = ()) -> TTS:
+    """Load the newest model of an experiment's folder or of a released one; without a folder, the pretrained pair.
+
+    It runs on the first GPU, or on the CPU if there is none. `overrides` change settings, as --set of the stages does:
+    `["infer.precision=int8"]`. Raises UserError if there is no complete model.
+    """
+    path = find_pretrained("give vallet.load a folder") if folder is None else find_path(str(folder), "vallet.load")
+    return TTS(resolve_checkpoint(path, "vallet.load"), overrides)
