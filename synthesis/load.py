@@ -14,7 +14,7 @@ from models.experiment import (
     longest_sequences,
     reference_limits,
 )
-from processors.codecs import build_codec, codec_class
+from processors.codecs import build_codec, codec_class, with_vocoder
 from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
 from processors.text import TextTokenizer
@@ -48,6 +48,7 @@ def load_experiment(
     codec = build_codec(
         preprocess, experiment.codec(codec_class(preprocess.acoustic_token_extractor).file_name), ROOT, device
     )
+    codec = with_vocoder(codec, settings.infer, ROOT)
     tokenizer = TextTokenizer.from_settings(preprocess, SymbolTable.load(experiment.symbols))
     # Load the frontend now: a language that it does not have is an error at once, not at the first text.
     _ = tokenizer.phonemizer
