@@ -349,6 +349,12 @@ class TextSettings(BaseModel):
     preprocess: PreprocessSettings
 
 
+class CodecSettings(TextSettings):
+    """The settings of the codec and of its decoder, of a config whose corpora do not matter."""
+
+    infer: InferSettings
+
+
 class ValleExperiment(Settings):
     """Settings of an experiment whose model is VALL-E, for the benchmarks of that model."""
 

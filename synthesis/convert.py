@@ -19,9 +19,9 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
     Weights become safetensors of `dtype`, settings are completed, and the ids of the symbol table are written out. The
-    codec's file or folder is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. A lexicon is
-    copied too. Other files in the folder, such as a model card, stay. Raises UserError if the folder has a file that
-    would be written.
+    codec's file or folder is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. A
+    lexicon is copied too. Other files in the folder, such as a model card, stay. Raises UserError if the folder has a
+    file that would be written.
     """
     experiment, origin = Experiment(folder), Experiment.of(source)
     if folder.exists() and not folder.is_dir():

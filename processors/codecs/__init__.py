@@ -43,8 +43,8 @@ def check_model(codec: Codec, settings: ModelSettings) -> None:
     """Raises UserError if the model does not have the codebooks of the codec."""
     if (codec.num_codebooks, codec.codebook_size) != (settings.num_quantizers, settings.audio_token_num):
         raise UserError(
-            f"model.num_quantizers and model.audio_token_num are {settings.num_quantizers} and "
-            f"{settings.audio_token_num}; they must be the codec's, {codec.num_codebooks} and {codec.codebook_size}"
+            f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
+            f"{codec.codebook_size}"
         )
 
 

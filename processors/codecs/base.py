@@ -55,12 +55,13 @@ class Codec(ABC):
         """The codec that the settings describe, on the CPU.
 
         If `own_file`, the codec's own file or folder, exists, it takes precedence over `preprocess.codec_checkpoint`,
-        which may be relative to `root`. Raises UserError if weights or codebooks are missing, damaged or made for other settings.
+        which may be relative to `root`. Raises UserError if weights or codebooks are missing, damaged or made for other
+        settings.
         """
 
     @classmethod
     def weights_file(cls, settings: PreprocessSettings, root: Path) -> Path | None:
-        """The local file or folder with the codec's weights, a copy of which every experiment gets; None without one."""
+        """The local file or folder with the codec's weights, of which experiments get a copy; None without one."""
         return None if settings.codec_checkpoint is None else resolve_path(settings.codec_checkpoint, root)
 
     @classmethod

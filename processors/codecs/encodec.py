@@ -23,6 +23,8 @@ SAMPLE_RATE_HZ, HOP_SAMPLES = 24000, 320
 NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 1024
 # The widest convolutions over frames use six frames of reflection padding, which needs seven frames of input.
 MIN_BATCH_FRAMES = 7
+_FOLDER_FILE = "model.safetensors"
+_NAME = "EnCodec's 24 kHz model"
 _ADVICE = (
     "give encodec_24khz-d7cc33bc.th, a folder with facebook/encodec_24khz, or null to download the weights, or set "
     "preprocess.acoustic_token_extractor to MelRVQ"
@@ -127,9 +129,6 @@ class Encodec(Codec):
         return audio
 
 
-_NAME = "EnCodec's 24 kHz model"
-
-
 def _row_groups(codes_lens: Tensor) -> Iterator[tuple[list[int], int]]:
     """Rows that may share a batch, with the frames of the longest; rows without frames are left out.
 
@@ -178,10 +177,9 @@ def read_weights(source: Path | str | None) -> dict[str, Tensor]:
             found = torch.hub.load_state_dict_from_url(
                 WEIGHTS_URL, map_location="cpu", check_hash=True, weights_only=True
             )
-        elif isinstance(source, str):
-            found = read_tensors(download(source, "model.safetensors"))
         else:
-            found = read_tensors(source / "model.safetensors" if source.is_dir() else source)
+            path = download(source, _FOLDER_FILE) if isinstance(source, str) else source
+            found = read_tensors(path / _FOLDER_FILE if path.is_dir() else path)
     except Exception as error:  # A damaged file or a failed download raises many types.
         if source is None:
             raise UserError(

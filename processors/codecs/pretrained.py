@@ -1,6 +1,7 @@
 """Codecs of the transformers library (Apache-2.0), with weights from a folder in its format or from the hub."""
 
 import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,12 @@ from torch.nn import functional as F
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
-from processors.codecs.weights import check_finite, find_weights, quiet_hub, unusable
+from processors.codecs.weights import check_finite, download, find_weights, quiet_hub, unusable
 from utils.errors import UserError
 from utils.files import copy_folder
 
 MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_RATE_HZ = 128, 2**17, 192000
+_FILES = ("*.json", "*.safetensors")
 RowGroup = tuple[list[int], Tensor]
 
 
@@ -59,7 +61,7 @@ class PretrainedCodec(Codec):
 
     @classmethod
     def copy_weights(cls, source: Path, target: Path) -> None:
-        copy_folder(source, target, ["*.json", "*.safetensors"])
+        copy_folder(source, target, _FILES)
 
     @classmethod
     def load_model(cls, source: Path | str) -> Any:
@@ -74,13 +76,13 @@ class PretrainedCodec(Codec):
                 f"{cls.library_class}; pip install --upgrade transformers, which needs Python 3.11 or newer"
             )
         try:
-            if isinstance(source, Path) and not source.is_dir():
+            folder = download(source, *_FILES) if isinstance(source, str) else source
+            if not folder.is_dir():
                 raise NotADirectoryError("not a folder with config.json and model.safetensors")
-            content, _ = kind.config_class.get_config_dict(str(source))
-            cls._check_config(content)
+            cls._check_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             # Weights in a pickle are not read: they could run code.
             model, report = kind.from_pretrained(
-                str(source), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
             for trouble in ("missing_keys", "mismatched_keys"):
                 if names := sorted(map(str, report[trouble])):

@@ -112,11 +112,8 @@ def load_vocos(source: Path | str) -> tuple[VocosNet, Tensor]:
     Raises UserError if they are missing, damaged or of another model. Nothing but tensors is read.
     """
     try:
-        if isinstance(source, str):
-            path = download(source, WEIGHTS_FILE)
-        else:
-            path = source / WEIGHTS_FILE if source.is_dir() else source
-        weights = read_tensors(path)
+        path = download(source, WEIGHTS_FILE) if isinstance(source, str) else source
+        weights = read_tensors(path / WEIGHTS_FILE if path.is_dir() else path)
         tables = weights[_CODES].float().unflatten(0, (-1, CODEBOOK_SIZE))
         own = {
             name.removeprefix(part): tensor
@@ -131,7 +128,7 @@ def load_vocos(source: Path | str) -> tuple[VocosNet, Tensor]:
         num_layers = len({name.split(".")[1] for name in own if name.startswith("convnext.")})
         num_conditions = own["norm.scale.weight"].shape[0]
         if num_conditions != len(CODEBOOKS_OF_CONDITION) or len(tables) < CODEBOOKS_OF_CONDITION[2]:
-            raise ValueError(f"{num_conditions} conditions and {len(tables)} codebooks are not those of EnCodec's 6 kbps")
+            raise ValueError(f"made for {len(tables)} codebooks and {num_conditions} bit rates")
         net = VocosNet(latent_dim, width, hidden_width, num_layers, num_conditions)
         net.load_state_dict(own)
     except Exception as error:  # A damaged file or a failed download raises many types.

@@ -22,21 +22,27 @@ def find_weights(name: str, root: Path) -> Path | str:
     return name if is_hub_name and not path.exists() else path
 
 
-def download(name: str, file_name: str) -> Path:
-    """The local copy of a file on the hub, which is downloaded once. Raises OSError or ValueError if it cannot be."""
-    quiet_hub()
-    from huggingface_hub import hf_hub_download
+def download(name: str, *patterns: str) -> Path:
+    """The local folder of the files of a repository on the hub that match, which are downloaded once.
 
-    return Path(hf_hub_download(name, file_name))
+    Raises an exception of any type if they cannot be.
+    """
+    quiet_hub()
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=list(patterns)))
 
 
 def quiet_hub() -> None:
-    """Silence the logs and progress bars of transformers, and send nothing about the use of models to the hub."""
+    """Silence the logs and progress bars of transformers and the hub, and send nothing about the use of models."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # Failed requests are raised, and need no further lines.
+    hub_logging.set_verbosity(hub_logging.CRITICAL)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

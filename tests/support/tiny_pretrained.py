@@ -236,7 +236,9 @@ def tie_gap(
         candidates = nn.functional.normalize(layers[codebook].codebook.weight[list(pair)])
     else:
         quantizer = codec.model.quantizer
-        part = quantizer.acoustic_residual_vector_quantizer if codebook else quantizer.semantic_residual_vector_quantizer
+        part = (
+            quantizer.acoustic_residual_vector_quantizer if codebook else quantizer.semantic_residual_vector_quantizer
+        )
         projected = part.input_proj(latent[None, :, None])[0, :, 0]
         for layer, code in zip(part.layers, before[1:], strict=False):
             projected = projected - layer.codebook.embed[code]
