@@ -89,7 +89,7 @@ def _zero_padding(network: nn.Module, length: int, lens: Tensor) -> Iterator[dic
 
 def _output_lens(conv: Any, lens: Tensor) -> Tensor:
     """The positions that a convolution makes of each row's positions (b,)."""
-    reach = conv.dilation[0] * (conv.kernel_size[0] - 1)
-    if isinstance(conv, nn.ConvTranspose1d):
-        return (lens - 1) * conv.stride[0] - 2 * conv.padding[0] + reach + conv.output_padding[0] + 1
-    return (lens + 2 * conv.padding[0] - reach - 1) // conv.stride[0] + 1
+    stride, padding, reach = conv.stride[0], conv.padding[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
+    if conv.transposed:
+        return (lens - 1) * stride - 2 * padding + reach + conv.output_padding[0] + 1
+    return (lens + 2 * padding - reach - 1) // stride + 1

@@ -133,9 +133,9 @@ def write_xcodec2(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int 
     return folder
 
 
-def write_vocos(folder: Path, codec: Encodec) -> Path:
+def write_vocos(folder: Path, codec: Encodec, seed: int = 3) -> Path:
     """A Vocos for the codes of an EnCodec, with the released file's names."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     net = VocosNet(latent_dim=128, width=16, hidden_width=24, num_layers=2, num_conditions=4)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
