@@ -19,7 +19,7 @@ from processors.manifest import list_shards, read_shards
 from synthesis.load import load_experiment
 from tests.conftest import ROOT
 from tests.support.standin_encodec import make_standin
-from tests.support.tiny_pretrained import write_dac, write_mimi, write_vocos, write_xcodec2
+from tests.support.tiny_pretrained import HAS_XCODEC2, write_dac, write_mimi, write_vocos, write_xcodec2
 from tests.support.tiny_runs import (
     ROOMY,
     call,
@@ -64,7 +64,7 @@ def weights_of(name: str, world: World, rate_hz: int) -> Path:
 SIZES = {
     "Dac": (24000, 8, 64, 75.0),
     "Mimi": (24000, 8, 64, 12.5),
-    "XCodec2": (16000, 2, 64, 50.0),
+    **({"XCodec2": (16000, 2, 64, 50.0)} if HAS_XCODEC2 else {}),
 }
 
 

@@ -5,17 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    DacConfig,
-    DacModel,
-    MimiConfig,
-    MimiModel,
-    Wav2Vec2BertConfig,
-    Xcodec2Config,
-    Xcodec2Model,
-)
+from transformers import DacConfig, DacModel, MimiConfig, MimiModel
 
 from processors.codecs.dac import Dac
 from processors.codecs.encodec import Encodec
@@ -25,6 +18,8 @@ from processors.codecs.vocos import VocosNet
 from processors.codecs.xcodec2 import XCodec2
 
 NUM_CODEBOOKS = 8
+HAS_XCODEC2 = hasattr(transformers, "Xcodec2Model")
+"""Releases of transformers for Python 3.10 do not have it."""
 
 
 def write_dac(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int = 24000) -> Path:
@@ -79,7 +74,8 @@ def write_mimi(folder: Path, waveforms: Sequence[torch.Tensor], num_quantizers: 
     codec = Mimi(model)
     with torch.no_grad():
         latents = _capture(codec, waveforms)
-        model.encoder.downsample.conv.weight.div_(latents.std())
+        downsample = model.encoder.downsample if hasattr(model.encoder, "downsample") else model.downsample
+        downsample.conv.weight.div_(latents.std())
         latents = _capture(codec, waveforms)
         quantizer = model.quantizer
         for part in (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer):
@@ -94,6 +90,8 @@ def write_mimi(folder: Path, waveforms: Sequence[torch.Tensor], num_quantizers: 
 
 def write_xcodec2(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int = 16000) -> Path:
     """An X-Codec 2 whose halves have 64 codes, and which has 50 frames a second at 16 kHz."""
+    from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
+
     torch.manual_seed(2)
     semantic = Wav2Vec2BertConfig(
         hidden_size=16,
@@ -104,15 +102,16 @@ def write_xcodec2(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int 
         conv_depthwise_kernel_size=3,
     )
     config = Xcodec2Config(
-        hidden_size=32,
+        # Norms have 32 groups, which need two channels each for a single frame.
+        hidden_size=64,
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
-        head_dim=16,
-        encoder_hidden_size=1,
+        head_dim=32,
+        encoder_hidden_size=2,
         semantic_model_config=semantic.to_dict(),
-        quantization_dim=48,
+        quantization_dim=80,
         quantization_levels=[4] * 6,
         sampling_rate=rate_hz,
     )
