@@ -17,7 +17,6 @@ from processors.codecs.base import Codec
 from processors.codecs.check import round_trip
 from processors.codecs.dac import Dac
 from processors.codecs.encodec import Encodec, read_weights
-from processors.codecs.mimi import Mimi
 from processors.codecs.pretrained import PretrainedCodec
 from processors.codecs.vocos import EncodecVocos
 from processors.codecs.weights import find_weights
