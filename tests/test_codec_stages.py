@@ -56,13 +56,14 @@ def weights_of(name: str, world: World, rate_hz: int) -> Path:
     if name == "Encodec":
         make_standin(sorted((world.corpus / "wavs").iterdir())[:2], target)
         return target
-    writers = {"Dac": write_dac, "Mimi": write_mimi, "XCodec2": write_xcodec2}
-    return writers[name](target, waves)
+    if name == "Dac":
+        return write_dac(target, waves, num_codebooks=12)
+    return {"Mimi": write_mimi, "XCodec2": write_xcodec2}[name](target, waves)
 
 
 # Sample rate, codebooks, their size, and frames a second.
 SIZES = {
-    "Dac": (24000, 8, 64, 75.0),
+    "Dac": (24000, 12, 64, 75.0),
     "Mimi": (24000, 8, 64, 12.5),
     **({"XCodec2": (16000, 2, 64, 50.0)} if HAS_XCODEC2 else {}),
 }

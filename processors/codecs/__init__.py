@@ -54,7 +54,7 @@ def with_vocoder(codec: Codec, settings: InferSettings, root: Path) -> Codec:
         return codec
     from processors.codecs.vocos import EncodecVocos
 
-    return EncodecVocos.open(codec, settings, root)
+    return EncodecVocos.wrap(codec, settings, root)
 
 
 def prepare_codec(

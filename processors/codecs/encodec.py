@@ -68,11 +68,10 @@ class Encodec(Codec):
     def copy_weights(cls, source: Path, target: Path) -> None:
         if source.is_dir():
             # One file for an experiment, whichever format the weights came in.
-            if not target.exists():
-                with atomic_write(target) as temporary:
-                    torch.save(read_weights(source), temporary)
-            return
-        super().copy_weights(source, target)
+            with atomic_write(target) as temporary:
+                torch.save(read_weights(source), temporary)
+        else:
+            super().copy_weights(source, target)
 
     @classmethod
     def load(cls, source: Path | str | None, backend: Backend = "auto") -> "Encodec":

@@ -83,7 +83,7 @@ class EncodecVocos(Encodec):
         self.to(codec.device)
 
     @classmethod
-    def open(cls, codec: Codec, settings: InferSettings, root: Path) -> "EncodecVocos":  # type: ignore[override]
+    def wrap(cls, codec: Codec, settings: InferSettings, root: Path) -> "EncodecVocos":
         """Raises UserError if the codec is not EnCodec, or the weights are missing or damaged."""
         if not isinstance(codec, Encodec):
             raise UserError(

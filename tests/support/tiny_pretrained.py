@@ -22,17 +22,17 @@ HAS_XCODEC2 = hasattr(transformers, "Xcodec2Model")
 """Releases of transformers for Python 3.10 do not have it."""
 
 
-def write_dac(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int = 24000) -> Path:
-    """A Dac of 8 codebooks of 64, and 75 frames a second at 24 kHz, one of whose strides is odd."""
+def write_dac(folder: Path, waveforms: Sequence[torch.Tensor], num_codebooks: int = NUM_CODEBOOKS) -> Path:
+    """A Dac with codebooks of 64, and 75 frames a second at 24 kHz, one of whose strides is odd."""
     torch.manual_seed(0)
     config = DacConfig(
         encoder_hidden_size=4,
         downsampling_ratios=[2, 4, 5, 8],
         decoder_hidden_size=32,
-        n_codebooks=NUM_CODEBOOKS,
+        n_codebooks=num_codebooks,
         codebook_size=64,
         codebook_dim=8,
-        sampling_rate=rate_hz,
+        sampling_rate=24000,
     )
     model = DacModel(config).eval()
     _vary(model)
@@ -51,8 +51,8 @@ def write_dac(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int = 24
     return folder
 
 
-def write_mimi(folder: Path, waveforms: Sequence[torch.Tensor], num_quantizers: int = NUM_CODEBOOKS) -> Path:
-    """A Mimi at 24 kHz with 12.5 frames a second and codebooks of 64."""
+def write_mimi(folder: Path, waveforms: Sequence[torch.Tensor]) -> Path:
+    """A Mimi at 24 kHz with 12.5 frames a second and 8 codebooks of 64."""
     torch.manual_seed(1)
     config = MimiConfig(
         hidden_size=32,
@@ -60,7 +60,7 @@ def write_mimi(folder: Path, waveforms: Sequence[torch.Tensor], num_quantizers: 
         codebook_size=64,
         codebook_dim=16,
         vector_quantization_hidden_dimension=16,
-        num_quantizers=num_quantizers,
+        num_quantizers=NUM_CODEBOOKS,
         upsample_groups=32,
         num_hidden_layers=1,
         intermediate_size=32,
@@ -88,7 +88,7 @@ def write_mimi(folder: Path, waveforms: Sequence[torch.Tensor], num_quantizers: 
     return folder
 
 
-def write_xcodec2(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int = 16000) -> Path:
+def write_xcodec2(folder: Path, waveforms: Sequence[torch.Tensor]) -> Path:
     """An X-Codec 2 whose halves have 64 codes, and which has 50 frames a second at 16 kHz."""
     from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
 
@@ -113,7 +113,7 @@ def write_xcodec2(folder: Path, waveforms: Sequence[torch.Tensor], rate_hz: int 
         semantic_model_config=semantic.to_dict(),
         quantization_dim=80,
         quantization_levels=[4] * 6,
-        sampling_rate=rate_hz,
+        sampling_rate=16000,
     )
     model = Xcodec2Model(config).eval()
     _vary(model)
