@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EncodecConfig, EncodecModel
 
-from processors.codecs import build_codec, with_vocoder
+from config.schema import Settings
+from processors.codecs import build_codec, codec_class, with_vocoder
 from processors.codecs.base import Codec
 from processors.codecs.check import round_trip
 from processors.codecs.dac import Dac
@@ -25,6 +26,7 @@ from tests.processors.test_codecs import assert_same_codes, batch_of, made_up_sp
 from tests.support.standin_encodec import make_standin
 from tests.support.tiny_pretrained import HAS_XCODEC2, write_dac, write_mimi, write_vocos, write_xcodec2
 from utils.audio import write_audio
+from utils.config import load_settings
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -306,6 +308,18 @@ def test_a_local_path_comes_before_a_name_on_the_hub(tmp_path: Path) -> None:
     assert find_weights("someone/model", tmp_path) == tmp_path / "someone" / "model"
     for path in ("weights/encodec.th", "../some/model", "/some/model", "model"):
         assert find_weights(path, tmp_path) == tmp_path / path
+
+
+def test_the_configs_of_codecs_name_their_usual_weights() -> None:
+    configs = sorted((ROOT / "egs" / "tts" / "VALLE" / "codecs").glob("*.json"))
+    assert len(configs) == 5
+    for path in configs:
+        settings = load_settings(path, Settings, ["dataset_path.libritts=."], root=ROOT)
+        preprocess = settings.preprocess
+        kind = codec_class(preprocess.acoustic_token_extractor)
+        assert issubclass(kind, PretrainedCodec)
+        assert preprocess.codec_checkpoint == kind.default_weights(preprocess)
+        assert preprocess.num_codebooks in (None, settings.model.num_quantizers)
 
 
 @pytest.fixture(scope="module")
