@@ -1,6 +1,7 @@
 """Every codec of the project at its full size, with seeded weights: encoding in batches, and decoding."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ Build = Callable[[], Codec]
 
 
 def rows(device: torch.device, full: bool) -> list[Row]:
-    """Two rows for each codec. X-Codec 2, which has 0.8 billion weights, needs `full` or a GPU."""
+    """Two rows for each codec. X-Codec 2, which has 0.63 billion weights, needs `full` or a GPU."""
     found = []
     for name, build in codecs():
         jobs = f"{name}, encoding", f"{name}, decoding"
@@ -56,7 +57,7 @@ def codecs() -> Iterator[tuple[str, Build]]:
     yield "EnCodec with Vocos", _vocos
     for rate_hz, strides, num_codebooks in DAC_SIZES:
         sizes = {"sampling_rate": rate_hz, "downsampling_ratios": list(strides), "n_codebooks": num_codebooks}
-        yield f"DAC {rate_hz / 1000:g} kHz", lambda sizes=sizes: _dac(sizes)
+        yield f"DAC {rate_hz / 1000:g} kHz", partial(_dac, sizes)
     yield "Mimi", _mimi
     yield "X-Codec 2", _xcodec2
 
