@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -10,11 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from encodec import EncodecModel
 
 from benchmarks.measure import Row, peak_memory, seconds_of, seconds_once
 from config.schema import PreprocessSettings
-from processors.codecs.encodec import Encodec
+from processors.codecs.encodec import Encodec, build_encodec
 from processors.demo_corpus import write_demo_corpus
 from processors.demo_sentences import sentences
 from processors.pipeline import CorpusPreprocessor
@@ -35,20 +33,11 @@ def rows(settings: PreprocessSettings, device: torch.device, full: bool) -> list
     return [overhead, batched, _phones_row(settings)]
 
 
-def untrained_encodec() -> EncodecModel:
-    """EnCodec with random weights, which take as long as trained ones."""
-    with warnings.catch_warnings():
-        # The package uses a weight norm that torch has deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.manual_seed(0)
-        return EncodecModel.encodec_model_24khz(pretrained=False)
-
-
 class Recorder(Encodec):
-    """EnCodec that records its input batches."""
+    """EnCodec that records its input batches. Its random weights take as long as trained ones."""
 
     def __init__(self) -> None:
-        super().__init__(untrained_encodec())
+        super().__init__(build_encodec())
         self.batches: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.is_recording = True
 

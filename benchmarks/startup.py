@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.features import untrained_encodec
 from benchmarks.measure import Row, seconds_of, seconds_once
 from config.schema import ValleExperiment
 from models.experiment import Experiment
 from models.valle.valle import VALLE
-from processors.codecs.encodec import Encodec
+from processors.codecs.encodec import Encodec, build_encodec
 from processors.demo_corpus import VOICES
 from processors.espeak_speech import render
 from processors.symbols import SymbolTable
@@ -61,7 +60,7 @@ def _write_experiment(settings: ValleExperiment, experiment: Experiment) -> None
     experiment.folder.mkdir()
     save_settings(settings, experiment.args)
     SymbolTable.from_phones(PHONES.split()).save(experiment.symbols)
-    torch.save(untrained_encodec().state_dict(), experiment.codec(Encodec.file_name))
+    torch.save(build_encodec().state_dict(), experiment.codec(Encodec.file_name))
     name = checkpoint_name(1, 1, 1.0)
     meta = {"train_stage": 2, "codec": None, "ends_epoch": True}
     weights = VALLE(settings.model).named_weights()

@@ -11,7 +11,7 @@ from utils.paths import ROOT
 DESCRIPTION = (
     "Measure each part: time, rate, memory, speedup over the plain implementation, ratio to the machine's limit, goal."
 )
-PARTS = ("decoding", "training", "streaming", "features", "startup")
+PARTS = ("decoding", "training", "streaming", "features", "codecs", "startup")
 
 
 def main(arguments: Sequence[str] | None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parser.parse(arguments)
 
     # Import heavy libraries only after the flags are checked.
-    from benchmarks import agreement, decoding, features, startup, streaming, training
+    from benchmarks import agreement, codecs, decoding, features, startup, streaming, training
     from benchmarks.measure import Row, machine, table
     from config.schema import ValleExperiment
     from utils.config import load_settings
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None) -> int:
             found[part] = streaming.rows(settings, flags.full)
         elif part == "features":
             found[part] = features.rows(settings.preprocess, device, flags.full)
+        elif part == "codecs":
+            found[part] = codecs.rows(device, flags.full)
         else:
             found[part] = startup.rows(settings, device)
     description = machine(device)

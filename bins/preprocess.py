@@ -1,6 +1,7 @@
 """Stage 1: turns corpora into phones and codes."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
@@ -20,7 +21,14 @@ def main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--num_workers", type=int, metavar="N", help="worker processes that read audio and phonemize")
     parser.add_argument("--show_text", metavar="TEXT", help="only print how a text is read; needs no corpus")
     parser.add_argument("--infer_expt_dir", metavar="DIR", help="with --show_text: as this experiment reads it")
+    parser.add_argument(
+        "--check_codec", metavar="CLIP", help="only encode and decode this speech, and say whether the result is sane"
+    )
     flags = parser.parse(arguments)
+    if flags.check_codec is not None:
+        if flags.show_text is not None or flags.infer_expt_dir is not None:
+            parser.error("--check_codec takes neither --show_text nor --infer_expt_dir")
+        return check_codec(find_path(flags.check_codec, "--check_codec"), flags.config, flags.set)
     if flags.show_text is not None:
         return show_text(flags.show_text, flags.config, flags.infer_expt_dir, flags.set)
     if flags.infer_expt_dir is not None:
@@ -30,13 +38,13 @@ def main(arguments: Sequence[str] | None) -> int:
     from accelerate import PartialState
 
     from config.schema import Settings
-    from processors.codecs import prepare_codec
+    from processors.codecs import check_model, prepare_codec
     from processors.pipeline import CorpusPreprocessor
     from processors.training_audio import training_audio
     from utils.config import load_settings, resolve_path
     from utils.device import pick_device
     from utils.errors import UserError
-    from utils.log import set_up_logging
+    from utils.log import log, set_up_logging
     from utils.remote import is_url
 
     overrides = list(flags.set)
@@ -60,6 +68,11 @@ def main(arguments: Sequence[str] | None) -> int:
     with state.main_process_first():
         audio = partial(training_audio, settings.preprocess, rows)
         codec = prepare_codec(settings.preprocess, processed_dir, ROOT, audio, device)
+    try:
+        check_model(codec, settings.model)
+    except UserError as error:
+        # The features do not depend on the model, which may be changed before stage 2.
+        log.warning("%s before stage 2", error)
     problems = []
     for preparation in preparations:
         # Only the first rank gets statistics.
@@ -68,6 +81,44 @@ def main(arguments: Sequence[str] | None) -> int:
     if problems:
         raise UserError("; ".join(problems))
     return 0
+
+
+def check_codec(clip: Path, config: str, overrides: Sequence[str]) -> int:
+    """Print what the codec of a config does to a clip; returns 1 if the result is not sane."""
+    from config.schema import CodecSettings
+    from processors.codecs import build_codec, codec_class, with_vocoder
+    from processors.codecs.check import MIN_SECONDS, round_trip
+    from utils.audio import read_audio
+    from utils.config import load_settings, resolve_path
+    from utils.device import pick_device
+    from utils.errors import UserError
+    from utils.log import set_up_logging
+
+    set_up_logging()
+    # The corpora of the config need not exist, nor be named.
+    no_corpus = ('dataset=["custom"]', "dataset_path.custom=")
+    settings = load_settings(find_path(config, "--config"), CodecSettings, [*overrides, *no_corpus], root=ROOT)
+    preprocess = settings.preprocess
+    kind = codec_class(preprocess.acoustic_token_extractor)
+    own_file = resolve_path(preprocess.processed_dir, ROOT) / kind.file_name if kind.is_fitted else None
+    codec = with_vocoder(build_codec(preprocess, own_file, ROOT, pick_device()), settings.infer, ROOT)
+    audio = read_audio(clip, codec.sample_rate_hz)
+    if len(audio) < MIN_SECONDS * codec.sample_rate_hz or not audio.any():
+        raise UserError(f"--check_codec: {clip} must have at least {MIN_SECONDS:g} s of speech")
+    found = round_trip(codec, audio)
+    num_bits = math.log2(codec.codebook_size) * codec.num_codebooks * codec.frame_rate_hz
+    print(
+        f"codec:     {preprocess.acoustic_token_extractor}, {codec.sample_rate_hz} Hz, "
+        f"{codec.frame_rate_hz:g} frames/s, "
+        f"{codec.num_codebooks} codebooks of {codec.codebook_size}, {num_bits / 1000:.2f} kbit/s\n"
+        f"clip:      {found.seconds:.2f} s, {found.num_frames} frames\n"
+        f"codes:     {', '.join(map(str, found.codes_used))} different ones in each codebook\n"
+        f"spectrum:  off by {found.error_db:.1f} dB, {found.error_share:.2f} of the clip's own variation\n"
+        f"level:     {found.level_db:+.1f} dB\n"
+        f"shift:     {1000 * found.delay_seconds:+.0f} ms\n"
+        f"sane:      {'no: ' + '; '.join(found.problems) if found.problems else 'yes'}"
+    )
+    return 1 if found.problems else 0
 
 
 def show_text(text: str, config: str, experiment: str | None, overrides: Sequence[str]) -> int:

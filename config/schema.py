@@ -71,10 +71,20 @@ class PreprocessSettings(Section):
     )
     symbol_table: str | None = Field(description="existing symbols.dict that phones must come from; null builds one")
     add_blank: bool = Field(description="put id 0 around and between phones")
-    acoustic_token_extractor: Literal["Encodec", "MelRVQ", "SpeechRVQ"] = Field(description="the codec")
+    acoustic_token_extractor: Literal["Encodec", "Dac", "Mimi", "XCodec2", "MelRVQ", "SpeechRVQ"] = Field(
+        description="the codec"
+    )
     codec_checkpoint: str | None = Field(
-        description="local file with the codec's weights, or with MelRVQ's codebooks of another corpus; "
-        "null downloads EnCodec's once, fits MelRVQ's, and takes SpeechRVQ's from the pretrained pair"
+        description="the codec's weights: a file, a folder in the format of transformers, or a name on the hub such as "
+        "descript/dac_16khz; for MelRVQ the codebooks of another corpus; null downloads the usual weights once, fits "
+        "MelRVQ's, and takes SpeechRVQ's from the pretrained pair"
+    )
+    encodec_backend: Literal["auto", "encodec", "transformers"] = Field(
+        description="the package that runs EnCodec, which changes no code; auto: encodec if it is installed"
+    )
+    num_codebooks: Annotated[int, Field(ge=2)] | None = Field(
+        description="how many codebooks of Dac or Mimi are used, from the first on; null: all; model.num_quantizers "
+        "must be the same"
     )
     mel_rvq: MelRVQSettings
     speech_rvq: SpeechRVQOptions
@@ -314,6 +324,13 @@ class InferSettings(SpeechSettings):
     context: Literal["prompt", "previous"] = Field(
         description="what a part of a long text continues: the prompt, or the part before it in the same paragraph"
     )
+    vocoder: Literal["codec", "vocos"] = Field(
+        description="what turns codes into audio: the codec's own decoder, or Vocos, for EnCodec's codes only"
+    )
+    vocoder_checkpoint: str | None = Field(
+        description="Vocos's weights: a file, a folder with pytorch_model.bin, or a name on the hub; null downloads "
+        "charactr/vocos-encodec-24khz once"
+    )
 
 
 class Settings(Section):
@@ -376,6 +393,12 @@ class TextSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
     preprocess: PreprocessSettings
+
+
+class CodecSettings(TextSettings):
+    """The settings of the codec and of its decoder, of a config whose corpora do not matter."""
+
+    infer: InferSettings
 
 
 class ValleExperiment(Settings):

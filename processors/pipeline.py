@@ -184,7 +184,7 @@ class CorpusPreprocessor:
             UtteranceReader(chunks, self.settings, self.table),
             batch_size=None,
             num_workers=num_workers,
-            multiprocessing_context=_worker_context() if num_workers else None,
+            multiprocessing_context=_worker_context(self.settings.phone_extractor) if num_workers else None,
             prefetch_factor=_WINDOW // _CHUNK if num_workers else None,
         )
         loader = iterate(reader, f"lower preprocess.num_workers ({num_workers}), and run the same command again")
@@ -312,9 +312,10 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {f"{quantile:g}": round(float(level), 5) for quantile, level in zip(QUANTILES, levels, strict=True)}
 
 
-def _worker_context() -> BaseContext:
+def _worker_context(phone_extractor: str) -> BaseContext:
     """forkserver instead of fork: forked workers would turn the codec's memory into copy-on-write pages."""
     context = multiprocessing.get_context("forkserver")
-    # Phonemizer takes a second to import: once here, not in each worker.
-    context.set_forkserver_preload([UtteranceReader.__module__, "phonemizer"])
+    # Phonemizer takes a second to import: once here, not in each worker. Graphemes need it nowhere.
+    preload = ["phonemizer"] if phone_extractor == "espeak" else []
+    context.set_forkserver_preload([UtteranceReader.__module__, *preload])
     return context

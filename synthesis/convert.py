@@ -1,6 +1,5 @@
 """Writes a model to a new experiment folder, without the state of its training."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from processors.symbols import SymbolTable
 from utils.checkpoint import Checkpoint, checkpoint_name, load_meta, save_checkpoint
 from utils.config import resolve_path, save_settings
 from utils.errors import UserError
+from utils.files import copy_file
 from utils.paths import ROOT
 from utils.text_files import read_text_file
 
@@ -20,15 +20,15 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
     Weights become safetensors of `dtype`, settings are completed, and the ids of the symbol table are written out. The
-    codec's file is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. A lexicon and the
-    choice of attention heads are copied too. Other files in the folder, such as a model card, stay. Raises UserError if
-    the folder has a file that would be written.
+    codec's file or folder is copied from the experiment, or from where `preprocess.codec_checkpoint` names it. A
+    lexicon and the choice of attention heads are copied too. Other files in the folder, such as a model card, stay.
+    Raises UserError if the folder has a file that would be written.
     """
     experiment, origin = Experiment(folder), Experiment.of(source)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output: {folder} is not a folder; choose another")
-    file_name = codec_class(settings.preprocess.acoustic_token_extractor).file_name
-    codec_copy = experiment.codec(file_name)
+    codec = codec_class(settings.preprocess.acoustic_token_extractor)
+    codec_copy = experiment.codec(codec.file_name)
     own_files = (experiment.args, experiment.symbols, experiment.lexicon, experiment.attention_heads)
     for path in (*own_files, codec_copy, experiment.checkpoints):
         if path.exists():
@@ -38,11 +38,12 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     # Tied weights stay one tensor.
     of_dtype = {weight.data_ptr(): weight.to(dtype) for weight in weights.values()}
     # Check everything before the folder is made.
-    codec = settings.preprocess.codec_checkpoint
-    codec_file = origin.codec(file_name) if origin.codec(file_name).is_file() else None
-    if codec_file is None and codec is not None:
-        codec_file = resolve_path(codec, ROOT)
-        if not codec_file.is_file():
+    codec_file: Path | None = origin.codec(codec.file_name)
+    if codec_file is None or not codec_file.exists():
+        # A name on the hub stays one in the settings. SpeechRVQ's default weights are not copied either.
+        is_named = settings.preprocess.codec_checkpoint is not None
+        codec_file = codec.weights_file(settings.preprocess, ROOT) if is_named else None
+        if codec_file is not None and not codec_file.exists():
             raise UserError(f"preprocess.codec_checkpoint: {codec_file} is not a file")
     lexicon = settings.preprocess.lexicon
     if lexicon is not None:
@@ -55,10 +56,10 @@ def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.d
     save_settings(settings, experiment.args)
     table.save(experiment.symbols)
     if codec_file is not None:
-        shutil.copyfile(codec_file, codec_copy)
+        codec.copy_weights(codec_file, codec_copy)
     # They count for the checkpoint that they name, which keeps its name.
     if origin.attention_heads.is_file():
-        shutil.copyfile(origin.attention_heads, experiment.attention_heads)
+        copy_file(origin.attention_heads, experiment.attention_heads)
     # The reference recipe records neither the stage nor the codec's fingerprint.
     meta = {**load_meta(source), "epoch": source.epoch, "step": source.step, "ends_epoch": True}
     return save_checkpoint(

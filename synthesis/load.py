@@ -15,7 +15,7 @@ from models.experiment import (
     longest_sequences,
     reference_limits,
 )
-from processors.codecs import build_codec, codec_class
+from processors.codecs import build_codec, codec_class, with_vocoder
 from processors.codecs.base import Codec
 from processors.languages import AUTO, language_name
 from processors.symbols import SymbolTable
@@ -61,6 +61,7 @@ def load_experiment(
     codec = build_codec(
         preprocess, experiment.codec(codec_class(preprocess.acoustic_token_extractor).file_name), ROOT, device
     )
+    codec = with_vocoder(codec, settings.infer, ROOT)
     tokenizer = TextTokenizer.from_settings(preprocess, SymbolTable.load(experiment.symbols))
     # Load the frontends now: a language that they do not have is an error at once, not at the first text.
     for language in tokenizer.languages or ("",):

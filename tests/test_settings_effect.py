@@ -13,6 +13,7 @@ from tests.support.observations import (
     aligns,
     architecture,
     checkpoints,
+    codec_in_use,
     coded_together,
     continued,
     ended,
@@ -61,6 +62,10 @@ LEARNED = {
     "preprocess.acoustic_token_extractor": "SpeechRVQ",
     "preprocess.codec_checkpoint": "{root}/learned.safetensors",
 }
+ENCODEC = {
+    "preprocess.acoustic_token_extractor": "Encodec",
+    "preprocess.codec_checkpoint": "{root}/encodec.th",
+}
 ROWS = [
     Row("model_type", "FastSpeech2", architecture, refused=True),
     Row("dataset", ["custom", "ljspeech"], features, {"dataset_path": {"ljspeech": "{root}/LJSpeech-1.1"}}),
@@ -93,6 +98,13 @@ ROWS = [
     Row("preprocess.mel_rvq.num_codebooks", 4, features),
     Row("preprocess.mel_rvq.fit_frames", 100, features),
     Row("preprocess.mel_rvq.fit_iterations", 3, features),
+    Row("preprocess.encodec_backend", "transformers", codec_in_use, ENCODEC),
+    Row(
+        "preprocess.num_codebooks",
+        3,
+        codec_in_use,
+        {"preprocess.acoustic_token_extractor": "Dac", "preprocess.codec_checkpoint": "{root}/dac"},
+    ),
     Row("preprocess.mel_rvq.griffin_lim_iterations", 5, speech),
     Row("preprocess.speech_rvq.num_codebooks", 3, features, {**LEARNED, "preprocess.speech_rvq.num_codebooks": 2}),
     Row("preprocess.sample_rate", 16000, features),
@@ -187,6 +199,13 @@ ROWS = [
     Row("infer.context", "previous", spoken_in_parts, {"infer.max_part_seconds": 0.4}),
     Row("infer.speed", 2, spoken_in_parts),
     Row("infer.loudness_lufs", -40, spoken_in_parts),
+    Row("infer.vocoder", "vocos", codec_in_use, {**ENCODEC, "infer.vocoder_checkpoint": "{root}/vocos"}),
+    Row(
+        "infer.vocoder_checkpoint",
+        "{root}/other_vocos",
+        codec_in_use,
+        {**ENCODEC, "infer.vocoder": "vocos", "infer.vocoder_checkpoint": "{root}/vocos"},
+    ),
 ]
 
 

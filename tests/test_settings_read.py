@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from config.schema import Section, Settings, TrainSettings, ValleExperiment
+from processors.codecs import build_codec, with_vocoder
+from processors.codecs.encodec import Encodec, build_encodec
 from processors.codecs.speech_rvq import save_net
 from tests.conftest import ROOT, tiny_train
 from tests.support.tiny_codec import tiny_speech_net
+from tests.support.tiny_pretrained import write_dac, write_vocos
 from tests.support.tiny_runs import has_a_choice, infer, keys, prepare, train, write_config, write_custom
 from utils.audio import read_audio
 from utils.cli import Parser
+from utils.config import load_settings
 
 Reads = set[tuple[str, str]]
 PROGRAMS = [
@@ -72,6 +77,7 @@ def run_all_stages(folder: Path) -> None:
     prepare(config, {**other, "preprocess.processed_dir": str(folder / "learned")})
     named = {"preprocess.language": "auto", "preprocess.dataset_languages": {"custom": "en"}}
     prepare(config, {**named, "preprocess.processed_dir": str(folder / "named")})
+    open_pretrained_codecs(config, folder, wave)
     train(config, "ar", 1, {})
     fixed = {"train.use_dynamic_batchsize": False, "train.tracker": ["tensorboard"], "train.valid_interval": 2}
     train(config, "nar", 2, fixed, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
@@ -82,6 +88,20 @@ def run_all_stages(folder: Path) -> None:
     infer(nar, folder / "batch", heard, "--infer_mode", "batch", "--test_list_file", str(folder / "list.txt"))
     single = ("--infer_mode", "single", "--continual", "--copysyn", "--infer_audio_prompt", prompt)
     infer(nar, folder / "single", {}, *single, "--infer_text_prompt", "early birds")
+
+
+def open_pretrained_codecs(config: Path, folder: Path, wave: torch.Tensor) -> None:
+    """Codecs and a decoder that have settings of their own."""
+    write_dac(folder / "dac", [wave])
+    torch.save(build_encodec("transformers").state_dict(), folder / "encodec.th")
+    write_vocos(folder / "vocos", Encodec.load(folder / "encodec.th"))
+    for name, path in (("Dac", folder / "dac"), ("Encodec", folder / "encodec.th")):
+        overrides = [f"preprocess.acoustic_token_extractor={name}", f"preprocess.codec_checkpoint={path}"]
+        overrides += ["infer.vocoder=vocos", f"infer.vocoder_checkpoint={folder / 'vocos'}"]
+        settings = load_settings(config, ValleExperiment, overrides, root=ROOT)
+        codec = build_codec(settings.preprocess, None, ROOT, torch.device("cpu"))
+        if name == "Encodec":
+            with_vocoder(codec, settings.infer, ROOT)
 
 
 def test_every_setting_and_every_flag_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

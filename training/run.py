@@ -14,6 +14,7 @@ from config.schema import Settings
 from models import model_class
 from models.contract import CodecLM
 from models.experiment import Experiment, load_checked
+from processors.codecs import check_model
 from processors.codecs.base import Codec
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
@@ -149,14 +150,9 @@ class TrainingRun:
 
     def _check_data(self) -> None:
         """Raises UserError when the codec did not make the data, or does not suit the model."""
-        codec, model = self.codec, self.settings.model
-        if codec.fingerprint() != self.data.codec_fingerprint:
+        if self.codec.fingerprint() != self.data.codec_fingerprint:
             raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")
-        if codec.num_codebooks != model.num_quantizers or codec.codebook_size != model.audio_token_num:
-            raise UserError(
-                f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
-                f"{codec.codebook_size}"
-            )
+        check_model(self.codec, self.settings.model)
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """The initial state of a training, from the flags of stage 2 and the checkpoints that they name."""
 
-import filecmp
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from utils.checkpoint import (
 )
 from utils.config import resolve_path, save_settings
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import copy_file
 from utils.log import log
 from utils.paths import ROOT
 
@@ -214,15 +212,12 @@ def write_experiment(experiment: Experiment, settings: Settings, data: Preproces
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
-    codec = experiment.codec(codec_class(settings.preprocess.acoustic_token_extractor).file_name)
+    codec = codec_class(settings.preprocess.acoustic_token_extractor)
+    if data.codec is not None:
+        codec.copy_weights(data.codec, experiment.codec(codec.file_name))
     lexicon = settings.preprocess.lexicon
-    for source, copy in (
-        (data.codec, codec),
-        (None if lexicon is None else resolve_path(lexicon, ROOT), experiment.lexicon),
-    ):
-        if source is not None and not (copy.is_file() and filecmp.cmp(source, copy, shallow=False)):
-            with atomic_write(copy) as path:
-                shutil.copyfile(source, path)
+    if lexicon is not None:
+        copy_file(resolve_path(lexicon, ROOT), experiment.lexicon)
 
 
 def supersede(checkpoints: Sequence[Checkpoint]) -> None:

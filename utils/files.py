@@ -1,9 +1,11 @@
 """Atomic writes and file locks."""
 
 import fcntl
+import filecmp
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -21,6 +23,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically, unless an equal one is there."""
+    if not (target.is_file() and filecmp.cmp(source, target, shallow=False)):
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def copy_folder(source: Path, target: Path, patterns: Sequence[str]) -> None:
+    """Copy the files of a folder that match a pattern, unless equal ones are there. What `target` held is replaced."""
+    names = sorted({path.name for pattern in patterns for path in source.glob(pattern) if path.is_file()})
+    if target.is_dir():
+        same, _, _ = filecmp.cmpfiles(source, target, names, shallow=False)
+        if len(same) == len(names) == len(list(target.iterdir())):
+            return
+    temporary = target.with_name(f".{uuid4().hex}.part")
+    try:
+        temporary.mkdir(parents=True)
+        for name in names:
+            shutil.copyfile(source / name, temporary / name)
+            fsync(temporary / name)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from config.class_path import import_class
-from config.schema import PreprocessSettings
+from config.schema import InferSettings, ModelSettings, PreprocessSettings
 from processors.codecs.base import Codec
 from utils.errors import UserError
 
 CODECS = {
     "Encodec": "processors.codecs.encodec:Encodec",
+    "Dac": "processors.codecs.dac:Dac",
+    "Mimi": "processors.codecs.mimi:Mimi",
+    "XCodec2": "processors.codecs.xcodec2:XCodec2",
     "MelRVQ": "processors.codecs.mel_rvq:MelRVQ",
     "SpeechRVQ": "processors.codecs.speech_rvq:SpeechRVQ",
 }
@@ -34,6 +37,24 @@ def build_codec(settings: PreprocessSettings, own_file: Path | None, root: Path,
         right = codec.sample_rate_hz
         raise UserError(f"preprocess.sample_rate: {settings.sample_rate} is not the rate of {name}; set it to {right}")
     return codec.to(device)
+
+
+def check_model(codec: Codec, settings: ModelSettings) -> None:
+    """Raises UserError if the model does not have the codebooks of the codec."""
+    if (codec.num_codebooks, codec.codebook_size) != (settings.num_quantizers, settings.audio_token_num):
+        raise UserError(
+            f"model.num_quantizers and model.audio_token_num must be the codec's, {codec.num_codebooks} and "
+            f"{codec.codebook_size}"
+        )
+
+
+def with_vocoder(codec: Codec, settings: InferSettings, root: Path) -> Codec:
+    """The codec, with the decoder that `infer.vocoder` names. Raises UserError if it cannot decode the codes."""
+    if settings.vocoder == "codec":
+        return codec
+    from processors.codecs.vocos import EncodecVocos
+
+    return EncodecVocos.wrap(codec, settings, root)
 
 
 def prepare_codec(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from config.schema import PreprocessSettings
 from utils.config import resolve_path
+from utils.files import copy_file
 
 
 def pad_to_hops(audio: Tensor, audio_lens: Tensor, hop_samples: int) -> tuple[Tensor, Tensor]:
@@ -24,10 +25,10 @@ def pad_to_hops(audio: Tensor, audio_lens: Tensor, hop_samples: int) -> tuple[Te
     codes_lens = (audio_lens + hop_samples - 1) // hop_samples
     num_samples = int(codes_lens.max()) * hop_samples if len(codes_lens) else 0
     audio = F.pad(audio, (0, max(0, num_samples - audio.shape[1])))[:, :num_samples]
-    return audio.masked_fill(_is_pad(audio_lens, num_samples), 0.0), codes_lens
+    return audio.masked_fill(is_pad(audio_lens, num_samples), 0.0), codes_lens
 
 
-def _is_pad(lens: Tensor, size: int) -> Tensor:
+def is_pad(lens: Tensor, size: int) -> Tensor:
     """(B, size) mask that is True from each row's length on."""
     return torch.arange(size, device=lens.device) >= lens[:, None]
 
@@ -36,7 +37,7 @@ class Codec(ABC):
     """Encodes waveforms (B, N) to codes (B, T, Q) and decodes them, on `device` and without gradients."""
 
     file_name: ClassVar[str]
-    """Name of the codec's own file in an experiment's folder: local weights, or fitted codebooks."""
+    """Name of the codec's own file or folder in an experiment's folder: local weights, or fitted codebooks."""
     is_fitted: ClassVar[bool] = False
     """Whether stage 1 fits the codec on the corpus, and writes that file to `processed_dir`."""
     sample_rate_hz: int
@@ -53,14 +54,20 @@ class Codec(ABC):
     def open(cls, settings: PreprocessSettings, own_file: Path | None, root: Path) -> "Codec":
         """The codec that the settings describe, on the CPU.
 
-        If `own_file`, the codec's own file, exists, it takes precedence over `preprocess.codec_checkpoint`, which may
-        be relative to `root`. Raises UserError if weights or codebooks are missing, damaged or made for other settings.
+        If `own_file`, the codec's own file or folder, exists, it takes precedence over `preprocess.codec_checkpoint`,
+        which may be relative to `root`. Raises UserError if weights or codebooks are missing, damaged or made for other
+        settings.
         """
 
     @classmethod
     def weights_file(cls, settings: PreprocessSettings, root: Path) -> Path | None:
-        """The local file with the codec's weights, a copy of which every experiment gets; None without one."""
+        """The local file or folder with the codec's weights, of which experiments get a copy; None without one."""
         return None if settings.codec_checkpoint is None else resolve_path(settings.codec_checkpoint, root)
+
+    @classmethod
+    def copy_weights(cls, source: Path, target: Path) -> None:
+        """Copy what `weights_file` gave to an experiment's folder, as its own file, unless an equal one is there."""
+        copy_file(source, target)
 
     @classmethod
     def fit_to(
@@ -90,7 +97,7 @@ class Codec(ABC):
         """
         audio, codes_lens = pad_to_hops(audio.to(self.device), audio_lens.to(self.device), self.hop_samples)
         codes = self._encode(audio, codes_lens)
-        return codes.masked_fill(_is_pad(codes_lens, codes.shape[1])[:, :, None], 0), codes_lens
+        return codes.masked_fill(is_pad(codes_lens, codes.shape[1])[:, :, None], 0), codes_lens
 
     @torch.no_grad()
     def decode(self, codes: Tensor, codes_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,10 +134,10 @@ class Codec(ABC):
         if codes_lens.numel() and (int(codes_lens.max()) > frames.shape[1] or int(codes_lens.min()) < 0):
             raise ValueError(f"codes_lens must lie between 0 and {frames.shape[1]}")
         frames = frames[:, : int(codes_lens.max()) if len(codes_lens) else 0]
-        frames = frames.masked_fill(_is_pad(codes_lens, frames.shape[1])[:, :, None], 0)
+        frames = frames.masked_fill(is_pad(codes_lens, frames.shape[1])[:, :, None], 0)
         audio_lens = codes_lens * self.hop_samples
         audio = decode(frames, codes_lens)
-        return audio.masked_fill(_is_pad(audio_lens, audio.shape[1]), 0.0), audio_lens
+        return audio.masked_fill(is_pad(audio_lens, audio.shape[1]), 0.0), audio_lens
 
     @abstractmethod
     def _encode(self, audio: Tensor, codes_lens: Tensor) -> Tensor:

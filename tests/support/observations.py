@@ -20,6 +20,8 @@ from config.schema import Settings
 from evaluation.candidates import add_error_rate
 from models.experiment import Experiment, load_model
 from models.valle.valle import VALLE
+from processors.codecs import build_codec, with_vocoder
+from processors.codecs.encodec import Encodec
 from processors.codecs.mel_rvq import MelRVQ
 from processors.codecs.speech_rvq import save_net
 from processors.frontends import build_phonemizer
@@ -31,7 +33,9 @@ from processors.text import TextTokenizer
 from synthesis.load import load_experiment, load_synthesizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
+from tests.support.standin_encodec import make_standin
 from tests.support.tiny_codec import tiny_speech_net
+from tests.support.tiny_pretrained import write_dac, write_vocos
 from tests.support.tiny_runs import (
     ROOMY,
     infer,
@@ -85,6 +89,10 @@ def make_world(root: Path) -> None:
     waveforms = [read_audio(path, 24000) for path in sorted((root / "other_corpus" / "wavs").iterdir())]
     MelRVQ.fit(waveforms, settings.preprocess.mel_rvq, 24000).save(root / "other.safetensors")
     save_net(*tiny_speech_net(waveforms, 24000), root / "learned.safetensors")
+    write_dac(root / "dac", waveforms)
+    make_standin(sorted((root / "other_corpus" / "wavs").iterdir())[:1], root / "encodec.th")
+    for name, seed in (("vocos", 3), ("other_vocos", 4)):
+        write_vocos(root / name, Encodec.load(root / "encodec.th"), seed)
     # Enough for some of the utterances.
     texts = [line.split("|")[2] for line in (root / "corpus" / "metadata.csv").read_text().splitlines()[:3]]
     phones = build_phonemizer("espeak", "en-us").phonemize(texts)
@@ -116,6 +124,15 @@ def features(world: World, changes: Changes) -> Any:
             rows = read_shards(list_shards(corpus / split))
             seen += [(corpus.name, split, row.id, row.phones, row.codes.shape, row.codes.tobytes()) for row in rows]
     return seen + [path.read_text() for path in sorted(data.glob("*/failures.jsonl"))]
+
+
+def codec_in_use(world: World, changes: Changes) -> Any:
+    """The library that runs the codec, its codebooks, and what it makes of fixed codes."""
+    settings = world.settings(changes)
+    codec = with_vocoder(build_codec(settings.preprocess, None, ROOT, CPU), settings.infer, ROOT)
+    codes = torch.arange(5 * codec.num_codebooks).view(1, 5, -1)
+    decoded, _ = codec.decode(codes, torch.tensor([5]))
+    return type(vars(codec)["model"]).__module__, codec.num_codebooks, decoded.tolist()
 
 
 def splits(world: World, changes: Changes) -> dict[str, str]:

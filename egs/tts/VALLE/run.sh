@@ -22,6 +22,7 @@ Stage 1, features:
   --num_workers N           processes that read audio and phonemize, in addition to the one that runs the codec
   --show_text TEXT          only print how TEXT is read: normalized, and in phones; needs no corpus
   --infer_expt_dir DIR      with --show_text: as this experiment reads it
+  --check_codec CLIP        only encode and decode this speech, and print whether the codec's result is sane
 
 Stage 2, training, into <log_dir>/NAME:
   --name NAME, -n           experiment
