@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("config", "models", "modules", "processors", "synthesis", "utils")
+PACKAGES = ("config", "evaluation", "models", "modules", "processors", "synthesis", "utils")
 
 
 def check_packages() -> None:

@@ -165,7 +165,7 @@ def test_lines_with_a_voice(trained: Recipe, tmp_path: Path, anna: Path, line: s
     name, text, reference = expected
     audio = None if reference is None else tmp_path / reference
     prompt_text = prompt(trained.corpus, "103")[1]
-    assert item == ListItem(f"batch/{name}", text, prompt_text, anna, audio)
+    assert item == ListItem(f"batch/{name}", text, prompt_text, anna, audio, place="line 1: ")
 
 
 def test_stage_4_measures_a_voice(trained: Recipe, tmp_path: Path, anna: Path) -> None:

@@ -206,7 +206,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no prompt text": ({"prompt_text": ""}, "The prompt's text is empty"),
     "a prompt text of marks": ({"prompt_text": "..."}, "The prompt's text '...' has nothing"),
     "no experiment": ({"experiment": None}, "There is no experiment"),
-    "no seed": ({"seed": None}, "top-k, top-p, temperature and seed each need a number"),
+    "no seed": ({"seed": None}, "top-k, top-p, temperature, seed and speed each need a number"),
     "top_k below": ({"top_k": -1}, "-1 is less than minimum value 0"),
     "top_p above": ({"top_p": 1.1}, "1.1 is greater than maximum value 1"),
     "temperature of 0": ({"temperature": 0}, "0 is less than minimum value 0.1"),
@@ -256,7 +256,7 @@ def test_an_experiment_that_was_removed_is_a_message(
     assert (update["choices"], update["value"]) == (["nar"], "nar")
     with pytest.raises(gr.Error, match="There is no experiment removed"):
         page.list_sampling("removed")
-    assert [field["value"] for field in page.list_sampling("nar")] == [0, 1, 1, 0]
+    assert [field["value"] for field in page.list_sampling("nar")] == [0, 1, 1, 0, 1]
 
 
 def test_an_unexpected_error_is_one_line_and_in_the_log(
