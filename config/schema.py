@@ -332,6 +332,13 @@ class InferSettings(SpeechSettings):
         "charactr/vocos-encodec-24khz once"
     )
 
+    def speech_settings(self, given: Mapping[str, float | None] | None = None) -> SpeechSettings:
+        """What a request may change, with the values that it gives. Raises ValidationError if one is invalid."""
+        own = self.model_dump(include=set(SpeechSettings.model_fields))
+        changes = {name: value for name, value in (given or {}).items() if value is not None}
+        # Programs and browsers may give whole numbers as floats.
+        return SpeechSettings.model_validate({**own, **changes}, strict=False)
+
 
 class Settings(Section):
     """All settings of one experiment."""

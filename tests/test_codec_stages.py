@@ -5,19 +5,20 @@ import math
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from web.synthesis_queue import QueuedRequest, SynthesisQueue
 
 import bins.evaluate
 import bins.webui
-from config.schema import SamplingSettings
 from processors.codecs.encodec import Encodec
 from processors.manifest import list_shards, read_shards
 from synthesis.load import load_experiment
+from synthesis.queue import QueuedRequest
+from synthesis.voices import load_prompt
 from tests.conftest import ROOT
 from tests.support.standin_encodec import make_standin
 from tests.support.tiny_pretrained import HAS_XCODEC2, write_dac, write_mimi, write_vocos, write_xcodec2
@@ -33,7 +34,7 @@ from tests.support.tiny_runs import (
     write_custom,
 )
 from utils.audio import read_audio
-from web.experiments import ExperimentList
+from web.api import SpeechApi
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,15 @@ def test_a_codec_goes_through_all_stages(
     call(bins.evaluate, *evaluate, "--num_report_texts", "0", *batch[2:])
     assert json.loads((output / "metrics.json").read_text())["systems"]
 
-    def speak(queue: SynthesisQueue, experiments: ExperimentList, *_: object) -> None:
-        sampling = SamplingSettings(
-            top_k=0, top_p=1.0, temperature=1.0, seed=0, repetition_window=0, repetition_threshold=0.1
-        )
-        request = QueuedRequest(experiments.first_checkpoint(), sampling, "early birds", "quiet rivers", prompt)
-        queue.start()
-        queue.submit(request)
+    def speak(api: SpeechApi, *_: object) -> int:
+        checkpoint = api.experiments.first_checkpoint()
+        load = partial(load_prompt, source=prompt, text="quiet rivers")
+        request = QueuedRequest(checkpoint, api.settings(checkpoint).speech_settings(), "early birds", load)
+        api.queue.start()
+        api.queue.submit(request)
         assert request.done.result(120).sample_rate_hz == rate_hz
-        queue.close()
+        api.queue.close()
+        return 0
 
     monkeypatch.setattr("web.server.serve", speak)
     assert call(bins.webui, "--infer_expt_dir", str(pair), "--log_dir", str(world.folder / "ckpts")) == 0

@@ -10,7 +10,6 @@ from types import TracebackType
 from pydantic import ValidationError
 from torch import Tensor
 
-from config.schema import SpeechSettings
 from evaluation.candidates import add_error_rate
 from models.experiment import Experiment
 from synthesis.load import find_pretrained, load_experiment
@@ -41,7 +40,7 @@ class TTS:
         self._queue = SynthesisQueue(build)
         synthesizer = self._queue.load(checkpoint)
         self.sample_rate_hz = synthesizer.codec.sample_rate_hz
-        self._settings = synthesizer.settings.model_dump(include=set(SpeechSettings.model_fields))
+        self._settings = synthesizer.settings
         self._queue.start()
         self.close: Callable[[], object] = weakref.finalize(self, self._queue.close)
         """Stop: requests that are not done raise UserError, and so do later ones."""
@@ -130,14 +129,13 @@ class TTS:
             source = default_voice(folder)
         else:
             source = find_path(voice, "voice") if voice.endswith(SUFFIX) else find_voice(voice, folder, "voice")
-        changes = {name: value for name, value in given.items() if value is not None}
         try:
-            chosen = SpeechSettings.model_validate({**self._settings, **changes}, strict=False)
+            settings = self._settings.speech_settings(given)
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{first['loc'][0]}: {first['msg'].lower()}; got {first['input']!r}") from None
         load = partial(load_prompt, source=source, text=prompt_text or "")
-        return QueuedRequest(self._checkpoint, chosen, text, load)
+        return QueuedRequest(self._checkpoint, settings, text, load)
 
     def _finish(self, request: QueuedRequest) -> SpokenText:
         """Wait for a request. An interrupt cancels it."""

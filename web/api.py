@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from config.schema import InferSettings, SpeechSettings
+from config.schema import InferSettings
 from models.experiment import Experiment
 from synthesis.queue import QueuedRequest, SynthesisQueue
 from synthesis.voices import default_voice, find_voice, list_voices, load_prompt, read_voice
@@ -120,10 +120,9 @@ class SpeechApi:
             voice = self.voice_file(body, experiment_of(checkpoint))
         except UserError as error:
             raise ApiError(400, str(error), "voice", "voice_not_found") from None
-        own = self.settings(checkpoint).model_dump(include=set(SpeechSettings.model_fields))
-        given = body.model_dump(include={"speed", "seed", "top_k", "top_p", "temperature"}, exclude_none=True)
+        given = body.model_dump(include={"speed", "seed", "top_k", "top_p", "temperature"})
         try:
-            settings = SpeechSettings.model_validate({**own, **given}, strict=False)
+            settings = self.settings(checkpoint).speech_settings(given)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = str(first["loc"][0])

@@ -135,10 +135,8 @@ class Page:
         """The experiment's own settings, replaced by the values of the page's fields."""
         if any(value is None for value in given.values()):
             raise UserError("top-k, top-p, temperature, seed and speed each need a number")
-        own = self.settings(Experiment.of(checkpoint)).model_dump(include=set(SpeechSettings.model_fields))
         try:
-            # The browser may send whole numbers as floats.
-            return SpeechSettings.model_validate({**own, **given}, strict=False)
+            return self.settings(Experiment.of(checkpoint)).speech_settings(given)
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{first['loc'][0]}: {first['msg'].lower()}; got {first['input']}") from None
