@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.features import untrained_encodec
 from benchmarks.measure import Row, seconds_of, seconds_once
+from benchmarks.synthetic_corpus import VOICES
 from config.schema import ValleExperiment
 from models.experiment import Experiment
 from models.valle.valle import VALLE
 from processors.codecs.encodec import Encodec
-from processors.demo_corpus import VOICES
 from processors.espeak_speech import render
 from processors.symbols import SymbolTable
 from utils.audio import write_audio
