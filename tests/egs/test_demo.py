@@ -19,7 +19,6 @@ import bins.evaluate
 import bins.inference
 import bins.preprocess
 import bins.train
-from benchmarks.startup import PHONES
 from config.schema import Settings
 from egs.tts.VALLE import demo, demo_report
 from egs.tts.VALLE.demo import Options, Steps
@@ -34,6 +33,7 @@ from egs.tts.VALLE.demo_corpus import (
 from egs.tts.VALLE.demo_report import check_speech, draw, losses, print_comparison, print_table, read_systems
 from egs.tts.VALLE.pretrained.recipe.corpus import excluded, is_excluded, may_train_on
 from evaluation.ge2e import Ge2eEncoder
+from processors.frontends import build_phonemizer
 from processors.symbols import SymbolTable
 from tests.conftest import ROOT
 from tests.support import tiny_runs
@@ -61,7 +61,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny stand-in for the pretrained pair, whose speech ends by itself."""
     folder = tmp_path_factory.mktemp("pair")
-    SymbolTable.from_phones(PHONES.split()).save(folder / "symbols.dict")
+    rows = map(json.loads, (corpus / "metadata.jsonl").read_text().splitlines())
+    first_prompt = (ROOT / f"{demo.FIRST_PROMPT}.txt").read_text()
+    texts = [*(row["text"] for row in rows), *evaluation_sentences(NUM_SENTENCES), demo.FIRST_TEXT, first_prompt]
+    phones = build_phonemizer("espeak", "en-us").phonemize(texts)
+    SymbolTable.from_phones(phone for of_text in phones for phone in of_text).save(folder / "symbols.dict")
     config = tiny_runs.write_config(folder / "exp_config.json", corpus, folder)
     changes = {**tiny_runs.ROOMY, "preprocess.symbol_table": str(folder / "symbols.dict")}
     tiny_runs.prepare(config, changes)
