@@ -63,7 +63,7 @@ def print_table(systems: Mapping[str, System], num_texts: int) -> None:
             )
             cells.append(f"{mean} [{low}, {high}]" if found else mean)
         print(f"   {name:12s}{''.join(f'{cell:>24s}' for cell in cells)}")
-    print(f"   {num_texts} sentences; in brackets the 95 % intervals, by bootstrap over sentences")
+    print(f"   {num_texts} sentences; in brackets the 95 % intervals. SIM-o is the speaker similarity to the prompt")
 
 
 def print_comparison(systems: Mapping[str, System], lines: Sequence[Line], normalize: Callable[[str], str]) -> None:
