@@ -1,43 +1,43 @@
-"""The demo: its voice and texts are new to the pretrained pair, its steps run once, and its table compares in pairs."""
+"""The demo: its voice and texts are new to the pretrained pair, and its steps run once."""
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import json5
-import numpy as np
 import pytest
 import soundfile
 import torch
-from matplotlib import pyplot
-from torch.utils.tensorboard import SummaryWriter
 
 import bins.evaluate
 import bins.inference
 import bins.preprocess
 import bins.train
 from config.schema import Settings
-from egs.tts.VALLE import demo, demo_report
+from egs.tts.VALLE import demo
 from egs.tts.VALLE.demo import Options, Steps
 from egs.tts.VALLE.demo_corpus import (
-    Line,
     evaluation_lines,
     evaluation_sentences,
     new_voice,
     write_corpus,
     write_test_list,
 )
-from egs.tts.VALLE.demo_report import check_speech, draw, losses, print_comparison, print_table, read_systems
+from egs.tts.VALLE.demo_report import ROWS
 from egs.tts.VALLE.pretrained.recipe.corpus import excluded, is_excluded, may_train_on
 from evaluation.ge2e import Ge2eEncoder
+from processors.codecs.speech_rvq import save_net
 from processors.frontends import build_phonemizer
 from processors.symbols import SymbolTable
 from tests.conftest import ROOT
 from tests.support import tiny_runs
+from tests.support.tiny_codec import tiny_speech_net
 from tests.support.tiny_runs import Program, call
+from utils.audio import read_audio
 from utils.config import load_settings
 from utils.errors import UserError
 
@@ -66,8 +66,21 @@ def pair(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [*(row["text"] for row in rows), *evaluation_sentences(NUM_SENTENCES), demo.FIRST_TEXT, first_prompt]
     phones = build_phonemizer("espeak", "en-us").phonemize(texts)
     SymbolTable.from_phones(phone for of_text in phones for phone in of_text).save(folder / "symbols.dict")
+    clips = [read_audio(path, 16000) for path in sorted((corpus / "audio").glob("*.flac"))[:4]]
+    net, codec = tiny_speech_net(clips, 16000)
+    save_net(net, codec, folder / "codec.safetensors")
     config = tiny_runs.write_config(folder / "exp_config.json", corpus, folder)
-    changes = {**tiny_runs.ROOMY, "preprocess.symbol_table": str(folder / "symbols.dict")}
+    changes = {
+        **tiny_runs.ROOMY,
+        "preprocess.symbol_table": str(folder / "symbols.dict"),
+        "preprocess.acoustic_token_extractor": "SpeechRVQ",
+        "preprocess.codec_checkpoint": str(folder / "codec.safetensors"),
+        "preprocess.speech_rvq.num_codebooks": 4,
+        "preprocess.sample_rate": 16000,
+        "model.num_quantizers": 4,
+        "model.audio_token_num": codec.codebook_size,
+        "model.group_size": 2,
+    }
     tiny_runs.prepare(config, changes)
     tiny_runs.train(config, "pair", 0, changes)
     tiny_runs.let_speech_end(folder / "ckpts" / "pair")
@@ -135,8 +148,9 @@ def test_all_steps_run_once(options: Options, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     first = re.search(r"(\S+\.wav), (\d+) s after the command began", printed)
     assert first is not None and Path(first[1]).is_file()
-    assert [line.split()[0] for line in printed.splitlines() if re.match(r" +(recordings|codec|before|after) ", line)]
-    assert "similarity" not in printed and "SIM-o" in printed and "MCD dB" in printed and "WER %" not in printed
+    rows = re.findall(r"^ +(recordings|codec alone|before|after) +[\d-]", printed, re.MULTILINE)
+    assert rows == list(ROWS)
+    assert "is missing" not in printed and "SIM-o" in printed and "MCD dB" in printed and "WER %" not in printed
     assert re.search(r"MCD dB: after is (better|worse) than before, by [+-]", printed)
     assert "make demo ASR=whisper" in printed and "total" in printed
     experiment = demo.EXPERIMENTS / "new"
@@ -157,8 +171,8 @@ def test_the_config_has_what_must_be_equal_to_the_pair(options: Options, tmp_pat
     settings = load_settings(tmp_path / "written.json", Settings, root=ROOT)
     of_pair = json.loads((options.pretrained / "args.json").read_text())
     assert settings.model.model_dump() == of_pair["model"] and settings.infer.model_dump() == of_pair["infer"]
-    assert settings.preprocess.mel_rvq.model_dump() == of_pair["preprocess"]["mel_rvq"]
-    assert settings.preprocess.codec_checkpoint == str(options.pretrained / "mel_rvq.safetensors")
+    assert settings.preprocess.speech_rvq.model_dump() == of_pair["preprocess"]["speech_rvq"]
+    assert settings.preprocess.codec_checkpoint == str(options.pretrained / "speech_rvq.safetensors")
     assert settings.preprocess.symbol_table == str(options.pretrained / "symbols.dict")
 
 
@@ -170,6 +184,18 @@ def test_the_demos_config_is_that_of_the_pretrained_pair() -> None:
     args = ROOT / demo.PRETRAINED / "args.json"
     if args.is_file():
         assert settings.model.model_dump() == json.loads(args.read_text())["model"]
+
+
+def test_an_interrupted_fine_tuning_goes_on(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(demo, "launch", lambda flags: started.append(flags) or 0)
+    demo.fine_tune("new", options.workdir / "config.json", options.pretrained)
+    shutil.copytree(options.pretrained, demo.EXPERIMENTS / "new")
+    demo.fine_tune("new", options.workdir / "config.json", options.pretrained)
+    assert [flags[-4:] for flags in started] == [
+        ["--resume_from_ckpt_path", str(options.pretrained), "--resume_type", "finetune"],
+        ["--model_train_stage", "0", "--resume", "true"],
+    ]
 
 
 def test_a_folder_without_a_pair_is_one_line(options: Options, tmp_path: Path) -> None:
@@ -190,61 +216,17 @@ def test_a_failed_stage_is_an_error_unless_only_a_text_failed(tmp_path: Path, mo
         demo.run_sh("--stage", "2")
 
 
-def test_silence_and_a_missing_file_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "batch" / "1_prompt.wav"
-    path.parent.mkdir()
-    row = {"name": "batch/1_prompt", "audio": "batch/1_prompt.wav", "error": "cut off"}
-    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(UserError, match="missing"):
-        check_speech(tmp_path, ["batch/1_prompt"])
-    soundfile.write(path, np.zeros(24000), 24000)
-    with pytest.raises(UserError, match="silent"):
-        check_speech(tmp_path, ["batch/1_prompt"])
-    soundfile.write(path, 0.1 * np.sin(np.arange(24000)), 24000)
-    check_speech(tmp_path, ["batch/1_prompt"])
-    assert "the speech of 1 of 1 texts did not end by itself" in capsys.readouterr().out
-
-
-def system(values: dict[str, list[float]]) -> dict:
-    """A system as in metrics.json; the names of its utterances are 0, 1, ..."""
-    metrics = {key: {"mean": float(np.mean(row)), "low": min(row), "high": max(row)} for key, row in values.items()}
-    utterances = {str(i): {key: row[i] for key, row in values.items()} for i in range(len(next(iter(values.values()))))}
-    return {"metrics": metrics, "utterances": utterances}
-
-
-def test_before_and_after_are_compared_sentence_by_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # In every sentence the distance falls by one, although sentences differ by much more.
-    before = system({"mcd_db": [2.0, 9.0, 30.0], "sim_o": [0.5, 0.6, 0.7], "wer": [0.0, 0.5, 0.0]})
-    after = system({"mcd_db": [1.0, 8.0, 29.0], "sim_o": [0.4, 0.7, 0.7], "wer": [0.0, 0.0, 1.0]})
-    content = {
-        "systems": {"truth": system({"wer": [0.0]}), "codec": system({"mcd_db": [1.0]}), "x": after, "y": before}
-    }
-    (tmp_path / "metrics.json").write_text(json.dumps({**content, "missing": {"DNSMOS": "how"}}))
-    systems, missing = read_systems(tmp_path / "metrics.json")
-    assert list(systems) == list(demo_report.ROWS) and missing == {"DNSMOS": "how"}
-    lines = [Line(str(i), "word " * num, "", Path(), Path()) for i, num in enumerate((2, 6, 2))]
-    print_table(systems, 3)
-    table = capsys.readouterr().out.splitlines()
-    assert [row.split()[0] for row in table[1:5]] == ["recordings", "codec", "before", "after"]
-    assert "13.67 [2.00, 30.00]" in table[3] and "WER %" in table[0] and "CER %" not in table[0]
-    print_comparison(systems, lines, str)
-    wer, similarity, distance = capsys.readouterr().out.splitlines()
-    assert distance == "   MCD dB: after is better than before, by -1.00 (95 % interval -1.00 to -1.00)"
-    assert "SIM-o: after is as good as before" in similarity or "0 is in the interval" in similarity
-    # 3 of 10 words were wrong, and now 2 of 10.
-    assert "WER %: after is better than before, by -10.0" in wer and "0 is in the interval" in wer
-
-
-def test_the_picture_has_the_losses_and_the_spectrograms(corpus: Path, tmp_path: Path) -> None:
-    with SummaryWriter(str(tmp_path / "log")) as writer:
-        for step in range(5):
-            writer.add_scalar("train/loss", 5 - step, step)
-        writer.add_scalar("valid/loss", 2.0, 4)
-    assert losses(tmp_path) == {"training": [(step, 5.0 - step) for step in range(5)], "validation": [(4, 2.0)]}
-    line = evaluation_lines(corpus, NUM_SENTENCES)[0]
-    clips = dict.fromkeys(("before", "after", "recording"), line.recording)
-    draw(tmp_path / "demo.png", tmp_path, clips, line.text)
-    assert pyplot.imread(tmp_path / "demo.png").shape[:2] == (660, 1320)
+def test_what_is_missing_is_said(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.json"
+    systems = dict.fromkeys(("truth", "codec", "x", "y"), {"metrics": {}, "utterances": {}})
+    missing = {"WER and CER": "give --asr", "speaker similarity": "no network"}
+    path.write_text(json.dumps({"systems": systems, "missing": missing}))
+    demo.print_results(path, [], options)
+    printed = capsys.readouterr().out
+    assert "make demo ASR=whisper" in printed and "give --asr" not in printed
+    assert f"speaker similarity is missing: no network; then remove {path} and repeat" in printed
+    demo.print_results(path, [], replace(options, asr="whisper"))
+    assert "WER and CER is missing: give --asr" in capsys.readouterr().out
 
 
 def test_a_step_runs_once_and_is_not_mixed_with_other_settings(

@@ -260,8 +260,10 @@ def parse() -> Options:
 def main() -> None:
     try:
         demo(parse())
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"demo: {error}")
+    except KeyboardInterrupt:
+        sys.exit("demo: interrupted; the same command goes on from the last complete step")
 
 
 if __name__ == "__main__":
