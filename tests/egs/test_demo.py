@@ -186,6 +186,11 @@ def test_the_demos_config_is_that_of_the_pretrained_pair() -> None:
         assert settings.model.model_dump() == json.loads(args.read_text())["model"]
 
 
+def test_run_sh_is_started_in_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert demo.launch(["--help"]) == 0 and demo.launch(["--stage", "9"]) == 2
+
+
 def test_an_interrupted_fine_tuning_goes_on(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(demo, "launch", lambda flags: started.append(flags) or 0)
@@ -218,7 +223,7 @@ def test_a_failed_stage_is_an_error_unless_only_a_text_failed(tmp_path: Path, mo
 
 def test_what_is_missing_is_said(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.json"
-    systems = dict.fromkeys(("truth", "codec", "x", "y"), {"metrics": {}, "utterances": {}})
+    systems = {name: {"metrics": {}, "utterances": {}} for name in ("truth", "codec", "x", "y")}
     missing = {"WER and CER": "give --asr", "speaker similarity": "no network"}
     path.write_text(json.dumps({"systems": systems, "missing": missing}))
     demo.print_results(path, [], options)
