@@ -70,7 +70,9 @@ class Steps:
         has_same_settings = note.get("settings") == self._settings
         if product is not None and product.exists():
             if not has_same_settings:
-                raise UserError(f"{product} is of another pair or version of the demo: remove it, or give --name")
+                raise UserError(
+                    f"{product} is of another pair or version of the demo: remove it, or give --name and --workdir"
+                )
             if "seconds" in note:
                 print(f"== {step}: complete, in {shown(product)}", flush=True)
                 self.seconds[step] = note["seconds"]
@@ -158,6 +160,19 @@ def fine_tune(name: str, config: Path, pretrained: Path) -> None:
     run_sh("--stage", "2", *own, *(["--resume", "true"] if is_begun else start))
 
 
+def speak_list(pretrained: Path, output: Path, test_list: Path) -> None:
+    batch = ["--infer_mode", "batch", "--test_list_file", shown(test_list), "--infer_output_dir", shown(output)]
+    run_sh("--stage", "3", "--infer_expt_dir", pretrained, *batch, product=output / "results.jsonl")
+
+
+def evaluate(options: Options, experiment: Path, before: Path, test_list: Path, output: Path) -> None:
+    """Run stage 4, which speaks with the fine-tuned pair and measures both it and the speech before."""
+    models = ["--asr", options.asr, *(["--asr_model", options.asr_model] if options.asr_model else [])]
+    models += ["--speaker_model", options.speaker_model]
+    files = ["--audio_dir", shown(before), "--test_list_file", shown(test_list), "--eval_output_dir", shown(output)]
+    run_sh("--stage", "4", "--infer_expt_dir", experiment, *files, *models, product=output / "metrics.json")
+
+
 def evaluation_name(options: Options) -> str:
     """The folder of the results: another recognizer writes to another one."""
     if options.asr == "none":
@@ -170,55 +185,52 @@ def demo(options: Options) -> None:
     pretrained, workdir = options.pretrained, options.workdir
     pair = resolve_checkpoint(pretrained, "--pretrained")
     workdir.mkdir(parents=True, exist_ok=True)
-    config, test_list, first, before = (
-        workdir / part for part in ("config.json", "test_list.txt", "first", "before_fine_tuning")
-    )
+    config, test_list, corpus = workdir / "config.json", workdir / "test_list.txt", workdir / "corpus"
+    first, before = workdir / "first", workdir / "before_fine_tuning"
     experiment = ROOT / EXPERIMENTS / options.name
     evaluation = experiment / evaluation_name(options)
     write_config(config, pretrained, workdir)
+    # Products of another pair, config or corpus must not be mixed with new ones.
     content = [(ROOT / CONFIG).read_text(), config.read_text(), pair.path.name, MINUTES, NUM_SENTENCES]
     steps = Steps(workdir / "done.json", repr(content))
 
-    step = "first speech"
-    steps.run(step, partial(speak_at_once, pretrained, first), first / "results.jsonl")
-    first_name = f"single/{Path(FIRST_PROMPT).name}"
-    check_speech(first, [first_name])
-    print(f"   {shown(first / first_name)}.wav, {steps.seconds[step]:.0f} s after the command began: {FIRST_TEXT!r}")
+    steps.run("first speech", partial(speak_at_once, pretrained, first), first / "results.jsonl")
+    name = f"single/{Path(FIRST_PROMPT).name}"
+    check_speech(first, [name])
+    seconds = steps.seconds["first speech"]
+    print(f"   {shown(first / name)}.wav, {seconds:.0f} s after the command began: {FIRST_TEXT!r}")
 
-    corpus = workdir / "corpus"
     steps.run("corpus", partial(write_corpus, corpus, MINUTES, NUM_SENTENCES), corpus)
     lines = evaluation_lines(corpus, NUM_SENTENCES)
     write_test_list(test_list, lines)
     names = [line.name for line in lines]
     steps.run("features", partial(run_sh, "--stage", "1", "--config", config))
-
-    items: list[str | Path] = ["--test_list_file", test_list]
-    results = before / "results.jsonl"
-    speak = partial(run_sh, "--stage", "3", "--infer_mode", "batch", *items, product=results)
-    speak = partial(speak, "--infer_expt_dir", pretrained, "--infer_output_dir", before)
-    steps.run("speech before fine-tuning", speak, results)
+    # The pair speaks before stage 2, although stage 4 reads this speech only after it.
+    steps.run("speech before", partial(speak_list, pretrained, before, test_list), before / "results.jsonl")
     check_speech(before, names)
-    steps.run("fine-tuning", partial(fine_tune, options.name, config, pretrained), experiment)
-
-    metrics = evaluation / "metrics.json"
-    models = ["--asr", options.asr, *(["--asr_model", options.asr_model] if options.asr_model else [])]
-    evaluate = partial(run_sh, "--stage", "4", "--infer_expt_dir", experiment, "--audio_dir", before, *items)
-    evaluate = partial(evaluate, *models, "--speaker_model", options.speaker_model, product=metrics)
-    evaluate = partial(evaluate, "--eval_output_dir", evaluation)
-    steps.run(f"speech after fine-tuning, {evaluation.name}", evaluate, metrics)
-    after = evaluation / experiment.name
+    # The experiment may have another --name in another call, so that these steps have it in theirs.
+    step = f"fine-tuning, {shown(experiment)}"
+    steps.run(step, partial(fine_tune, options.name, config, pretrained), experiment)
+    metrics, after = evaluation / "metrics.json", evaluation / experiment.name
+    step = f"speech after, {shown(evaluation)}"
+    steps.run(step, partial(evaluate, options, experiment, before, test_list, evaluation), metrics)
     check_speech(after, names)
 
     print_results(metrics, lines, options)
     picture = evaluation / "demo.png"
     clips = {"before": before / f"{names[0]}.wav", "after": after / f"{names[0]}.wav", "recording": lines[0].recording}
     draw(picture, experiment, clips, lines[0].text)
-    print("== time")
-    for step, seconds in {**steps.seconds, "total": sum(steps.seconds.values())}.items():
-        print(f"   {step:44s} {seconds / 60:5.1f} min")
+    print_times(steps.seconds)
     print(f"== speech before fine-tuning: {shown(before)}; after: {shown(after)}")
     print(f"   losses and spectrograms: {shown(picture)}")
     print(f"   report with audio: {shown(evaluation / 'report.html')}")
+
+
+def print_times(seconds: dict[str, float]) -> None:
+    """Print the minutes of each step; those of a step that was complete are of its first run."""
+    print("== time")
+    for step, step_seconds in {**seconds, "total": sum(seconds.values())}.items():
+        print(f"   {step:48s} {step_seconds / 60:5.1f} min")
 
 
 def print_results(metrics: Path, lines: list[Line], options: Options) -> None:
