@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from utils.cli import Parser, find_path, run
 from utils.errors import UserError
-from utils.paths import ROOT
+from utils.paths import PRETRAINED, ROOT
 
 DESCRIPTION = "Stage 5: a web page that synthesizes texts in the voices of prompts, with trained experiments."
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None) -> int:
         log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
     first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
     queue = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)[0])
-    experiments = ExperimentList(log_dir, first)
+    experiments = ExperimentList(log_dir, first, last=PRETRAINED)
     # Load the first model before anyone opens the page.
     queue.load(experiments.first_checkpoint())
     serve(queue, experiments, lambda experiment: experiment.settings(flags.set).infer, flags.host, flags.port)

@@ -1,6 +1,8 @@
-"""The location of the repository."""
+"""Locations in the repository."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository's root; relative paths of a config start here."""
+PRETRAINED = ROOT / "egs" / "tts" / "VALLE" / "pretrained"
+"""The experiment folder of the pretrained pair."""

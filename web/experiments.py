@@ -14,24 +14,20 @@ from utils.log import log
 
 @dataclass(frozen=True)
 class ExperimentList:
-    """The experiments below `log_dir`, after `first`: an experiment or a checkpoint, anywhere."""
+    """The experiments below `log_dir`, after `first` and before `last`: an experiment or a checkpoint, anywhere."""
 
     log_dir: Path
     first: Path | None = None
+    last: Path | None = None
 
     def find(self) -> dict[str, Checkpoint]:
-        """Return the checkpoint to use for each experiment, by name, `first` before the others. Rereads the disk."""
-        found: dict[str, Checkpoint] = {}
-        if self.first is not None:
-            # If it was removed, the others are still offered.
-            with suppress(UserError):
-                checkpoint = resolve_checkpoint(self.first, "--infer_expt_dir")
-                found[experiment_of(checkpoint).name] = checkpoint
+        """Return the checkpoint to use for each experiment, by name, in the page's order. Rereads the disk."""
+        found = _named(self.first)
         for folder in sorted(self.log_dir.iterdir()) if self.log_dir.is_dir() else ():
             checkpoints = find_checkpoints(folder / "checkpoint")
             if checkpoints and can_speak(checkpoints[-1]):
                 found.setdefault(folder.name, checkpoints[-1])
-        return found
+        return found | {name: checkpoint for name, checkpoint in _named(self.last).items() if name not in found}
 
     def first_checkpoint(self) -> Checkpoint:
         """Return the checkpoint that the page selects at first. Raises UserError if there is no usable experiment."""
@@ -43,6 +39,16 @@ class ExperimentList:
             f"--log_dir: no experiment with an AR and a NAR model in {self.log_dir}; train one (--stage 2), or name "
             "one with --infer_expt_dir"
         )
+
+
+def _named(folder: Path | None) -> dict[str, Checkpoint]:
+    """The name and the checkpoint of an experiment; nothing if it was removed, as the others are still offered."""
+    if folder is None:
+        return {}
+    with suppress(UserError):
+        checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
+        return {experiment_of(checkpoint).name: checkpoint}
+    return {}
 
 
 @lru_cache(maxsize=1024)

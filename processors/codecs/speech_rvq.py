@@ -14,10 +14,9 @@ from processors.codecs.base import Codec
 from processors.codecs.speech_net import SpeechNet
 from utils.errors import UserError, first_line
 from utils.files import atomic_write
+from utils.paths import PRETRAINED
 
 FORMAT = "vallet-speech-rvq-1"
-PRETRAINED = "egs/tts/VALLE/pretrained"
-"""The folder with the weights that are used if the settings name none."""
 
 
 class SpeechRVQ(Codec):
@@ -43,7 +42,7 @@ class SpeechRVQ(Codec):
 
     @classmethod
     def weights_file(cls, settings: PreprocessSettings, root: Path) -> Path:
-        return super().weights_file(settings, root) or root / PRETRAINED / cls.file_name
+        return super().weights_file(settings, root) or PRETRAINED / cls.file_name
 
     @classmethod
     def open(cls, settings: PreprocessSettings, own_file: Path | None, root: Path) -> "SpeechRVQ":

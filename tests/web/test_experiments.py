@@ -23,6 +23,8 @@ def test_the_first_experiment_may_be_in_another_folder(trained: Trained, tmp_pat
         assert list(experiments.find()) == ["other", "nar"]
         assert experiments.first_checkpoint().path.is_relative_to(elsewhere)
     assert list(ExperimentList(trained.log_dir, trained.nar).find()) == ["nar"]
+    assert list(ExperimentList(trained.log_dir, last=elsewhere).find()) == ["nar", "other"]
+    assert ExperimentList(tmp_path / "empty", last=elsewhere).first_checkpoint().path.is_relative_to(elsewhere)
     shutil.rmtree(elsewhere)
     assert list(experiments.find()) == ["nar"]
 
