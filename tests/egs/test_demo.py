@@ -40,6 +40,7 @@ from tests.support.tiny_runs import Program, call
 from utils.audio import read_audio
 from utils.config import load_settings
 from utils.errors import UserError
+from utils.paths import PRETRAINED
 
 NUM_SENTENCES = 2
 PROGRAMS: dict[str, Program] = {
@@ -178,10 +179,10 @@ def test_the_config_has_what_must_be_equal_to_the_pair(options: Options, tmp_pat
 
 def test_the_demos_config_is_that_of_the_pretrained_pair() -> None:
     settings = load_settings(ROOT / "egs" / "tts" / "VALLE" / "demo_config.json", Settings, root=ROOT)
-    recipe = load_settings(ROOT / demo.PRETRAINED / "recipe" / "exp_config.json", Settings, root=ROOT)
+    recipe = load_settings(PRETRAINED / "recipe" / "exp_config.json", Settings, root=ROOT)
     assert settings.model == recipe.model and settings.preprocess.speech_rvq == recipe.preprocess.speech_rvq
-    assert settings.preprocess.codec_checkpoint == f"{demo.PRETRAINED}/speech_rvq.safetensors"
-    args = ROOT / demo.PRETRAINED / "args.json"
+    assert settings.preprocess.codec_checkpoint == "egs/tts/VALLE/pretrained/speech_rvq.safetensors"
+    args = PRETRAINED / "args.json"
     if args.is_file():
         assert settings.model.model_dump() == json.loads(args.read_text())["model"]
 

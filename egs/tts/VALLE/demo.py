@@ -25,10 +25,9 @@ from utils.checkpoint import find_checkpoints, resolve_checkpoint
 from utils.config import read_values
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.paths import ROOT
+from utils.paths import PRETRAINED, ROOT
 
 CONFIG = "egs/tts/VALLE/demo_config.json"
-PRETRAINED = "egs/tts/VALLE/pretrained"
 EXPERIMENTS = Path("ckpts/tts")
 MINUTES = 25.0
 NUM_SENTENCES = 20
@@ -46,7 +45,7 @@ class Options:
 
     name: str = "demo"
     workdir: Path = ROOT / "demo"
-    pretrained: Path = ROOT / PRETRAINED
+    pretrained: Path = PRETRAINED
     asr: str = "none"
     asr_model: str | None = None
     speaker_model: str = "ge2e"
@@ -252,7 +251,7 @@ def parse() -> Options:
     parser.add_argument("--name", default="demo", help="experiment of the fine-tuned pair (default %(default)s)")
     parser.add_argument("--workdir", type=Path, default=ROOT / "demo", help="for corpus and features (default demo)")
     parser.add_argument(
-        "--pretrained", type=Path, default=ROOT / PRETRAINED, help=f"experiment to start from (default {PRETRAINED})"
+        "--pretrained", type=Path, default=PRETRAINED, help=f"experiment to start from (default {shown(PRETRAINED)})"
     )
     parser.add_argument("--asr", choices=("whisper", "hubert", "pocketsphinx", "none"), default="none")
     parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer, as in stage 4")
