@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from utils.cli import Parser, find_path, run
 from utils.paths import ROOT
 
-DESCRIPTION = "Train SpeechRVQ on JSON lines with audio and text. A training that was stopped goes on where it was."
+DESCRIPTION = "Train SpeechRVQ on JSON lines with audio and text. The same command resumes a stopped training."
 
 
 def main(arguments: Sequence[str] | None) -> int:

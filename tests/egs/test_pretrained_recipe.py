@@ -63,6 +63,18 @@ def test_real_speech_is_without_the_excluded_speakers(tmp_path: Path) -> None:
     assert [row["speaker"] for row in corpus.real_speech(tmp_path)] == ["speechocean762_1234"]
 
 
+def test_real_speech_is_without_the_excluded_corpora(tmp_path: Path) -> None:
+    for name in json.loads((RECIPE / "excluded.json").read_text())["corpora"]:
+        folder = tmp_path / name / "test-clean" / "1" / "2"
+        folder.mkdir(parents=True)
+        (tmp_path / name / "metadata.csv").write_text("u|it is here|it is here\n")
+        (tmp_path / name / "all.jsonl").write_text('{"audio": "u.wav", "text": "it is here", "speaker": "1"}\n')
+        (folder / "1_2_3.normalized.txt").write_text("it is here")
+    (tmp_path / "LJSpeech-1.1").mkdir()
+    (tmp_path / "LJSpeech-1.1" / "metadata.csv").write_text("u|it is here|it is here\n")
+    assert [row["speaker"] for row in corpus.real_speech(tmp_path)] == ["lj"]
+
+
 def test_a_list_of_rendered_voices_has_their_own_references(tmp_path: Path) -> None:
     lines = [line.split("|") for line in test_list.espeak_lines(["Come in.", "Here we are."], tmp_path)]
     assert [line[0] for line in lines] == ["Come in.", "Here we are."]

@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from config.codec_schema import CodecTrainSettings
+from processors.custom import read_custom
 from processors.frontends import build_phonemizer
 from utils.audio import read_audio, read_duration_seconds
 from utils.config import resolve_path
@@ -26,7 +28,7 @@ _GAIN_DB = (-9.0, 6.0)
 
 
 @dataclass(frozen=True)
-class Clip:
+class TrainingClip:
     """A clip of a manifest; `phones` are ids from 1 on, 0 is the blank of connectionist temporal classification."""
 
     audio: str
@@ -45,10 +47,10 @@ class ClipBatch:
     phone_lens: Tensor
 
 
-def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[Clip]:
+def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[TrainingClip]:
     """The clips of all manifests, without those that are too long. What was read is kept in the file `cache`.
 
-    Raises UserError if a manifest is missing or has no usable clip.
+    Raises UserError if a manifest is missing, has a row that cannot be used, or has no clip that is short enough.
     """
     paths = [resolve_path(name, root) for name in settings.manifests]
     stamp = [settings.language, *(f"{path} {path.stat().st_mtime if path.is_file() else 0}" for path in paths)]
@@ -56,15 +58,19 @@ def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[Cl
         kept = json.loads(cache.read_text(encoding="utf-8"))
         if kept["stamp"] == stamp:
             return _within(kept["rows"], settings)
-    rows = []
+    rows: list[list[Any]] = []
     for number, path in enumerate(paths):
         if not path.is_file():
             raise UserError(f"train.manifests: {path} is not a file")
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        with progress_bar(total=len(lines), desc=path.name, unit="clip") as bar:
-            for line in lines:
-                audio = str(resolve_path(line["audio"], path.parent))
-                rows.append([audio, read_duration_seconds(Path(audio)), line["text"], number])
+        found = list(read_custom(path))
+        with progress_bar(total=len(found), desc=path.name, unit="clip") as bar:
+            for row in found:
+                problem = row.problem or (None if row.text else "no text")
+                if problem or row.duration_seconds is not None:
+                    raise UserError(
+                        f"train.manifests: {path}: {row.id}: {problem or 'a part of a file'}; remove the row"
+                    )
+                rows.append([row.audio_path, read_duration_seconds(Path(row.audio_path)), row.text, number])
                 bar.update()
     phones = build_phonemizer("espeak", settings.language).phonemize([row[2] for row in rows])
     table = {phone: i + 1 for i, phone in enumerate(sorted({p for row in phones for p in row if p.isalpha()}))}
@@ -77,9 +83,9 @@ def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[Cl
     return _within(kept_rows, settings)
 
 
-def _within(rows: list[list], settings: CodecTrainSettings) -> list[Clip]:
+def _within(rows: list[list], settings: CodecTrainSettings) -> list[TrainingClip]:
     clips = [
-        Clip(audio, seconds, tuple(phones), settings.weights[number])
+        TrainingClip(audio, seconds, tuple(phones), settings.weights[number])
         for audio, seconds, phones, number in rows
         if seconds <= settings.max_seconds and phones
     ]
@@ -90,17 +96,22 @@ def _within(rows: list[list], settings: CodecTrainSettings) -> list[Clip]:
 
 
 def batches(
-    clips: Sequence[Clip], settings: CodecTrainSettings, rate_hz: int, hop_samples: int, first_step: int
+    clips: Sequence[TrainingClip], settings: CodecTrainSettings, rate_hz: int, hop_samples: int, first_step: int
 ) -> Iterator[ClipBatch]:
     """Endless batches; those from `first_step` on are the same whether or not the steps before were drawn."""
     source = _Batches(clips, settings, rate_hz, hop_samples, first_step)
-    # Without a generator of its own, the loader would draw from the one that the training draws from.
+    # By default the loader draws its seed from the global generator, whose state a resumed training restores.
     yield from DataLoader(source, batch_size=None, num_workers=1, prefetch_factor=8, generator=torch.Generator())
 
 
 class _Batches(torch.utils.data.IterableDataset[ClipBatch]):
     def __init__(
-        self, clips: Sequence[Clip], settings: CodecTrainSettings, rate_hz: int, hop_samples: int, first_step: int
+        self,
+        clips: Sequence[TrainingClip],
+        settings: CodecTrainSettings,
+        rate_hz: int,
+        hop_samples: int,
+        first_step: int,
     ) -> None:
         self._clips, self._settings, self._first_step = clips, settings, first_step
         self._rate_hz, self._hop_samples = rate_hz, hop_samples
@@ -122,7 +133,7 @@ class _Batches(torch.utils.data.IterableDataset[ClipBatch]):
                 yield collate([self._read(clip, gain) for clip, gain in zip(part, row, strict=True)], self._hop_samples)
             group, skipped = group + 1, 0
 
-    def _read(self, clip: Clip, gain_db: float) -> tuple[Tensor, tuple[int, ...]]:
+    def _read(self, clip: TrainingClip, gain_db: float) -> tuple[Tensor, tuple[int, ...]]:
         audio = read_audio(Path(clip.audio), self._rate_hz)
         # A gain that would clip is lowered.
         gain = min(10 ** (gain_db / 20), 0.99 / float(audio.abs().max().clamp(min=1e-3)))

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from config.codec_schema import CodecExperiment
 from processors.codecs.speech_net import ConvNeXt, SpeechNet, frame_mask
 from processors.codecs.speech_rvq import SpeechRVQ, save_net
-from training.codec.clips import Clip, ClipBatch, batches, collate
+from training.codec.clips import ClipBatch, TrainingClip, batches, collate
 from training.codec.losses import Discriminators, MelDistance, adversarial_losses, discriminator_loss
 from training.codec.quantizer import ResidualQuantizer
 from utils.audio import read_audio
@@ -62,8 +62,8 @@ class CodecTrainer:
     """Trains into `folder`, which keeps the state, TensorBoard's log and the codec's file."""
 
     experiment: CodecExperiment
-    train_clips: list[Clip]
-    valid_clips: list[Clip]
+    train_clips: list[TrainingClip]
+    valid_clips: list[TrainingClip]
     folder: Path
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class CodecTrainer:
         weights = {"mel": settings.mel_weight, "commit": settings.commitment_weight, "phones": settings.phone_weight}
         if self._is_from(settings.adversarial_from):
             losses["critic"] = self._train_critic(audio.detach(), targets)
-            # The critic's own gradients of the decoder's loss are not wanted.
+            # The decoder's loss must not leave gradients in the discriminators.
             models.discriminators.requires_grad_(False)
             real, fake = models.discriminators(targets), models.discriminators(audio)
             losses["adversarial"], losses["features"] = adversarial_losses(real, fake)

@@ -11,7 +11,7 @@ from config.codec_schema import CodecExperiment
 from processors.codecs.speech_net import nearest
 from processors.codecs.speech_rvq import SpeechRVQ
 from tests.conftest import ROOT
-from training.codec.clips import Clip, batches, collate, load_clips
+from training.codec.clips import TrainingClip, batches, collate, load_clips
 from training.codec.losses import Discriminators, MelDistance, adversarial_losses, discriminator_loss
 from training.codec.quantizer import ResidualQuantizer
 from training.codec.trainer import CodecTrainer, learning_rate
@@ -73,11 +73,11 @@ def experiment_with(manifest: Path, **train: object) -> CodecExperiment:
 
 
 @pytest.fixture(scope="module")
-def clips(manifest: Path) -> list[Clip]:
+def clips(manifest: Path) -> list[TrainingClip]:
     return load_clips(experiment_with(manifest).train, ROOT, manifest.with_name("cache.json"))
 
 
-def train(manifest: Path, clips: list[Clip], folder: Path, **changes: object) -> CodecTrainer:
+def train(manifest: Path, clips: list[TrainingClip], folder: Path, **changes: object) -> CodecTrainer:
     trainer = CodecTrainer(experiment_with(manifest, **changes), clips[:-1], clips[-1:], folder)
     trainer.train()
     return trainer
@@ -88,7 +88,7 @@ def assert_equal(one: CodecTrainer, other: CodecTrainer) -> None:
         assert torch.equal(value, other.models.state_dict()[name]), name
 
 
-def test_clips_have_the_phones_of_their_texts(manifest: Path, clips: list[Clip]) -> None:
+def test_clips_have_the_phones_of_their_texts(manifest: Path, clips: list[TrainingClip]) -> None:
     assert len(clips) == 8  # Without the one that is too long.
     assert clips[0].phones == clips[3].phones != clips[1].phones
     assert all(min(clip.phones) >= 1 for clip in clips)
@@ -100,7 +100,18 @@ def test_clips_have_the_phones_of_their_texts(manifest: Path, clips: list[Clip])
         load_clips(experiment_with(manifest, manifests=["absent.jsonl"]).train, ROOT, cache)
 
 
-def test_batches_from_a_step_are_those_of_the_whole_run(manifest: Path, clips: list[Clip]) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"), [("{", "no JSON object"), ('{"audio": "0.wav"}', "text"), ('{"text": "a bee"}', "audio")]
+)
+def test_an_unusable_row_is_one_clear_line(manifest: Path, tmp_path: Path, line: str, message: str) -> None:
+    path = manifest.with_name("broken.jsonl")
+    path.write_text(manifest.read_text() + line + "\n")
+    with pytest.raises(UserError, match=message) as caught:
+        load_clips(experiment_with(manifest, manifests=[str(path)]).train, ROOT, tmp_path / "cache.json")
+    assert "\n" not in str(caught.value) and "broken.jsonl" in str(caught.value)
+
+
+def test_batches_from_a_step_are_those_of_the_whole_run(manifest: Path, clips: list[TrainingClip]) -> None:
     settings = experiment_with(manifest).train
     whole = batches(clips, settings, RATE, 160, first_step=0)
     run = [next(whole) for _ in range(20)]
@@ -111,7 +122,7 @@ def test_batches_from_a_step_are_those_of_the_whole_run(manifest: Path, clips: l
 
 @pytest.mark.parametrize("changes", [{}, {"freeze_encoder_from": 3}])
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    manifest: Path, clips: list[Clip], tmp_path: Path, changes: dict[str, object]
+    manifest: Path, clips: list[TrainingClip], tmp_path: Path, changes: dict[str, object]
 ) -> None:
     whole = train(manifest, clips, tmp_path / "whole", **changes)
     partial = CodecTrainer(experiment_with(manifest, **changes), clips[:-1], clips[-1:], tmp_path / "parts")
@@ -127,7 +138,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert codec.num_codebooks == 3 and codec.sample_rate_hz == RATE
 
 
-def test_a_state_of_other_settings_is_refused(manifest: Path, clips: list[Clip], tmp_path: Path) -> None:
+def test_a_state_of_other_settings_is_refused(manifest: Path, clips: list[TrainingClip], tmp_path: Path) -> None:
     train(manifest, clips, tmp_path, max_steps=2)
     experiment = experiment_with(manifest)
     wider = experiment.model_copy(update={"codec": experiment.codec.model_copy(update={"encoder_dim": 24})})
@@ -135,7 +146,9 @@ def test_a_state_of_other_settings_is_refused(manifest: Path, clips: list[Clip],
         CodecTrainer(wider, clips[:-1], clips[-1:], tmp_path).train()
 
 
-def test_a_frozen_encoder_and_its_codebooks_do_not_change(manifest: Path, clips: list[Clip], tmp_path: Path) -> None:
+def test_a_frozen_encoder_and_its_codebooks_do_not_change(
+    manifest: Path, clips: list[TrainingClip], tmp_path: Path
+) -> None:
     trainer = train(manifest, clips, tmp_path, max_steps=4)
     before = {name: value.clone() for name, value in trainer.models.state_dict().items()}
     later = train(manifest, clips, tmp_path, max_steps=8, freeze_encoder_from=4)
@@ -143,7 +156,7 @@ def test_a_frozen_encoder_and_its_codebooks_do_not_change(manifest: Path, clips:
     assert changed and all(name.startswith(("net.decoder", "discriminators")) for name in changed)
 
 
-def test_phases_begin_at_their_steps(manifest: Path, clips: list[Clip], tmp_path: Path) -> None:
+def test_phases_begin_at_their_steps(manifest: Path, clips: list[TrainingClip], tmp_path: Path) -> None:
     trainer = CodecTrainer(experiment_with(manifest, freeze_encoder_from=4), clips[:-1], clips[-1:], tmp_path)
     source = batches(clips, trainer.experiment.train, RATE, 160, first_step=0)
     seen = []

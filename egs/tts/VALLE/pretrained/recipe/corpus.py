@@ -97,7 +97,7 @@ def may_train_on(text: str) -> bool:
 
 
 def random_voice(choice: random.Random) -> Voice:
-    """A voice of any variant, pitch and rate. Its name says all three, so each is a speaker of its own."""
+    """A voice of a random variant, pitch and rate. Its name has all three: each combination is a separate speaker."""
     variant = choice.choice(OTHER_VARIANTS)
     pitch, words_per_minute = choice.randrange(20, 80, 5), choice.randrange(140, 190, 5)
     return Voice(
@@ -165,7 +165,7 @@ def write_flac(path: Path, audio: torch.Tensor) -> None:
 def copy_real(rows: list[dict[str, str]], folder: Path) -> Iterator[dict[str, str]]:
     """Copy real speech at its own speed and at two others, and yield a row of the manifest for each copy.
 
-    Another speed is another pitch and another vocal tract: a speaker of its own.
+    Another speed changes the pitch and the formants, so the copy counts as another speaker.
     """
     with progress_bar(total=len(SPEEDS) * len(rows), desc="real speech", unit="clip") as bar:
         for number, row in enumerate(rows):

@@ -34,7 +34,7 @@ PROMPT_TEXTS = (
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.5, 5.0
 
 
-class Prompt(NamedTuple):
+class HeldOutUtterance(NamedTuple):
     text: str
     audio: Path
 
@@ -54,7 +54,7 @@ def espeak_lines(sentences: list[str], folder: Path) -> list[str]:
     return lines
 
 
-def real_lines(sentences: list[str], prompts: dict[str, list[Prompt]]) -> list[str]:
+def real_lines(sentences: list[str], prompts: dict[str, list[HeldOutUtterance]]) -> list[str]:
     """Lines of the list with a prompt of each speaker in turn, of a fitting length, drawn with a fixed seed."""
     choice, lines = random.Random(0), []
     for sentence, speaker in zip(sentences, cycle(sorted(prompts)), strict=False):
@@ -70,22 +70,22 @@ def real_lines(sentences: list[str], prompts: dict[str, list[Prompt]]) -> list[s
     return lines
 
 
-def prompts_of(voices: str, speech: Path) -> dict[str, list[Prompt]]:
+def prompts_of(voices: str, speech: Path) -> dict[str, list[HeldOutUtterance]]:
     """The utterances of each speaker who is held out from every training."""
     prompts = defaultdict(list)
     if voices == "speechocean762":
         held_out = set(excluded()["speechocean762_speakers"])
         for row in map(json.loads, lines_of(speech / "Speechocean762" / "all.jsonl")):
             if row["speaker"] in held_out:
-                prompts[row["speaker"]].append(Prompt(row["text"], speech / "Speechocean762" / row["audio"]))
+                prompts[row["speaker"]].append(HeldOutUtterance(row["text"], speech / "Speechocean762" / row["audio"]))
     elif voices == "kathleen":
         for found in read_custom(speech / "Kathleen"):
-            prompts["kathleen"].append(Prompt(found.text or "", Path(found.audio_path)))
+            prompts["kathleen"].append(HeldOutUtterance(found.text or "", Path(found.audio_path)))
     else:
         for path in sorted((speech / "LibriSpeech" / "test-other").rglob("*.trans.txt")):
             for line in lines_of(path):
                 name, _, text = line.partition(" ")
-                prompts[path.parts[-3]].append(Prompt(text.lower(), path.with_name(f"{name}.flac")))
+                prompts[path.parts[-3]].append(HeldOutUtterance(text.lower(), path.with_name(f"{name}.flac")))
     if not prompts:
         raise UserError(f"--speech: {speech} has no speech of {voices}")
     return prompts
