@@ -97,7 +97,7 @@ class Texts:
         """Decode exactly `num_frames` frames, greedily by default."""
         exactly = torch.full_like(self.codes_lens, num_frames)
         inputs = (self.text, self.text_lens, self.codes[..., 0], self.codes_lens)
-        decoder.generate(*inputs, sampler, 0, exactly, exactly, on_frames)
+        decoder.generate(*inputs, sampler, [0] * len(self.codes), exactly, exactly, on_frames)
 
     def seconds_of_steps(self, decoder: ARGenerator, num_steps: int) -> float:
         """Time `num_steps` steps within one generation, after its first frame: the prefill is not included."""

@@ -17,8 +17,8 @@ from benchmarks.synthetic_corpus import write_synthetic_corpus
 from config.schema import PreprocessSettings
 from processors.codecs.encodec import Encodec
 from processors.demo_sentences import sentences
-from processors.frontends import build_phonemizer
 from processors.pipeline import CorpusPreprocessor
+from processors.text_to_phones import TextToPhones
 from utils.paths import ROOT
 
 NUM_TEXTS, NUM_PROCESSES, CHUNK = 8000, 2, 16
@@ -111,18 +111,16 @@ def _phones_row(settings: PreprocessSettings) -> Row:
     texts = list(islice(sentences(0), NUM_TEXTS))
     share = NUM_TEXTS // NUM_PROCESSES
     with ProcessPoolExecutor(NUM_PROCESSES, mp_context=get_context("spawn")) as pool:
-        parts = [
-            (settings.phone_extractor, settings.language, texts[i * share :][:share]) for i in range(NUM_PROCESSES)
-        ]
-        list(pool.map(_phonemize, [(*part[:2], part[2][:CHUNK]) for part in parts]))
+        parts = [(settings, texts[i * share :][:share]) for i in range(NUM_PROCESSES)]
+        list(pool.map(_phonemize, [(settings, part[:CHUNK]) for _, part in parts]))
         seconds = seconds_once(lambda: list(pool.map(_phonemize, parts)))
     rate = NUM_TEXTS / seconds
     job, goal = f"phones, {NUM_PROCESSES} processes", "at least 10,000 texts a second"
     return Row(job, seconds, rate, "text/s", None, None, None, goal, rate >= 10000)
 
 
-def _phonemize(part: tuple[str, str, Sequence[str]]) -> None:
-    extractor, language, texts = part
-    phonemizer = build_phonemizer(extractor, language)
+def _phonemize(part: tuple[PreprocessSettings, Sequence[str]]) -> None:
+    settings, texts = part
+    phonemizer = TextToPhones.from_settings(settings)
     for first in range(0, len(texts), CHUNK):
         phonemizer.phonemize(texts[first : first + CHUNK])

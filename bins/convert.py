@@ -1,20 +1,28 @@
-"""Converts a released model of the reference recipe to an experiment folder of our own. Stage 3 reads both."""
+"""Writes a model of a training, or a released model of the reference recipe, to a folder with all it needs to speak."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.cli import Parser, find_path, run
 
-DESCRIPTION = "Convert a released model of the reference recipe to a self-contained experiment folder."
+DESCRIPTION = (
+    "Write a trained model, or a released model of the reference recipe, to a new experiment folder with all that "
+    "stage 3 needs, and without the state of the training."
+)
 
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION, prog="convert.py")
-    parser.add_argument("--input", required=True, metavar="DIR", help="released folder, with args.json and checkpoint/")
+    parser.add_argument("--input", required=True, metavar="DIR", help="experiment, or released folder")
     parser.add_argument("--output", required=True, metavar="DIR", help="the new experiment folder")
+    parser.add_argument(
+        "--dtype", choices=("fp32", "bf16"), default="fp32", help="of the weights; bf16 halves the file (default fp32)"
+    )
     flags = parser.parse(arguments)
 
     # Import heavy libraries only after the flags are checked.
+    import torch
+
     from models.experiment import Experiment
     from synthesis.convert import convert
     from utils.checkpoint import resolve_checkpoint
@@ -22,7 +30,8 @@ def main(arguments: Sequence[str] | None) -> int:
 
     set_up_logging()
     source = resolve_checkpoint(find_path(flags.input, "--input"), "--input")
-    written = convert(source, Experiment.of(source).settings(flags.set), Path(flags.output).absolute())
+    dtype = torch.bfloat16 if flags.dtype == "bf16" else torch.float32
+    written = convert(source, Experiment.of(source).settings(flags.set), Path(flags.output).absolute(), dtype)
     log.info("%s is now %s", source.path, written)
     return 0
 

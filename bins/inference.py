@@ -18,6 +18,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--infer_output_dir", metavar="DIR", help="default: <infer_expt_dir>/result")
     parser.add_argument("--infer_mode", choices=("single", "batch"), required=True)
     parser.add_argument("--infer_text", metavar="TEXT", help="single: the text")
+    parser.add_argument("--infer_text_file", metavar="FILE", help="single: a file with a text of any length instead")
     parser.add_argument("--infer_text_prompt", metavar="TEXT", help="single: the prompt's text")
     parser.add_argument("--infer_audio_prompt", metavar="FILE", help="single: the prompt's audio")
     parser.add_argument("--test_list_file", "--infer_test_list_file", metavar="FILE", help="batch: the test list")
@@ -31,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # Each mode refuses the other's flags, which would otherwise be ignored in silence.
     single = {name: getattr(flags, name) for name in ("infer_text", "infer_text_prompt", "infer_audio_prompt")}
     if flags.infer_mode == "batch":
-        for name, value in single.items():
+        for name, value in {"infer_text_file": flags.infer_text_file, **single}.items():
             if value is not None:
                 parser.error(f"--{name} is for --infer_mode single")
         if flags.test_list_file is None:
@@ -39,9 +40,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     else:
         if flags.test_list_file is not None:
             parser.error("--test_list_file is for --infer_mode batch")
-        # --continual synthesizes the rest of the prompt's text, so no other text is required below.
-        if flags.continual and single.pop("infer_text") is not None:
-            parser.error("--infer_text: --continual reads the prompt's own text; leave one of them out")
+        # The text is that of one flag, of a file, or with --continual the prompt's own.
+        for name in ("infer_text", "infer_text_file"):
+            if flags.continual and getattr(flags, name) is not None:
+                parser.error(f"--{name}: --continual reads the prompt's own text; leave one of them out")
+        if flags.infer_text is not None and flags.infer_text_file is not None:
+            parser.error("--infer_text: --infer_text_file has the text; leave one of them out")
+        if flags.continual or flags.infer_text_file is not None:
+            del single["infer_text"]
         for name, value in single.items():
             if value is None:
                 parser.error(f"--{name}: needed with --infer_mode single")
@@ -52,11 +58,14 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parse(arguments)
 
     # Import heavy libraries only after the flags are checked.
+    from synthesis.books import synthesize_book
     from synthesis.load import load_experiment
     from synthesis.results import free_name, synthesize_list
     from synthesis.test_lists import ListItem, output_name, read_test_list
+    from utils.checkpoint import resolve_checkpoint
     from utils.device import require_asked_gpus
     from utils.log import set_up_logging
+    from utils.text_files import read_text_file
 
     require_asked_gpus()
     set_up_logging()
@@ -70,15 +79,24 @@ def main(arguments: Sequence[str] | None) -> int:
     if flags.infer_mode == "batch":
         test_list = find_path(str(flags.test_list_file), "--test_list_file")
         items = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent))
+        single = None
     else:
         prompt = find_path(flags.infer_audio_prompt, "--infer_audio_prompt")
-        items = [ListItem(f"single/{output_name(prompt)}", flags.infer_text or "", flags.infer_text_prompt, prompt)]
+        named, text = prompt, flags.infer_text or ""
+        if flags.infer_text_file is not None:
+            named = find_path(flags.infer_text_file, "--infer_text_file")
+            text = read_text_file(named)
+        single = ListItem(f"single/{output_name(named)}", text, flags.infer_text_prompt, prompt)
 
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", [*flags.set, *overrides], config)
     output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
-    if flags.infer_mode == "single":
+    if single is not None and flags.infer_text_file is not None:
+        checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
+        model_id = f"{checkpoint.path.name} {checkpoint.weights.stat().st_mtime_ns}"
+        return synthesize_book(synthesizer, single, output_dir, flags.copysyn, model_id)
+    if single is not None:
         # Do not overwrite the result of another text with the same prompt.
-        items = [replace(item, name=free_name(output_dir, item.name)) for item in items]
+        items = [replace(single, name=free_name(output_dir, single.name))]
     return 1 if synthesize_list(synthesizer, items, output_dir, flags.continual, flags.copysyn) else 0
 
 

@@ -18,7 +18,13 @@ def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION)
     parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE")
     parser.add_argument("--num_workers", type=int, metavar="N", help="worker processes that read audio and phonemize")
+    parser.add_argument("--show_text", metavar="TEXT", help="only print how a text is read; needs no corpus")
+    parser.add_argument("--infer_expt_dir", metavar="DIR", help="with --show_text: as this experiment reads it")
     flags = parser.parse(arguments)
+    if flags.show_text is not None:
+        return show_text(flags.show_text, flags.config, flags.infer_expt_dir, flags.set)
+    if flags.infer_expt_dir is not None:
+        parser.error("--infer_expt_dir is for --show_text")
 
     # Import heavy libraries only after the flags are checked.
     from accelerate import PartialState
@@ -61,6 +67,37 @@ def main(arguments: Sequence[str] | None) -> int:
             problems += report(stats, preparation.folder / "failures.jsonl")
     if problems:
         raise UserError("; ".join(problems))
+    return 0
+
+
+def show_text(text: str, config: str, experiment: str | None, overrides: Sequence[str]) -> int:
+    """Print a text, its normalized form and its phones, with the settings of a config or of an experiment."""
+    from config.schema import TextSettings
+    from models.experiment import Experiment
+    from processors.symbols import SymbolTable
+    from processors.text import TextTokenizer
+    from processors.text_to_phones import TextToPhones
+    from utils.checkpoint import resolve_checkpoint
+    from utils.config import load_settings
+    from utils.errors import UserError
+
+    table = None
+    if experiment is None:
+        # The corpora of the config need not exist, nor be named.
+        no_corpus = ('dataset=["custom"]', "dataset_path.custom=")
+        settings = load_settings(find_path(config, "--config"), TextSettings, [*overrides, *no_corpus], root=ROOT)
+        preprocess = settings.preprocess
+    else:
+        folder = Experiment.of(resolve_checkpoint(find_path(experiment, "--infer_expt_dir"), "--infer_expt_dir"))
+        preprocess, table = folder.settings(overrides).preprocess, SymbolTable.load(folder.symbols)
+    reader = TextToPhones.from_settings(preprocess, table)
+    if refusal := reader.refusal("the text", text):
+        raise UserError(f"--show_text: {refusal}")
+    [phones] = reader.phonemize([text])
+    print(f"text:       {text}\nnormalized: {reader.rewrite(text)}\nphones:     {' '.join(phones)}")
+    if table is not None:
+        # Logs the phones that the table does not have, and what replaces them.
+        TextTokenizer.from_settings(preprocess, table).ids(phones)
     return 0
 
 

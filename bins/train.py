@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from models.experiment import Experiment
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
-    from training.prepared import read_preprocessed, with_measured_limits
+    from training.prepared import read_preprocessed, with_measured_limits, with_recorded_text
     from training.run import TrainingRun
     from training.start import resolve_start, with_kept_schedule
     from utils.config import load_settings, resolve_path
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None) -> int:
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_preprocessed(settings)
     # Limits that the config leaves null are measured on the corpus, and saved with the experiment.
-    settings = with_measured_limits(settings, data)
+    settings = with_measured_limits(with_recorded_text(settings, data), data)
     start = resolve_start(
         settings,
         experiment,

@@ -45,7 +45,9 @@ class CodecTrainSettings(Section):
         description="step from which encoder and codebooks stay unchanged, and the decoder alone learns; null: never"
     )
     adversarial_from: Count | None = Field(description="step from which the discriminator is used; null: never")
-    dropout_share: Fraction = Field(description="share of clips that are decoded from their first codebooks alone")
+    dropout_share: Fraction = Field(
+        description="share of clips that are decoded from their first k codebooks alone; k is drawn as often as 1 / k"
+    )
     mel_weight: Weight = Field(description="weight of the distance of log-mel spectrograms")
     commitment_weight: Weight = Field(description="weight of the distance of latents to their codes")
     phone_weight: Weight = Field(description="weight of recognizing phones in the first codebook")

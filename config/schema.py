@@ -54,6 +54,13 @@ class PreprocessSettings(Section):
         description="espeak: IPA phones; graphemes: the lower-cased characters of the text"
     )
     language: str = Field(description="espeak-ng voice that pronounces the text, such as en-us or de")
+    normalize_text: Literal["auto", "none"] = Field(
+        description="auto: read numbers, dates, prices, abbreviations and addresses in words, by the rules of the "
+        "language; none: leave them to the phonemizer"
+    )
+    lexicon: str | None = Field(
+        description="file with a word, a tab, and its phones in IPA or another spelling in each line; null: none"
+    )
     symbol_table: str | None = Field(description="existing symbols.dict that phones must come from; null builds one")
     add_blank: bool = Field(description="put id 0 around and between phones")
     acoustic_token_extractor: Literal["Encodec", "MelRVQ", "SpeechRVQ"] = Field(description="the codec")
@@ -184,6 +191,10 @@ class TrainSettings(Section):
     audio_token_dropout: Fraction = Field(
         description="share of the AR's audio inputs masked, so that it reads the text"
     )
+    init_from_codec: bool = Field(
+        description="begin with the codec's vectors as embeddings of its codes and as weights of the output layers; "
+        "false: with random ones"
+    )
     max_epoch: Count
     max_steps: Count | None = Field(description="optimizer steps at which training stops; null: max_epoch alone")
     optimizer: Literal["AdamW", "Adam"]
@@ -252,7 +263,16 @@ class InferSettings(SamplingSettings):
     slack_seconds: Annotated[float, Field(ge=0)] = Field(description="added to the maximum length of a text")
     max_tries: Count = Field(description="seeds to try when speech is cut off, ends at once or is silent")
     continual_prompt_seconds: Positive = Field(description="with --continual, how much of the prompt's audio is kept")
-    max_batch_size: Count = Field(description="texts decoded together")
+    max_batch_size: Count = Field(description="texts, or parts of long texts, decoded together")
+    max_part_seconds: Positive | None = Field(
+        description="expected speech of a part; a text with more is split into parts; null: measured on the corpus"
+    )
+    max_total_seconds: Positive | None = Field(
+        description="of a prompt and the part that continues it; null: measured on the corpus"
+    )
+    context: Literal["prompt", "previous"] = Field(
+        description="what a part of a long text continues: the prompt, or the part before it in the same paragraph"
+    )
 
 
 class Settings(Section):
@@ -303,6 +323,13 @@ class Settings(Section):
             if name not in self.dataset:
                 raise ValueError(f"train.dataset_weights.{name}: dataset does not name {name}")
         return self
+
+
+class TextSettings(BaseModel):
+    """The settings that decide how a text is read, of a config whose corpora do not matter."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+    preprocess: PreprocessSettings
 
 
 class ValleExperiment(Settings):

@@ -166,6 +166,13 @@ class CodecLM(nn.Module, ABC):
         """Whether a step of this stage may leave trainable parameters without a gradient."""
         return False
 
+    def init_codes(self, vectors: Tensor) -> None:
+        """Initialize embeddings and output layers from the codec's vectors (Q, V, W).
+
+        Raises ValueError if the model, or its settings, cannot.
+        """
+        raise ValueError("this model cannot begin with the codec's vectors")
+
     def configure_training(self, settings: TrainSettings) -> None:
         """Compile the layers, or keep fewer activations, as the settings ask."""
         for module in self.modules():
@@ -183,14 +190,14 @@ class CodecLM(nn.Module, ABC):
         self,
         requests: Sequence[TokenizedRequest],
         sampler: TokenSampler,
-        seed: int,
+        seeds: Sequence[int],
         min_frames: Tensor,
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
     ) -> list[Generation]:
         """Generate all requests together; a request's codes do not depend on the others.
 
-        Row i gets `min_frames[i]` to `max_frames[i]` frames.
+        Row i is sampled with `seeds[i]` and gets `min_frames[i]` to `max_frames[i]` frames.
         """
 
     def attention_maps(self, request: TokenizedRequest, codes: Tensor) -> list[Tensor]:

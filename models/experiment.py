@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from config.schema import Settings, ValleSettings
+from config.schema import Settings, TrainSettings, ValleSettings
 from models import model_class
 from models.contract import CodecLM, TokenizedRequest
 from models.valle.reference import adapted_settings, frame_limits
@@ -19,13 +19,13 @@ from utils.errors import UserError
 from utils.log import log
 from utils.paths import ROOT
 
-MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone")
+MEASURED_LIMITS = ("min_seconds_per_phone", "max_seconds_per_phone", "max_part_seconds", "max_total_seconds")
 """Keys of the infer section that are measured on the corpus if they are null."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder with `args.json`, `symbols.dict`, perhaps a codec file, `checkpoint/`, `log/` and `result/`.
+    """A folder with `args.json`, `symbols.dict`, perhaps a codec file and a lexicon, `checkpoint/`, `log/`, `result/`.
 
     `is_reference` marks a folder that the reference recipe made: it is read, never written.
     """
@@ -46,6 +46,10 @@ class Experiment:
     def symbols(self) -> Path:
         return self.folder / "symbols.dict"
 
+    @property
+    def lexicon(self) -> Path:
+        return self.folder / "lexicon.tsv"
+
     def codec(self, file_name: str) -> Path:
         """The path of the codec's file: fitted codebooks, or the local weights that made the codes."""
         return self.folder / file_name
@@ -59,21 +63,38 @@ class Experiment:
         if not self.args.is_file():
             raise UserError(f"{self.args}: missing; {self.folder} is no experiment folder")
         # Settings newer than the experiment get their defaults. Only VALL-E has defaults for its `model` section.
-        is_valle = read_values(self.args).get("model_type", "VALLE") == "VALLE"
-        return read_settings(
+        content = read_values(self.args)
+        is_valle = content.get("model_type", "VALLE") == "VALLE"
+        settings = read_settings(
             self.args,
             Settings,
             overrides,
             defaults=ROOT / "config" / ("valle.json" if is_valle else "tts.json"),
             root=ROOT,
-            adapt=self._adapted if self.is_reference else None,
+            adapt=self._adapted,
         )
+        # The copy in the folder is what the model was trained with. An override names another one.
+        lexicon = settings.preprocess.lexicon
+        if lexicon is not None and self.lexicon.is_file() and lexicon == _saved_lexicon(content):
+            preprocess = settings.preprocess.model_copy(update={"lexicon": str(self.lexicon.absolute())})
+            settings = settings.model_copy(update={"preprocess": preprocess})
+        return settings
 
     def _adapted(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        settings, remarks = adapted_settings(content)
-        for remark in remarks:
-            log.info("%s: %s", self.args, remark)
-        return settings
+        adapted = dict(content)
+        if self.is_reference:
+            adapted, remarks = adapted_settings(content)
+            for remark in remarks:
+                log.info("%s: %s", self.args, remark)
+        # Experiments older than this setting were trained on texts as they were written.
+        if isinstance(adapted.get("preprocess", {}), Mapping):
+            adapted["preprocess"] = {"normalize_text": "none", **adapted.get("preprocess", {})}
+        return adapted
+
+
+def _saved_lexicon(content: Mapping[str, Any]) -> Any:
+    preprocess = content.get("preprocess")
+    return preprocess.get("lexicon") if isinstance(preprocess, Mapping) else None
 
 
 def load_model(source: Checkpoint, settings: Settings) -> CodecLM:
@@ -95,6 +116,15 @@ def check_codec(source: Checkpoint, fingerprint: str) -> None:
     """Raises UserError if a checkpoint was trained on another codec's codes: its speech would be noise."""
     if load_meta(source)["codec"] not in (None, fingerprint):
         raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
+
+
+def longest_sequences(utterance_seconds: float, settings: TrainSettings) -> dict[str, float]:
+    """How long speech may be, alone and after a prompt, after a training on utterances of at most this length.
+
+    Joined examples are two utterances, as a prompt and a text are.
+    """
+    total_seconds = 2 * utterance_seconds if settings.join_probability else utterance_seconds
+    return {"max_part_seconds": utterance_seconds, "max_total_seconds": total_seconds}
 
 
 def load_checked(model: CodecLM, weights: dict[str, Tensor], source: Checkpoint | None, assign: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Token and position embeddings."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,20 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.word_embeddings(tokens)
+
+
+@torch.no_grad()
+def init_from_vectors(tables: Sequence[Tensor], vectors: Tensor) -> None:
+    """Set the first V rows of each table (at least V, D) to an orthogonal map of its vectors (V, W).
+
+    Vectors are centred, and scaled to the standard deviation of the rows that they replace. All tables share the map,
+    so that related codes of two codebooks stay related. Where D is at least W, the codes keep their distances.
+    """
+    rotation = nn.init.orthogonal_(torch.empty(vectors.shape[2], tables[0].shape[1]))
+    for table, own in zip(tables, vectors, strict=True):
+        mapped = (own - own.mean(0)).to(table.device) @ rotation.to(table.device)
+        rows = table[: len(own)]
+        rows.copy_(mapped * (rows.std() / mapped.std()))
 
 
 class SinePosition(nn.Module):

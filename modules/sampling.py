@@ -1,7 +1,7 @@
 """Samples the next code from logits."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,14 +70,14 @@ def sample(logits: Tensor, noise: Tensor) -> Tensor:
 class ExponentialNoise:
     """The noise of a generation's samples, made for many steps at a time to avoid host-to-device copies.
 
-    Each row has its own generator, started from the same seed, so that its result does not depend on its neighbours.
+    Each row has its own generator and seed, so that its result does not depend on its neighbours.
     """
 
     _STEPS = 32
 
-    def __init__(self, num_draws: int, num_rows: int, num_codes: int, seed: int, device: torch.device) -> None:
+    def __init__(self, num_draws: int, num_codes: int, seeds: Sequence[int], device: torch.device) -> None:
         self._shape = (self._STEPS, num_draws, num_codes)
-        self._generators = [torch.Generator().manual_seed(seed) for _ in range(num_rows)]
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._device = device
 
     def __iter__(self) -> Iterator[Tensor]:

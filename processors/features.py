@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
-from processors.frontends import build_phonemizer
 from processors.frontends.base import Phonemizer
 from processors.manifest import SourceUtterance, Utterance
 from processors.symbols import SymbolTable
+from processors.text_to_phones import TextToPhones
 from utils.audio import read_audio, read_duration_seconds
 from utils.errors import UserError
 
@@ -46,7 +46,7 @@ class UtteranceReader(Dataset):
     @cached_property
     def _phonemizer(self) -> Phonemizer:
         # Built in the worker that uses it: espeak-ng keeps its state in the process.
-        return build_phonemizer(self.settings.phone_extractor, self.settings.language)
+        return TextToPhones.from_settings(self.settings, self.table)
 
     def __len__(self) -> int:
         return len(self.chunks)

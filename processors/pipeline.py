@@ -22,11 +22,12 @@ from processors.codecs.base import Codec
 from processors.corpora import describe_split, read_corpus
 from processors.features import LoadedUtterance, UtteranceReader, encode
 from processors.index import read_index
+from processors.lexicon import lexicon_fingerprint
 from processors.manifest import SPLITS, SourceUtterance, Split, Utterance, write_shard
 from processors.reports import Shard, failure_category, is_done, read_report
 from processors.splits import in_lasting_order
 from processors.symbols import SymbolTable
-from processors.text import build_phonemizer
+from processors.text_to_phones import TextToPhones
 from utils.config import resolve_path
 from utils.device import memory_advice
 from utils.errors import UserError
@@ -57,8 +58,17 @@ class CorpusPreprocessor:
         world_size: int = 1,
     ) -> None:
         self.name = name
-        self.settings = settings
         self.folder = processed_dir / name
+        # Phones of earlier versions' data must not change under an experiment: new shards are made like the old ones.
+        self.is_older_than_normalization = self._is_older_than_normalization()
+        self.settings = settings
+        if self.is_older_than_normalization and settings.normalize_text != "none":
+            log.info(
+                "%s: made before preprocess.normalize_text existed, and goes on with none; to normalize the texts, "
+                "choose another preprocess.processed_dir",
+                self.folder,
+            )
+            self.settings = settings.model_copy(update={"normalize_text": "none"})
         self.rank, self.world_size = rank, world_size
         rows = read_corpus(name, corpus, settings)
         self.split_rule = describe_split(name, rows, settings)
@@ -67,9 +77,16 @@ class CorpusPreprocessor:
         self.table = None
         if settings.symbol_table is not None:
             self.table = SymbolTable.load(resolve_path(settings.symbol_table, root))
-        # Report a wrong language before any work, and not from a worker.
-        build_phonemizer(settings.phone_extractor, settings.language)
+        # Report a wrong language or lexicon before any work, and not from a worker.
+        TextToPhones.from_settings(self.settings, self.table)
+        self.lexicon_fingerprint = lexicon_fingerprint(self.settings)
         self.shards = list(self._shards())
+
+    def _is_older_than_normalization(self) -> bool:
+        for path in islice((self.folder / "reports").glob("*.json"), 1):
+            with suppress(OSError, ValueError):
+                return "normalize_text" not in json.loads(path.read_text(encoding="utf-8"))
+        return False
 
     def _shards(self) -> Iterator[Shard]:
         for split in SPLITS:
@@ -126,6 +143,11 @@ class CorpusPreprocessor:
         settings = self.settings.model_dump(
             include={"phone_extractor", "language", "sample_rate", "min_duration", "max_duration"}
         )
+        # Without a value, these are left out: shards that were made before they existed stay valid.
+        if self.settings.normalize_text != "none":
+            settings["normalize_text"] = self.settings.normalize_text
+        if self.lexicon_fingerprint is not None:
+            settings["lexicon"] = self.lexicon_fingerprint
         phones = None if self.table is None else self.table.phones
         # Fields without a value are left out, so that adding a field does not invalidate old shards.
         rows = [{key: value for key, value in asdict(row).items() if key != "problem" or value} for row in shard.rows]
@@ -186,6 +208,8 @@ class CorpusPreprocessor:
                 for item in failures
             ],
         }
+        if not self.is_older_than_normalization:
+            report["normalize_text"] = self.settings.normalize_text
         with atomic_write(shard.report_path) as path:
             path.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
@@ -198,16 +222,18 @@ class CorpusPreprocessor:
         phones = sorted({phone for report in everything for phone in report["phones"]})
         table = SymbolTable.from_phones(phones) if self.table is None else self.table
         table.save(self.folder / "symbols.dict")
+        recorded = {"acoustic_token_extractor", "phone_extractor", "language", "sample_rate"}
+        if not self.is_older_than_normalization:
+            recorded.add("normalize_text")
         stats = {
             "dataset": self.name,
             "codec": codec.fingerprint(),
-            "settings": self.settings.model_dump(
-                include={"acoustic_token_extractor", "phone_extractor", "language", "sample_rate"}
-            ),
+            "settings": self.settings.model_dump(include=recorded),
+            "lexicon": self.lexicon_fingerprint,
             "split": self.split_rule,
             "row_order": self.row_order,
             "phones": len(phones),
-            "seconds_per_phone": self._seconds_per_phone(codec.frame_rate_hz),
+            **self._measured_lengths(codec.frame_rate_hz),
             "dropped": len(failures),
             "dropped_why": dict(Counter(failure_category(failure) for failure in failures)),
             "splits": {
@@ -231,15 +257,18 @@ class CorpusPreprocessor:
                 path.write_text(text, encoding="utf-8")
         return stats
 
-    def _seconds_per_phone(self, frame_rate_hz: float) -> dict[str, float]:
-        """Quantiles over the training utterances: how fast and how slowly the corpus is read."""
+    def _measured_lengths(self, frame_rate_hz: float) -> dict[str, dict[str, float]]:
+        """Quantiles over the training utterances: how fast and how slowly the corpus is read, and how long they are."""
         shards = [shard for shard in self.shards if shard.split == "train" and read_report(shard)["utterances"]]
         if not shards:
-            return {}
+            return {"seconds_per_phone": {}, "seconds": {}}
         indexes = [read_index(shard.index_path) for shard in shards]
-        values = np.concatenate([index.num_frames / frame_rate_hz / index.num_phones for index in indexes])
-        levels = np.quantile(values, QUANTILES)
-        return {f"{quantile:g}": round(float(level), 5) for quantile, level in zip(QUANTILES, levels, strict=True)}
+        seconds = np.concatenate([index.num_frames for index in indexes]) / frame_rate_hz
+        num_phones = np.concatenate([index.num_phones for index in indexes])
+        return {
+            "seconds_per_phone": _quantiles(seconds / num_phones),
+            "seconds": _quantiles(seconds),
+        }
 
     def _remove_leftovers(self) -> None:
         """Take away what a killed run left half written, and shards of a corpus that was larger or cut differently."""
@@ -254,6 +283,11 @@ class CorpusPreprocessor:
                 for stale in self.folder.glob(f"{split}/*.{index}.*"):
                     stale.unlink()
                 report.unlink()
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    levels = np.quantile(values, QUANTILES)
+    return {f"{quantile:g}": round(float(level), 5) for quantile, level in zip(QUANTILES, levels, strict=True)}
 
 
 def _worker_context() -> BaseContext:

@@ -8,9 +8,9 @@ from itertools import groupby
 import numpy as np
 
 from config.schema import PreprocessSettings
-from processors.frontends import build_phonemizer
 from processors.frontends.base import Phonemizer
 from processors.symbols import WORD_BOUNDARY, SymbolTable, join_words
+from processors.text_to_phones import TextToPhones
 from utils.log import log
 
 
@@ -29,7 +29,7 @@ class TextTokenizer:
 
     @classmethod
     def from_settings(cls, settings: PreprocessSettings, table: SymbolTable) -> "TextTokenizer":
-        load_phonemizer = partial(build_phonemizer, settings.phone_extractor, settings.language)
+        load_phonemizer = partial(TextToPhones.from_settings, settings, table)
         return cls(load_phonemizer, table, settings.add_blank)
 
     @cached_property

@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 
 from config.schema import Settings
-from models.experiment import MEASURED_LIMITS, Experiment, check_codec, load_model, reference_limits
+from models.experiment import (
+    MEASURED_LIMITS,
+    Experiment,
+    check_codec,
+    load_model,
+    longest_sequences,
+    reference_limits,
+)
 from processors.codecs import build_codec, codec_class
 from processors.codecs.base import Codec
 from processors.symbols import SymbolTable
@@ -54,7 +61,12 @@ def load_synthesizer(
     check_codec(source, codec.fingerprint())
     model = load_model(source, settings)
     model.prepare_inference(pick_inference_precision(settings.infer.precision, device), device)
-    synthesizer = Synthesizer(model, codec, tokenizer, settings.infer, device)
+    # If the corpus was not measured, its utterances are at most `max_duration` long.
+    longest = longest_sequences(settings.preprocess.max_duration, settings.train)
+    unset = {name: value for name, value in longest.items() if getattr(settings.infer, name) is None}
+    infer = settings.infer.model_copy(update=unset)
+    synthesizer = Synthesizer(model, codec, tokenizer, infer, device)
+    synthesizer.language = settings.preprocess.language
     if source.is_reference:
         synthesizer.follow_reference(reference_limits(settings))
     return synthesizer

@@ -5,15 +5,18 @@ import time
 from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
-from synthesis.synthesizer import Request, Speech, Synthesizer
+import torch
+from torch import Tensor
+
+from synthesis.long_texts import LongText, ResultRow, next_batch, synthesize_parts
+from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import write_audio
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.log import log, progress_bar
-from utils.prompts import Prompt, prepare_prompt
+from utils.prompts import prepare_prompt
 
 RESULTS = "results.jsonl"
 COPY_ENDING = "_copysyn"
@@ -29,15 +32,15 @@ def synthesize_list(
 ) -> int:
     """Synthesize all items into `output_dir`, with a row for each in `results.jsonl`; returns how many failed.
 
-    Texts are decoded in batches of `max_batch_size`. With `copysyn`, the codec's reconstruction of a prompt is written
-    beside each output as `<name>_copysyn.wav`. Without `may_overwrite`, raises UserError if the folder has the speech
-    of other texts under the same names.
+    Texts, and the parts of long ones, are decoded in batches of `max_batch_size`. With `copysyn`, the codec's
+    reconstruction of a prompt is written beside each output as `<name>_copysyn.wav`. Without `may_overwrite`, raises
+    UserError if the folder has the speech of other texts under the same names.
     """
     # Fail before any work if the folder cannot be made.
     output_dir.mkdir(parents=True, exist_ok=True)
     if not may_overwrite:
         _check_overwrites(output_dir, items, continual)
-    rows: list[dict[str, Any]] = []
+    rows: list[ResultRow] = []
     size = synthesizer.settings.max_batch_size
     # Texts of similar length share a batch, as the longest determines its time.
     ordered = sorted(items, key=lambda item: len(item.text) if isinstance(item, ListItem) else 0)
@@ -49,13 +52,14 @@ def synthesize_list(
             rows += _synthesize_batch(synthesizer, batch, output_dir, continual, copysyn)
             # Written after each batch, so that an interrupted run leaves the rows of what it wrote.
             rows.sort(key=lambda row: positions[row["name"]])
-            _write_results(output_dir / RESULTS, rows)
+            write_results(output_dir / RESULTS, rows)
             bar.update(len(batch))
-    _log_results(rows, output_dir, time.perf_counter() - started)
+    log_results(rows, output_dir, time.perf_counter() - started)
     return sum("error" in row for row in rows)
 
 
-def _log_results(rows: Sequence[dict[str, Any]], output_dir: Path, elapsed_seconds: float) -> None:
+def log_results(rows: Sequence[ResultRow], output_dir: Path, elapsed_seconds: float) -> None:
+    """Log what went wrong, how many texts were synthesized, and where the speech is."""
     for row in rows:
         for warning in row.get("prompt", {}).get("warnings", ()):
             log.warning("%s: %s", row["name"], warning)
@@ -97,50 +101,53 @@ def _check_overwrites(output_dir: Path, items: Sequence[ListItem | InvalidLine],
 
 def _synthesize_batch(
     synthesizer: Synthesizer, batch: Sequence[ListItem | InvalidLine], output_dir: Path, continual: bool, copysyn: bool
-) -> list[dict[str, Any]]:
+) -> list[ResultRow]:
     """Synthesize a few items together and write their audio; returns a row for each, with an `error` if it failed."""
     rate_hz = synthesizer.codec.sample_rate_hz
-    ready: list[tuple[ListItem, Prompt]] = []
-    rows: list[dict[str, Any]] = []
+    ready: list[tuple[ListItem, LongText]] = []
+    rows: list[ResultRow] = []
     for item in batch:
         try:
             if isinstance(item, InvalidLine):
                 raise UserError(item.reason)
             # A continuation needs the whole text of the prompt, but only the first seconds of its audio.
-            ready.append((item, prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz, may_be_long=continual)))
+            prompt = prepare_prompt(item.prompt_audio, item.prompt_text, rate_hz, may_be_long=continual)
+            ready.append((item, LongText(synthesizer, item.text, prompt, continual)))
         except UserError as error:
             rows.append({"name": item.name, "error": str(error)})
-    requests = [Request(prompt.text if continual else item.text, prompt.text, prompt.audio) for item, prompt in ready]
-    speeches = synthesizer.synthesize(requests, continual)
-    for (item, prompt), request, speech in zip(ready, requests, speeches, strict=True):
-        if isinstance(speech, UserError):
-            rows.append({"name": item.name, "error": str(speech)})
+    texts = [text for _, text in ready]
+    blocks: dict[LongText, list[Tensor]] = {text: [] for text in texts}
+    parts: dict[LongText, list[ResultRow]] = {text: [] for text in texts}
+    while turn := next_batch(texts, synthesizer.settings.max_batch_size):
+        for text, block, part in synthesize_parts(synthesizer, turn, continual):
+            blocks[text].append(block)
+            parts[text].append(part)
+    for item, text in ready:
+        if text.error is not None:
+            rows.append({"name": item.name, "error": str(text.error)})
             continue
         # Failed speech is written, too, so that one can listen to it.
-        write_audio(output_dir / f"{item.name}.wav", speech.audio, rate_hz)
+        write_audio(output_dir / f"{item.name}.wav", torch.cat(blocks[text]), rate_hz)
         if copysyn:
-            write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(prompt.audio), rate_hz)
-        rows.append(_row(item, request, prompt, speech))
+            write_audio(output_dir / f"{item.name}{COPY_ENDING}.wav", synthesizer.copy(text.prompt.audio), rate_hz)
+        rows.append(result_row(item, text, parts[text]))
     return rows
 
 
-def _row(item: ListItem, request: Request, prompt: Prompt, speech: Speech) -> dict[str, Any]:
-    row = {
+def result_row(item: ListItem, text: LongText, parts: Sequence[ResultRow]) -> ResultRow:
+    """The row of a text whose parts are all done."""
+    return {
         "name": item.name,
         "audio": f"{item.name}.wav",
-        "text": request.text,
+        "text": text.text,
         "prompt_text": item.prompt_text,
         "prompt_audio": str(item.prompt_audio),
-        "prompt": prompt.to_row(),
-        "seconds": round(speech.seconds, 3),
-        "real_time_factor": round(speech.real_time_factor, 4),
-        "ended": speech.stop_reason,
-        "tries": speech.num_tries,
+        "prompt": text.prompt.to_row(),
+        **text.summary(parts),
     }
-    return row if speech.failure is None else {**row, "error": speech.failure}
 
 
-def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_results(path: Path, rows: Sequence[ResultRow]) -> None:
     """Add rows to a `results.jsonl`; they replace rows of the same name that earlier runs wrote."""
     names = {row["name"] for row in rows}
     kept = [row for row in read_results(path) if row.get("name") not in names]
@@ -149,11 +156,12 @@ def _write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
+def read_results(path: Path) -> list[ResultRow]:
     """The rows of a `results.jsonl`; none if it does not exist. Raises UserError if it is damaged."""
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # A text in a row may have other characters that Python takes for line ends.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except ValueError as error:
         raise UserError(f"{path}: damaged; remove it, or choose another folder") from error

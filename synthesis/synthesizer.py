@@ -27,21 +27,27 @@ _LONGER_MINIMUM = 1.4
 
 @dataclass(frozen=True)
 class Request:
-    """A text to synthesize in the voice of a prompt: its text, and its audio (N,) at the codec's rate."""
+    """A text to synthesize in the voice of a prompt: its text, and its audio (N,) at the codec's rate.
+
+    `prompt_codes` (P, Q) replace the audio if they are given. `seed` replaces that of the settings.
+    """
 
     text: str
     prompt_text: str
     prompt_audio: Tensor
+    prompt_codes: Tensor | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Audio (N,) at `sample_rate_hz`, how it ended, the number of tries, and the cost.
+    """Audio (N,) at `sample_rate_hz` and its codes (T, Q), how it ended, the number of tries, and the cost.
 
     `stop_reason` is that of `Generation`, or "silent". Only "eos" is a success.
     """
 
     audio: Tensor
+    codes: Tensor
     sample_rate_hz: int
     stop_reason: str
     num_tries: int
@@ -78,6 +84,7 @@ class Synthesizer:
         self.tokenizer = tokenizer
         self.settings = settings
         self.device = device
+        self.language = ""
         self.is_reference = False
         self.frame_limits: FrameLimits = partial(limits_by_phones, settings=settings, frame_rate_hz=codec.frame_rate_hz)
 
@@ -134,19 +141,21 @@ class Synthesizer:
         minimum_scale = dict.fromkeys(pending, 1.0)
         # Greedy decoding gives the same codes with any seed.
         max_tries = self.settings.max_tries if self._sampler.num_draws else 1
+        first_seeds = [self.settings.seed if request.seed is None else request.seed for request in requests]
         for num_tries in range(1, max_tries + 1):
             if not pending:
                 break
             items = [item for index in pending if isinstance(item := tokenized[index], TokenizedRequest)]
             scales = [minimum_scale[index] for index in pending]
-            generations = self.generate(items, on_frames, self.settings.seed + num_tries - 1, scales)
+            seeds = [first_seeds[index] + num_tries - 1 for index in pending]
+            generations = self.generate(items, on_frames, seeds, scales)
             audio, new_audio = self._decode_all(items, generations, continual)
             elapsed = time.perf_counter() - started
             rate_hz = self.codec.sample_rate_hz
             real_time_factor = elapsed * rate_hz / sum(len(row) for row in audio)
             for index, row, new, whole in zip(pending, generations, new_audio, audio, strict=True):
                 reason = "silent" if row.stop_reason == "eos" and is_silent(new, rate_hz) else row.stop_reason
-                speech = Speech(whole, rate_hz, reason, num_tries, len(whole) / rate_hz, real_time_factor)
+                speech = Speech(whole, row.codes, rate_hz, reason, num_tries, len(whole) / rate_hz, real_time_factor)
                 # A model that never saw such a short text may take it for the end of the prompt.
                 if reason in ("floor", "silent"):
                     minimum_scale[index] *= _LONGER_MINIMUM
@@ -187,21 +196,21 @@ class Synthesizer:
         self,
         requests: Sequence[TokenizedRequest],
         on_frames: OnFrames | None = None,
-        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         minimum_scales: Sequence[float] | None = None,
     ) -> list[Generation]:
         """Generate the codes of all requests together.
 
-        `seed` replaces that of the settings. `minimum_scales` multiply each row's minimum length, to at most half of
-        its maximum length.
+        `seeds`, one for each request, replace that of the settings. `minimum_scales` multiply each row's minimum
+        length, to at most half of its maximum length.
         """
         limits = []
         for request, scale in zip(requests, minimum_scales or [1.0] * len(requests), strict=True):
             least, most = self.frame_limits(request)
             limits.append((max(least, min(int(least * scale), most // 2)), most))
         min_frames, max_frames = torch.tensor(limits).T
-        seed = self.settings.seed if seed is None else seed
-        return self.model.generate(requests, self._sampler, seed, min_frames, max_frames, on_frames)
+        seeds = [self.settings.seed] * len(requests) if seeds is None else seeds
+        return self.model.generate(requests, self._sampler, seeds, min_frames, max_frames, on_frames)
 
     @property
     def _sampler(self) -> TokenSampler:
@@ -228,7 +237,7 @@ class Synthesizer:
         # Prompts of valid requests only are encoded, in one batch.
         obstacles = [self._obstacle(*row, continual) for row in zip(requests, before, after, strict=True)]
         ready = [request for request, obstacle in zip(requests, obstacles, strict=True) if obstacle is None]
-        codes = iter(self._prompt_codes(ready, continual) if ready else [])
+        codes = iter(self._prompt_codes(ready, continual))
         results: list[TokenizedRequest | UserError] = []
         for request, prompt_phones, text_phones, obstacle in zip(requests, before, after, obstacles, strict=True):
             if obstacle is not None:
@@ -294,12 +303,18 @@ class Synthesizer:
         return None
 
     def _prompt_codes(self, requests: Sequence[Request], continual: bool) -> list[Tensor]:
-        audio = [request.prompt_audio for request in requests]
+        """The codes (P, Q) of each prompt; those that are not given are encoded in one batch."""
+        audio = [request.prompt_audio for request in requests if request.prompt_codes is None]
         if continual:
             num_samples = round(self.settings.continual_prompt_seconds * self.codec.sample_rate_hz)
             audio = [row[:num_samples] for row in audio]
+        encoded = iter(self.encode(audio) if audio else [])
+        return [next(encoded) if request.prompt_codes is None else request.prompt_codes for request in requests]
+
+    def encode(self, audio: Sequence[Tensor]) -> list[Tensor]:
+        """Encode audio, each (N,), to codes, each (T, Q)."""
         lens = torch.tensor([len(row) for row in audio])
-        codes, codes_lens = self.codec.encode(pad_sequence(audio, batch_first=True).to(self.device), lens)
+        codes, codes_lens = self.codec.encode(pad_sequence(list(audio), batch_first=True).to(self.device), lens)
         return [row[:length].cpu() for row, length in zip(codes, codes_lens.tolist(), strict=True)]
 
 

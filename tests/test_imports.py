@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
         "utils",
         "config",
     },
-    "egs": {"evaluation", "processors", "utils"},
+    "egs": {"evaluation", "synthesis", "models", "processors", "utils"},
 }
 """For each folder, the other folders that it may import."""
 EXCEPTIONS: dict[str, set[str]] = {
@@ -126,7 +126,7 @@ def test_every_package_is_listed() -> None:
         ("modules", "import numpy", ["numpy"]),
         ("models.valle", "class A:\n    def f(self):\n        import processors.codecs", ["processors.codecs"]),
         ("bins", "from tests import conftest", ["tests.conftest"]),
-        ("egs.tts.VALLE", "import models", ["models"]),
+        ("egs.tts.VALLE", "import training", ["training"]),
     ],
 )
 def test_the_check_finds_what_is_forbidden(package: str, source: str, wrong: list[str]) -> None:

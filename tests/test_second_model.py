@@ -109,9 +109,9 @@ def test_a_request_has_the_same_codes_alone_and_among_others() -> None:
         TokenizedRequest([1, 7, 2], 2, torch.randint(0, 20, (8, 3)), 1),
     ]
     least, most = torch.tensor([2, 3]), torch.tensor([6, 7])
-    together = model.generate(requests, TokenSampler(), 0, least, most)
+    together = model.generate(requests, TokenSampler(), [0, 5], least, most)
     for row, request in enumerate(requests):
-        [alone] = model.generate([request], TokenSampler(), 0, least[row : row + 1], most[row : row + 1])
+        [alone] = model.generate([request], TokenSampler(), [5 * row], least[row : row + 1], most[row : row + 1])
         assert torch.equal(alone.codes, together[row].codes) and alone.stop_reason == together[row].stop_reason
         assert least[row] <= len(alone.codes) <= most[row] and alone.codes.max() < 20
 

@@ -25,6 +25,7 @@ from tests.support.observations import (
     speaking_layers,
     speech,
     splits,
+    spoken_in_parts,
     spoken_together,
     training_layers,
     weights,
@@ -65,6 +66,8 @@ ROWS = [
     Row("preprocess.processed_dir", "features", folders),
     Row("preprocess.phone_extractor", "graphemes", features),
     Row("preprocess.language", "de", features),
+    Row("preprocess.normalize_text", "none", features, {"dataset_path": {"custom": "{root}/written_corpus"}}),
+    Row("preprocess.lexicon", "{root}/lexicon.tsv", features),
     Row("preprocess.symbol_table", "{root}/few.dict", features),
     Row("preprocess.add_blank", True, weights),
     Row("preprocess.add_blank", True, speech),
@@ -120,6 +123,8 @@ ROWS = [
     Row("train.dataset_weights", {"vctk": 2}, weights, refused=True),
     Row("train.join_probability", 1, weights),
     Row("train.audio_token_dropout", 0.5, weights),
+    Row("train.init_from_codec", True, weights, {"model.share_embedding": False}),
+    Row("train.init_from_codec", True, weights, refused=True),
     Row("train.max_epoch", 2, checkpoints, EPOCH),
     Row("train.max_steps", 2, checkpoints),
     Row("train.optimizer", "Adam", weights),
@@ -160,6 +165,9 @@ ROWS = [
     Row("infer.max_tries", 1, speech),
     Row("infer.continual_prompt_seconds", 0.7, continued),
     Row("infer.max_batch_size", 2, spoken_together),
+    Row("infer.max_part_seconds", 0.4, speech),
+    Row("infer.max_total_seconds", 1, speech),
+    Row("infer.context", "previous", spoken_in_parts, {"infer.max_part_seconds": 0.4}),
 ]
 
 

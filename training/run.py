@@ -94,6 +94,8 @@ class TrainingRun:
         settings = self.settings
         set_seed(settings.train.random_seed + accelerator.process_index)
         model = model_class(settings.model_type)(settings.model, self.train_stage)
+        if settings.train.init_from_codec:
+            self._init_codes(model)
         load_checked(model, self.start.weights, None)
         model.configure_training(settings.train)
         # Copied before the trainer shards the model.
@@ -118,6 +120,16 @@ class TrainingRun:
             samples=self._build_samples(eval_model.model, data, accelerator),
             meta={"train_stage": self.train_stage, "codec": self.data.codec_fingerprint},
         )
+
+    def _init_codes(self, model: CodecLM) -> None:
+        """Raises UserError if the codec has no vectors, or the model cannot begin with them."""
+        vectors = self.codec.vectors
+        try:
+            if vectors is None:
+                raise ValueError(f"{type(self.codec).__name__} has no vectors for its codes")
+            model.init_codes(vectors.cpu())
+        except ValueError as error:
+            raise UserError(f"train.init_from_codec: {error}") from error
 
     def _build_samples(self, model: CodecLM, data: TrainData, accelerator: Accelerator) -> SampleLogger | None:
         """None without a tracker to log to, or without a validation utterance to synthesize."""

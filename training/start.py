@@ -24,10 +24,11 @@ from utils.checkpoint import (
     resolve_checkpoint,
     set_aside,
 )
-from utils.config import save_settings
+from utils.config import resolve_path, save_settings
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.log import log
+from utils.paths import ROOT
 
 ResumeType = Literal["resume", "finetune"]
 
@@ -207,14 +208,19 @@ def _merged(table: SymbolTable, other: SymbolTable, origin: Experiment) -> Symbo
 
 
 def write_experiment(experiment: Experiment, settings: Settings, data: PreprocessedData, start: InitialState) -> None:
-    """Write what inference needs beside a checkpoint: settings, symbols and, where it is a file, the codec."""
+    """Write what inference needs beside a checkpoint: settings, symbols and, where they are files, codec, lexicon."""
     experiment.folder.mkdir(parents=True, exist_ok=True)
     save_settings(settings, experiment.args)
     start.table.save(experiment.symbols)
     codec = experiment.codec(codec_class(settings.preprocess.acoustic_token_extractor).file_name)
-    if data.codec is not None and not (codec.is_file() and filecmp.cmp(data.codec, codec, shallow=False)):
-        with atomic_write(codec) as path:
-            shutil.copyfile(data.codec, path)
+    lexicon = settings.preprocess.lexicon
+    for source, copy in (
+        (data.codec, codec),
+        (None if lexicon is None else resolve_path(lexicon, ROOT), experiment.lexicon),
+    ):
+        if source is not None and not (copy.is_file() and filecmp.cmp(source, copy, shallow=False)):
+            with atomic_write(copy) as path:
+                shutil.copyfile(source, path)
 
 
 def supersede(checkpoints: Sequence[Checkpoint]) -> None:

@@ -1,5 +1,8 @@
 """Reads and writes audio files as mono float32 waveforms in [-1, 1]."""
 
+import io
+import os
+import struct
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +21,8 @@ AUDIO_SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_fo
 """Suffixes of audio files that can be read."""
 FOREIGN_SUFFIXES = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".ac3", ".mka", ".3gp", ".mov", ".mkv"})
 """Suffixes of audio files that must be converted first."""
+MAX_WAV_SAMPLES = (2**32 - 1 - 36) // 2
+"""The most samples of a 16-bit WAV, whose sizes are 32-bit numbers."""
 
 
 def read_duration_seconds(path: Path) -> float:
@@ -58,6 +63,29 @@ def write_audio(path: Path, waveform: Tensor, sample_rate_hz: int) -> None:
     samples = waveform.detach().float().clamp(-1, 1).cpu().numpy()
     with atomic_write(path) as temporary:
         soundfile.write(str(temporary), samples, sample_rate_hz, subtype="PCM_16", format="WAV")
+
+
+def append_audio(path: Path, waveform: Tensor, sample_rate_hz: int, num_samples: int) -> None:
+    """Write (N,) samples after the first `num_samples` of a 16-bit WAV, and remove what follows those.
+
+    The file is complete after each call, the same as `write_audio` of all samples, and is synced to disk. It is made if
+    `num_samples` is 0.
+    """
+    samples = io.BytesIO()
+    clipped = waveform.detach().float().clamp(-1, 1).cpu().numpy()
+    soundfile.write(samples, clipped, sample_rate_hz, subtype="PCM_16", format="RAW", endian="LITTLE")
+    num_bytes = 2 * (num_samples + len(waveform))
+    sizes = (16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
+    header = b"RIFF" + struct.pack("<I", 36 + num_bytes) + b"WAVEfmt " + struct.pack("<IHHIIHH", *sizes)
+    header += b"data" + struct.pack("<I", num_bytes)
+    with path.open("r+b" if num_samples else "wb") as file:
+        file.truncate(len(header) + 2 * num_samples)
+        file.seek(0, io.SEEK_END)
+        file.write(samples.getvalue())
+        file.seek(0)
+        file.write(header)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @lru_cache(maxsize=16)

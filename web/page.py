@@ -4,7 +4,7 @@ import html
 import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from config.schema import InferSettings, SamplingSettings
 from models.experiment import Experiment
-from synthesis.synthesizer import Speech
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint
 from utils.errors import UserError
@@ -24,7 +23,7 @@ from utils.prompts import MAX_SECONDS, MIN_SECONDS
 from web.experiments import ExperimentList
 from web.pictures import draw_speech
 from web.prompts import MAX_CHARACTERS, check_prompt, check_text
-from web.synthesis_queue import QueuedRequest, SynthesisQueue
+from web.synthesis_queue import QueuedRequest, QueuedSpeech, SynthesisQueue
 
 # Requests in the synthesis queue, which batches them, and in gradio's queue before it.
 _MAX_WAITING = 32
@@ -50,13 +49,15 @@ class Remembered:
 class Page:
     """Handlers of the page's events. `settings` reads the infer section of an experiment.
 
-    Audio is written below `folder`, gradio's cache, which deletes old files.
+    Audio is written below `folder`, gradio's cache, which deletes old files. `unfinished` has the requests that
+    are not done, each with its browser session.
     """
 
     queue: SynthesisQueue
     experiments: ExperimentList
     settings: Callable[[Experiment], InferSettings]
     folder: Path
+    unfinished: list[tuple[str | None, QueuedRequest]] = field(default_factory=list)
 
     def speak(
         self,
@@ -70,6 +71,7 @@ class Page:
         seed: int | None,
         history: Sequence[Remembered],
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for it among the defaults)
+        session: gr.Request | None = None,
     ) -> tuple[Path, Image, str, list[Remembered]]:
         """Return the audio file, its picture, a line about it, and the history with it as the first entry."""
         try:
@@ -78,11 +80,7 @@ class Page:
             checkpoint = self._checkpoint(experiment)
             sampling = self._sampling(checkpoint, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed)
             request = QueuedRequest(checkpoint, sampling, text, prompt_text, prompt)
-            self.queue.submit(request)
-            while not wait([request.done], timeout=_UPDATE_SECONDS).done:
-                state = f"{request.num_seconds:.1f} s generated" if request.num_seconds else request.state
-                # The length is a guess, so the bar stops short of its end.
-                progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=state)
+            self._wait(request, None if session is None else session.session_hash, progress)
             speech = request.done.result()
             # The folder makes the path unique; the file's name is the one that a user downloads.
             audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
@@ -95,6 +93,23 @@ class Page:
             raise _toast("something went wrong on the server; see its log") from None
         remembered = Remembered(f"{datetime.now():%H:%M:%S}", text, audio)
         return audio, picture, _line(speech, sampling.seed), [remembered, *history][:_MAX_HISTORY]
+
+    def _wait(self, request: QueuedRequest, session: str | None, progress: gr.Progress) -> None:
+        """Queue a request and show its progress until it is done."""
+        self.unfinished.append((session, request))
+        self.queue.submit(request)
+        try:
+            while not wait([request.done], timeout=_UPDATE_SECONDS).done:
+                # The length is a guess, so the bar stops short of its end.
+                progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=_state(request))
+        finally:
+            self.unfinished.remove((session, request))
+
+    def cancel(self, session: gr.Request) -> None:
+        """Cancel all requests of a browser session."""
+        for owner, request in list(self.unfinished):
+            if owner == session.session_hash:
+                self.queue.cancel(request)
 
     def _sampling(self, checkpoint: Checkpoint, **given: float | None) -> SamplingSettings:
         """The experiment's sampling settings, replaced by the values of the page's fields."""
@@ -151,7 +166,9 @@ def build_page(page: Page) -> gr.Blocks:
         with gr.Row():
             with gr.Column(min_width=300):
                 texts, experiment, sampling = _build_inputs(page)
-                button = gr.Button("Speak", variant="primary", elem_id="speak")
+                with gr.Row():
+                    button = gr.Button("Speak", variant="primary", elem_id="speak")
+                    cancel = gr.Button("Cancel", elem_id="cancel")
             with gr.Column(min_width=300):
                 speech = gr.Audio(
                     label="Speech", type="filepath", interactive=False, buttons=["download"], elem_id="speech"
@@ -176,6 +193,8 @@ def build_page(page: Page) -> gr.Blocks:
             concurrency_limit=_MAX_WAITING,
             api_name="speak",
         )
+        # Not through gradio's queue, where it would wait behind the requests that it is to cancel.
+        cancel.click(page.cancel, queue=False, show_progress="hidden", api_name="cancel")
         experiment.change(page.list_sampling, experiment, sampling, show_progress="hidden", api_visibility="private")
         blocks.load(page.list_experiments, experiment, experiment, show_progress="hidden", api_visibility="private")
     return blocks.queue(max_size=_MAX_QUEUED)
@@ -224,9 +243,22 @@ def _show_history(history: Sequence[Remembered]) -> None:
         )
 
 
-def _line(speech: Speech, seed: int) -> str:
-    tries = f"try {speech.num_tries}; " if speech.num_tries > 1 else ""
-    return f"{speech.seconds:.2f} s; {tries}real-time factor {speech.real_time_factor:.2f}; seed {seed}"
+def _state(request: QueuedRequest) -> str:
+    """What a request is doing."""
+    if not request.num_seconds:
+        return request.state
+    seconds = f"{request.num_seconds:.1f} s generated"
+    if request.long_text is None or len(request.long_text.parts) == 1:
+        return seconds
+    return f"{request.long_text.num_done} of {len(request.long_text.parts)} parts done, {seconds}"
+
+
+def _line(speech: QueuedSpeech, seed: int) -> str:
+    summary = speech.summary
+    parts = f"{len(summary['parts'])} parts; " if len(summary["parts"]) > 1 else ""
+    tries = f"try {summary['tries']}; " if summary["tries"] > 1 else ""
+    line = f"{summary['seconds']:.2f} s; {parts}{tries}real-time factor {summary['real_time_factor']:.2f}; seed {seed}"
+    return f"{line}; {html.escape(summary['error'], quote=False)}" if "error" in summary else line
 
 
 def _toast(message: str) -> gr.Error:

@@ -1,4 +1,4 @@
-"""One thread that synthesizes for all users. Waiting requests for the same model and sampling form a batch."""
+"""One thread that synthesizes for all users, part by part. Parts for the same model and sampling form a batch."""
 
 import math
 import threading
@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from config.schema import SamplingSettings
-from synthesis.synthesizer import Request, Speech, Synthesizer
+from synthesis.long_texts import LongText, ResultRow, next_batch, synthesize_parts
+from synthesis.synthesizer import Request, Synthesizer
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.device import release_memory
 from utils.errors import UserError
@@ -18,6 +22,15 @@ from web.prompts import read_prompt
 _CLOSING = "the server is closing"
 # Experiments kept in memory.
 MAX_LOADED = 2
+
+
+@dataclass(frozen=True)
+class QueuedSpeech:
+    """The audio (N,) of a request, and what `results.jsonl` of stage 3 would say of it."""
+
+    audio: Tensor
+    sample_rate_hz: int
+    summary: ResultRow
 
 
 @dataclass(eq=False)
@@ -32,15 +45,39 @@ class QueuedRequest:
     state: Literal["waiting", "loading the model", "speaking"] = "waiting"
     num_seconds: float = 0.0
     guessed_seconds: float = math.inf
-    done: "Future[Speech]" = field(default_factory=Future)
+    done: "Future[QueuedSpeech]" = field(default_factory=Future)
+    long_text: LongText | None = None
+    blocks: list[Tensor] = field(default_factory=list)
+    parts: list[ResultRow] = field(default_factory=list)
+    was_interrupted: bool = False
+
+    @property
+    def is_long(self) -> bool:
+        return self.long_text is not None and len(self.long_text.parts) > 1
+
+    def fits(self, other: "QueuedRequest") -> bool:
+        """Whether the two can be in one batch. Each has its own seed."""
+        same_seed = {"seed": 0}
+        own, others = (request.sampling.model_copy(update=same_seed) for request in (self, other))
+        return self.checkpoint == other.checkpoint and own == others
+
+
+class _BatchEndedError(Exception):
+    """Ends a batch before its last frame."""
 
 
 class SynthesisQueue:
-    """Runs requests in its own thread. Loads experiments on demand and keeps the `MAX_LOADED` last used."""
+    """Runs requests in its own thread. Loads experiments on demand and keeps the `MAX_LOADED` last used.
+
+    Requests take turns. A turn is one batch: parts of the request and of others that fit, one of each in turn. A new
+    request interrupts a batch of long texts, so that a short text does not wait for parts that are longer than it. The
+    interrupted parts are synthesized again in their next turn, which cannot be interrupted.
+    """
 
     def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
         self._build = build
         self._loaded: dict[Path, tuple[Checkpoint, Synthesizer]] = {}
+        # All requests that are not done, in the order of their turns.
         self._waiting: list[QueuedRequest] = []
         self._changed = threading.Condition()
         self._is_closed = False
@@ -50,10 +87,14 @@ class SynthesisQueue:
         self._thread.start()
 
     def submit(self, request: QueuedRequest) -> None:
-        """Append a request to the queue; `request.done` receives its Speech or an exception."""
+        """Append a request to the queue; `request.done` receives its speech or an exception."""
         with self._changed:
             self._waiting.append(request)
             self._changed.notify()
+
+    def cancel(self, request: QueuedRequest) -> None:
+        """Remove a request from the queue, which fails with UserError. Its batch ends if nobody waits for it."""
+        self._end([request], UserError("the request was cancelled"))
 
     def close(self) -> None:
         """Stop the thread at the next frame; all unfinished requests fail with UserError."""
@@ -81,68 +122,103 @@ class SynthesisQueue:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                if self._is_closed:
-                    _fail(self._waiting, UserError(_CLOSING))
-                    return
-                first = self._waiting[0]
-            self._speak_next(first)
+                waiting = list(self._waiting)
+            if self._is_closed:
+                self._end(waiting, UserError(_CLOSING))
+                return
+            self._take_turn(waiting)
 
-    def _speak_next(self, first: QueuedRequest) -> None:
-        """Synthesize the first request with all that fit in its batch; errors go to the requests they concern.
+    def _take_turn(self, waiting: Sequence[QueuedRequest]) -> None:
+        """Synthesize the next parts of the first request with all that fit; errors go to the requests they concern.
 
         This is not part of `_run`, so that no local variable keeps a model alive while the next one is loaded.
         """
-        first.state = "loading the model"
+        first = waiting[0]
+        if first.long_text is None:
+            first.state = "loading the model"
         try:
             synthesizer = self.load(first.checkpoint)
         except Exception as error:
-            _fail(self._take(first), error)
+            self._end([request for request in waiting if request.checkpoint == first.checkpoint], error)
             return
-        group = self._take(first, synthesizer.settings.max_batch_size)
-        try:
-            self._speak_group(synthesizer, group)
-        except Exception as error:
-            _fail(group, error)
-
-    def _take(self, first: QueuedRequest, most: int | None = None) -> list[QueuedRequest]:
-        """Remove the first request and those that fit in its batch, at most `most` in all, from the queue."""
-        with self._changed:
-            key = first.checkpoint, first.sampling
-            group = [request for request in self._waiting if (request.checkpoint, request.sampling) == key][:most]
-            self._waiting = [request for request in self._waiting if request not in group]
-        return group
-
-    def _speak_group(self, synthesizer: Synthesizer, group: Sequence[QueuedRequest]) -> None:
-        """Synthesize a batch of one experiment and one sampling; a request that fails does not affect the others."""
-        ready: list[tuple[QueuedRequest, Request]] = []
+        group = [request for request in waiting if request.fits(first)]
         for request in group:
+            if request.long_text is None:
+                self._prepare(request, synthesizer)
+        group = [request for request in group if not request.done.done() and request.is_long == first.is_long]
+        # The first request may have failed or been cancelled; the others are left for the next turn.
+        if first not in group:
+            return
+        by_text = {request.long_text: request for request in group if request.long_text is not None}
+        batch = next_batch(list(by_text), synthesizer.settings.max_batch_size)
+        members = [by_text[text] for text, _ in batch]
+        try:
+            self._synthesize(synthesizer.with_settings(**first.sampling.model_dump()), batch, members)
+        except _BatchEndedError:
+            for request in members:
+                request.was_interrupted = True
+        except Exception as error:
+            self._end(members, error)
+        with self._changed:
+            # Whoever had a turn goes to the end.
+            self._waiting.sort(key=lambda request: request in members)
+
+    def _prepare(self, request: QueuedRequest, synthesizer: Synthesizer) -> None:
+        """Read the prompt and split the text; a request for which this is not possible fails."""
+        try:
+            prompt = read_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
+            sampled = synthesizer.with_settings(**request.sampling.model_dump())
+            request.long_text = LongText(sampled, request.text, prompt)
+            request.guessed_seconds = request.long_text.guessed_seconds
+        except Exception as error:
+            self._end([request], error)
+
+    def _synthesize(
+        self, synthesizer: Synthesizer, batch: Sequence[tuple[LongText, Request]], members: Sequence[QueuedRequest]
+    ) -> None:
+        """Synthesize a batch of parts; `members` has the request of each. Raises _BatchEndedError if it ends early."""
+        for request in members:
             request.state = "speaking"
-            try:
-                prompt = read_prompt(request.prompt_audio, request.prompt_text, synthesizer.codec.sample_rate_hz)
-                # Assume the speaking rate of the prompt.
-                request.guessed_seconds = prompt.seconds * len(request.text) / len(prompt.text)
-                ready.append((request, Request(request.text, prompt.text, prompt.audio)))
-            except Exception as error:
-                request.done.set_exception(error)
+        # Texts of one part would lose more by an interruption than a new request gains.
+        may_interrupt = all(request.is_long and not request.was_interrupted for request in members)
+        rate_hz, frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
 
         def on_frames(num_frames: int) -> None:
-            if self._is_closed:
-                raise UserError(_CLOSING)
-            for request, _ in ready:
-                request.num_seconds = num_frames / synthesizer.codec.frame_rate_hz
+            has_new = any(request.state == "waiting" for request in self._waiting)
+            is_unwanted = all(request.done.done() for request in members)
+            if self._is_closed or is_unwanted or (may_interrupt and has_new):
+                raise _BatchEndedError
+            for (text, _), request in zip(batch, members, strict=True):
+                request.num_seconds = text.num_samples / rate_hz + members.count(request) * num_frames / frame_rate_hz
 
-        sampled = synthesizer.with_settings(**group[0].sampling.model_dump())
-        speeches = sampled.synthesize([request for _, request in ready], on_frames=on_frames)
-        for (request, _), speech in zip(ready, speeches, strict=True):
-            if isinstance(speech, UserError):
-                request.done.set_exception(speech)
-            elif speech.failure is not None:
-                request.done.set_exception(UserError(speech.failure))
-            else:
-                request.done.set_result(speech)
+        request_of = dict(zip((text for text, _ in batch), members, strict=True))
+        for text, audio, row in synthesize_parts(synthesizer, batch, on_frames=on_frames):
+            request = request_of[text]
+            request.was_interrupted = False
+            request.blocks.append(audio)
+            request.parts.append(row)
+        for text, request in request_of.items():
+            if text.error is not None:
+                self._end([request], text.error)
+            elif text.is_done:
+                self._deliver(request, text)
 
+    def _deliver(self, request: QueuedRequest, text: LongText) -> None:
+        """Hand over the speech. It is an error if every part of it failed."""
+        summary = text.summary(request.parts)
+        if all("error" in row for row in request.parts):
+            self._end([request], UserError(summary["error"]))
+        else:
+            self._end([request], QueuedSpeech(torch.cat(request.blocks), text.sample_rate_hz, summary))
 
-def _fail(group: Sequence[QueuedRequest], error: Exception) -> None:
-    for request in group:
-        if not request.done.done():
-            request.done.set_exception(error)
+    def _end(self, requests: Sequence[QueuedRequest], result: QueuedSpeech | Exception) -> None:
+        """Remove requests from the queue with a result; those that are done already keep theirs."""
+        with self._changed:
+            self._waiting = [request for request in self._waiting if request not in requests]
+            for request in requests:
+                if request.done.done():
+                    continue
+                if isinstance(result, Exception):
+                    request.done.set_exception(result)
+                else:
+                    request.done.set_result(result)

@@ -1,6 +1,6 @@
 """Generation of codebook 0: one pass over texts and prompts, then a group of frames a step from cached attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class ARGenerator:
         prompt: Tensor,
         prompt_lens: Tensor,
         sampler: TokenSampler,
-        seed: int,
+        seeds: Sequence[int],
         min_frames: Tensor,
         max_frames: Tensor,
         on_frames: Callable[[int], None] | None = None,
@@ -45,7 +45,7 @@ class ARGenerator:
         device, batch, eos_id, group_size = text.device, text.shape[0], self.ar.eos_id, self.ar.group_size
         limit, window = int(max_frames.max()), sampler.repetition_window
         cached_step, group_logits = self._prefill(text, text_lens, prompt, prompt_lens, limit)
-        noise = iter(ExponentialNoise(sampler.num_draws, batch, group_logits.shape[-1], seed, device))
+        noise = iter(ExponentialNoise(sampler.num_draws, group_logits.shape[-1], seeds, device))
         # The new codes, after `window` times -1 (no code), so that the first frame has a full repetition window, too.
         history = torch.full((batch, window + limit), -1, device=device)
         lens = torch.zeros(batch, dtype=torch.long, device=device)

@@ -1,10 +1,12 @@
 """The non-autoregressive model: codebooks 1 to Q-1, each in one pass (VALL-E, section 4.2.2)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from config.schema import ValleSettings
-from modules.embedding import SinePosition, TokenEmbedding
+from modules.embedding import SinePosition, TokenEmbedding, init_from_vectors
 from modules.masks import full_attention_mask, padding_mask
 from modules.packing import Packing
 from modules.prenet import AudioPrenet, NoPrenet, TextPrenet
@@ -43,6 +45,16 @@ class NAR(nn.Module):
         self.stage_embeddings = nn.ModuleList(TokenEmbedding(width, 1) for _ in range(num_stages))
         self.decoder = Transformer(width, num_heads, num_layers, dropout, settings.norm_first, adaptive=True)
         self.predict_layers = nn.ModuleList(heads)
+
+    def init_codes(self, vectors: Tensor) -> None:
+        """Initialize embeddings and heads from the codec's vectors (Q, V, W). Raises ValueError if they are tied."""
+        heads = [cast(Tensor, head.weight) for head in self.predict_layers]
+        embeddings = [cast(Tensor, embedding.weight) for embedding in self.audio_embeddings]
+        if any(head is embedding for head in heads for embedding in embeddings):
+            raise ValueError(
+                "a head shares its weight with the embedding of the next codebook; set model.share_embedding to false"
+            )
+        init_from_vectors([*embeddings, *heads], torch.cat([vectors, vectors[1:]]))
 
     @torch.inference_mode()
     def generate(

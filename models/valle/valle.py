@@ -13,6 +13,7 @@ from models.valle.ar import AR
 from models.valle.collate import IGNORED, Collator, PrefixMode, ValleBatch, pad
 from models.valle.generate import ARGenerator
 from models.valle.nar import NAR
+from modules.embedding import init_from_vectors
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear, replace_linears
 from modules.sampling import TokenSampler
 
@@ -82,6 +83,13 @@ class VALLE(CodecLM):
             names |= {f"nar_{stage}": "nar" for stage in range(1, self.nar.num_quantizers)}
         return names
 
+    def init_codes(self, vectors: Tensor) -> None:
+        if self.ar_trains:
+            tables = [self.ar.audio_embedding.weight, self.ar.predict_layer.weight]
+            init_from_vectors(tables, vectors[[0, 0]])
+        if self.nar_trains and self.nar is not None:
+            self.nar.init_codes(vectors)
+
     def collate(self, frame_rate_hz: float) -> Collator:
         return Collator(
             num_quantizers=self.num_quantizers,
@@ -111,7 +119,7 @@ class VALLE(CodecLM):
         self,
         requests: Sequence[TokenizedRequest],
         sampler: TokenSampler,
-        seed: int,
+        seeds: Sequence[int],
         min_frames: Tensor,
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
@@ -126,26 +134,31 @@ class VALLE(CodecLM):
         text, text_lens = _padded([torch.tensor(request.ids) for request in requests], device)
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
         limits = min_frames.to(device), max_frames.to(device)
-        first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seed, *limits, on_frames)
-        if self.nar is None:
-            return [Generation(row.codes.unsqueeze(1), row.stop_reason) for row in first]
+        first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seeds, *limits, on_frames)
+        codes = [row.codes.unsqueeze(1) for row in first]
+        if self.nar is not None:
+            codes = self.nar_codes(requests, [row.codes for row in first])
+        return [Generation(row, end.stop_reason) for row, end in zip(codes, first, strict=True)]
+
+    def nar_codes(self, requests: Sequence[TokenizedRequest], first: Sequence[Tensor]) -> list[Tensor]:
+        """The codes (T, Q) of each request, all but the first codebook (T,) by the NAR."""
+        assert self.nar is not None, "an AR alone has no other codebooks"
         # The NAR's input (P + T, Q): the prompt in full, then the new frames, of which only codebook 0 is known.
         rows = []
-        for request, row in zip(requests, first, strict=True):
-            codes = F.pad(request.codes, (0, 0, 0, len(row.codes)))
-            codes[len(request.codes) :, 0] = row.codes
+        for request, known in zip(requests, first, strict=True):
+            codes = F.pad(request.codes, (0, 0, 0, len(known)))
+            codes[len(request.codes) :, 0] = known
             rows.append(codes)
-        codes, codes_lens = _padded(rows, device)
-        text, text_lens = _padded([torch.tensor(self.nar_ids(request)) for request in requests], device)
-        is_prompt = torch.arange(codes.shape[1], device=device) < prompt_lens.unsqueeze(1)
+        codes, codes_lens = _padded(rows, self.device)
+        prompt_lens = torch.tensor([len(request.codes) for request in requests], device=self.device)
+        text, text_lens = _padded([torch.tensor(self.nar_ids(request)) for request in requests], self.device)
+        is_prompt = torch.arange(codes.shape[1], device=self.device) < prompt_lens.unsqueeze(1)
         filled = self.nar.generate(
             text, text_lens, codes, codes_lens, is_prompt, read_whole_prompt=self.prefix_mode != PrefixMode.NONE
         ).cpu()
         # Drop the prompts and the padding.
-        return [
-            Generation(filled[index, len(request.codes) : len(request.codes) + len(row.codes)], row.stop_reason)
-            for index, (request, row) in enumerate(zip(requests, first, strict=True))
-        ]
+        spans = zip(filled, requests, first, strict=True)
+        return [row[len(request.codes) : len(request.codes) + len(known)] for row, request, known in spans]
 
     def nar_ids(self, request: TokenizedRequest) -> Sequence[int]:
         """The ids that the NAR reads: without the prompt's if it was trained on prompts without text."""

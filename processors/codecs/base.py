@@ -73,6 +73,11 @@ class Codec(ABC):
         raise NotImplementedError
 
     @property
+    def vectors(self) -> Tensor | None:
+        """The vectors of the codes (Q, codebook_size, W): what is decoded is their sum. None if there are none."""
+        return None
+
+    @property
     def frame_rate_hz(self) -> float:
         return self.sample_rate_hz / self.hop_samples
 

@@ -52,6 +52,10 @@ class Encodec(Codec):
         self.model.to(self.device)
         return self
 
+    @property
+    def vectors(self) -> Tensor:
+        return torch.stack([layer.codebook for layer in self.model.quantizer.vq.layers[: self.num_codebooks]])
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         parts = [self.model.encoder, *self.model.quantizer.vq.layers[: self.num_codebooks]]

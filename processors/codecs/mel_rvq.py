@@ -161,6 +161,10 @@ class MelRVQ(Codec):
         self.analysis.to(self.device)
         return self
 
+    @property
+    def vectors(self) -> Tensor:
+        return self.codebooks
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.sample_rate_hz} {self.hop_samples} {self.settings.num_mels}".encode())
         digest.update(self.codebooks.cpu().contiguous().numpy().tobytes())

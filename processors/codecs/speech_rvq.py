@@ -73,6 +73,10 @@ class SpeechRVQ(Codec):
         self.net.to(self.device)
         return self
 
+    @property
+    def vectors(self) -> Tensor:
+        return self.net.codebooks
+
     def fingerprint(self) -> str:
         # The decoder may be trained further without making the codes invalid.
         settings = self.settings

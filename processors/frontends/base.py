@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from processors.symbols import WORD_BOUNDARY
 
@@ -37,6 +37,11 @@ class Phonemizer(ABC):
 
         Result i depends on texts[i] alone. A text without words gives its punctuation marks, or an empty list.
         """
+
+    @property
+    def long_phones(self) -> Collection[str]:
+        """The phones of several letters that `phonemize` gives, to read inline phones without a symbol table."""
+        return ()
 
     def unreadable(self, text: str) -> list[str]:
         """The letters of a text that the frontend cannot pronounce, in order of appearance."""

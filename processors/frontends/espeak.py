@@ -22,6 +22,19 @@ _CLOSING_QUOTE = re.compile(r"(?<=[;:!?,.…])['’‘]+(?!\w)")
 # A decimal without its zero, whose point would be read as a stop.
 _BARE_DECIMAL = re.compile(r"(?<![\w.,])\.(?=[0-9])")
 
+# The phones of several letters of each language; for others, affricates and common diphthongs.
+_LONG_PHONES = {
+    "en": "aɪ aɪə aɪɚ aʊ dʒ eə eɪ iə oʊ oːɹ tʃ ɑːɹ ɔɪ ɔːɹ əl əʊ ɛɹ ɪɹ ʊə ʊɹ",
+    "de": "aɪ aʊ dʒ pf ts tʃ ɔø ʊɐ",
+    "fr": "",
+    "es": "aɪ aʊ eɪ eʊ oɪ tʃ",
+    "it": "aɪ dz dʒ eɪ ts tʃ",
+    "pt": "aɪ aʊ eɪ eʊ iʊ oɪ uɪ ɔɪ ɛɪ",
+    "nl": "eɪ œy ɛɪ ʌʊ",
+    "pl": "dʒ ts tɕ tʃ",
+}
+_COMMON_LONG_PHONES = "aɪ aʊ dʒ eɪ oɪ ts tʃ"
+
 
 class EspeakPhonemizer(Phonemizer):
     """IPA phones with punctuation and without stress.
@@ -53,6 +66,10 @@ class EspeakPhonemizer(Phonemizer):
         chunks = [chunk for text_pieces in pieces for chunk in text_pieces[::2] if chunk]
         phones_of_chunks = iter(self._backend.phonemize(chunks, separator=self._separator, strip=True))
         return [_to_phones(text_pieces, phones_of_chunks) for text_pieces in pieces]
+
+    @property
+    def long_phones(self) -> list[str]:
+        return _LONG_PHONES.get(re.split("[-_]", self._language)[0], _COMMON_LONG_PHONES).split()
 
     def unreadable(self, text: str) -> list[str]:
         return unreadable_letters(normalize_text(text), self._language)

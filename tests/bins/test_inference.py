@@ -93,6 +93,23 @@ def test_changes_of_a_prompt_are_in_the_results(speaker: Speaker, tmp_path: Path
     assert len(padded) == pytest.approx(len(plain), rel=0.5)
 
 
+def test_a_text_file_is_synthesized_in_parts(speaker: Speaker, tmp_path: Path, capsys) -> None:
+    said = "The old house is near the river. It was built long ago.\n\nNobody lives there now. [pause 0.5s] The end."
+    (tmp_path / "story.txt").write_text(said)
+    limits = ("--set", "infer.max_part_seconds=2", "--copysyn")
+    speech = speaker.say("--infer_text_file", str(tmp_path / "story.txt"), *limits, text=None, output="story")
+    [row] = rows(speaker.output)
+    assert row["name"] == "single/story" and row["text"] == said
+    assert row["parts"][-1]["text"] == "The end." and len(row["parts"]) >= 4
+    last, end = row["parts"][-2:]
+    assert round(24000 * end["start"]) - round(24000 * last["end"]) == 12000
+    assert len(speech) == round(24000 * end["end"]) and "parts are done" in capsys.readouterr().err
+    listed = sorted(path.name for path in speaker.output.rglob("*"))
+    assert listed == ["results.jsonl", "single", "story.wav", "story_copysyn.wav"]
+    # The same text in a flag has the same parts.
+    np.testing.assert_array_equal(speaker.say(*limits, text=said), speech)
+
+
 def test_continual_keeps_the_start_and_reads_the_prompts_text(speaker: Speaker) -> None:
     settings = ("continual_prompt_seconds=1", "min_seconds_per_phone=0", "max_seconds_per_phone=1e-6")
     overrides = [word for setting in settings for word in ("--set", f"infer.{setting}")]

@@ -42,6 +42,21 @@ FLAGS: dict[str, tuple[Program, tuple[str, ...], str]] = {
     "list in single mode": (bins.inference, (*SINGLE, "x", "--test_list_file", "x"), "--test_list_file is for"),
     "no list": (bins.inference, BATCH, "--test_list_file: needed with --infer_mode batch"),
     "no such port": (bins.webui, ("--port", "70000"), "--port: takes 1 to 65535, not 70000"),
+    "a file in batch mode": (
+        bins.inference,
+        (*BATCH, "--infer_text_file", "x"),
+        "--infer_text_file is for --infer_mode s",
+    ),
+    "two texts": (
+        bins.inference,
+        (*SINGLE, "x", "--infer_text_file", "x"),
+        "--infer_text: --infer_text_file has the text",
+    ),
+    "file to go on with": (
+        bins.inference,
+        (*SPEAK, "--infer_text_file", "x", "--continual"),
+        "--infer_text_file: --continual reads the prompt",
+    ),
     "text to go on with": (bins.inference, (*SINGLE, "x", "--continual"), "--infer_text: --continual reads the prompt"),
 }
 
@@ -164,6 +179,16 @@ CONTENT: dict[str, tuple[Program, tuple[str, ...], str]] = {
         bins.inference,
         (*SINGLE, "{audio}", "--infer_output_dir", "{config}"),
         "config.json: File exists",
+    ),
+    "no text file": (
+        bins.inference,
+        (*SPEAK, "--infer_text_prompt", "{text}", "--infer_audio_prompt", "{audio}", "--infer_text_file", "gone.txt"),
+        "--infer_text_file: no such file or folder: gone.txt",
+    ),
+    "an empty text file": (
+        bins.inference,
+        (*SPEAK, "--infer_text_prompt", "{text}", "--infer_audio_prompt", "{audio}", "--infer_text_file", "/dev/null"),
+        "the text '' has nothing that can be spoken",
     ),
     "no test list": (bins.inference, (*BATCH, "--test_list_file", "gone.txt"), "--test_list_file: no such file"),
     "an empty list": (bins.inference, (*BATCH, "--test_list_file", "/dev/null"), "/dev/null: no lines; each is text"),

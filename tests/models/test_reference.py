@@ -172,5 +172,3 @@ def test_a_converted_folder_holds_the_same_model(tmp_path: Path) -> None:
     assert tables[0] == tables[1] and tables[0].phones == tuple(sorted(SYMBOLS))
     with pytest.raises(UserError, match="--output"):
         convert(source, settings, tmp_path / "ours")
-    with pytest.raises(UserError, match=r"--input.*needs no conversion"):
-        convert(found, settings, tmp_path / "third")

@@ -6,7 +6,6 @@ import torch
 
 from models.valle.collate import Collator, PrefixMode
 from processors.features import UtteranceReader
-from processors.frontends import build_phonemizer
 from processors.frontends.graphemes import GraphemePhonemizer
 from processors.manifest import SourceUtterance, Utterance, list_shards, write_shard
 from processors.symbols import SymbolTable
@@ -19,17 +18,21 @@ TEXTS = [
     "“Curly quotes,” he said; it's 3:45 p.m. - really?!",
     "  Two  spaces\tand a line\nbreak. ",
     "naïve café; U.S. and U.K., $5.20!",
+    "**Call** Nguyen's office [[ɐt]] 555-0199 🎉 &amp; ask for [[ˈdʒeɪsən]]'s e.g. 3 files.",
 ]
 
 
 @pytest.mark.parametrize("add_blank", [False, True])
-def test_training_ids_are_inference_ids(tmp_path, add_blank: bool) -> None:
+@pytest.mark.parametrize("normalize_text", ["auto", "none"])
+def test_training_ids_are_inference_ids(tmp_path, normalize_text: str, add_blank: bool) -> None:
+    (tmp_path / "lexicon.tsv").write_text("Nguyen\t/wɪn/\ncafé\tkaffay\n", encoding="utf-8")
+    asked = {"normalize_text": normalize_text, "lexicon": str(tmp_path / "lexicon.tsv"), "add_blank": add_blank}
     write_audio(tmp_path / "a.wav", torch.rand(24000) - 0.5, 24000)
     rows = [
         SourceUtterance(f"u{index}", str(tmp_path / "a.wav"), text, "speaker", "train")
         for index, text in enumerate(TEXTS)
     ]
-    settings = defaults().preprocess
+    settings = defaults().preprocess.model_copy(update=asked)
     loaded = UtteranceReader([rows], settings, None)[0]
     assert [item.failure for item in loaded] == [None] * len(TEXTS)
     codes = torch.zeros(20, 8).short().numpy()
@@ -44,7 +47,7 @@ def test_training_ids_are_inference_ids(tmp_path, add_blank: bool) -> None:
         Collator(8, PrefixMode.FIRST_FRAMES, 75, for_nar=False),
         tokenizer=TextTokenizer(GraphemePhonemizer, table, add_blank),
     )
-    at_inference = TextTokenizer(lambda: build_phonemizer("espeak", "en-us"), table, add_blank)
+    at_inference = TextTokenizer.from_settings(settings, table)
     seen = sorted(batch.text[0].tolist() for batch in epoch_of(in_training))
     assert seen == sorted(at_inference.ids(phones) for phones in at_inference.phones(TEXTS))
     lengths = in_training.tokenizer.num_ids(np.array([len(item.phones) for item in loaded]))

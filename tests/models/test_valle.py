@@ -146,7 +146,10 @@ def test_cached_equals_uncached_alone_and_in_a_batch(model, prompted) -> None:
     limits = torch.tensor([20, 9, 14])
     floor = torch.ones(3, dtype=torch.long)
     recorder = Recorder(top_k=1)
-    together = ARGenerator(model.ar).generate(text, text_lens, codes[..., 0], codes_lens, recorder, 0, floor, limits)
+    seeds = [0, 0, 0]
+    together = ARGenerator(model.ar).generate(
+        text, text_lens, codes[..., 0], codes_lens, recorder, seeds, floor, limits
+    )
     for row, (own_text, own_codes) in enumerate(prompted):
         wanted, all_logits = uncached(model.ar, own_text, own_codes[:, 0], int(limits[row]))
         assert together[row].codes.tolist() == wanted
@@ -162,7 +165,7 @@ def test_generation_has_a_minimum_and_a_maximum_length(model, prompted) -> None:
     torch.nn.init.zeros_(model.ar.predict_layer.weight)
 
     def generate(floor: int, cap: int):
-        arguments = (text[None], lens[0], codes[None, :, 0], lens[1], TokenSampler(top_k=1), 0)
+        arguments = (text[None], lens[0], codes[None, :, 0], lens[1], TokenSampler(top_k=1), [0])
         return ARGenerator(model.ar).generate(*arguments, torch.tensor([floor]), torch.tensor([cap]))[0]
 
     # All logits are equal, so the first code wins, never the end of speech.
@@ -184,12 +187,12 @@ def test_sampled_batch_equals_each_alone(model, prompted) -> None:
     text, text_lens, codes, codes_lens = padded(prompted)
     sampler, floor, cap = TokenSampler(top_p=0.9, repetition_window=5), torch.tensor([1]), torch.tensor([12])
     together = ARGenerator(model.ar).generate(
-        text, text_lens, codes[..., 0], codes_lens, sampler, 7, floor.expand(3), cap.expand(3)
+        text, text_lens, codes[..., 0], codes_lens, sampler, [7, 8, 7], floor.expand(3), cap.expand(3)
     )
     for row, (own_text, own_codes) in enumerate(prompted):
         lens = torch.tensor([len(own_text)]), torch.tensor([len(own_codes)])
         [alone] = ARGenerator(model.ar).generate(
-            own_text[None], lens[0], own_codes[None, :, 0], lens[1], sampler, 7, floor, cap
+            own_text[None], lens[0], own_codes[None, :, 0], lens[1], sampler, [7 + row % 2], floor, cap
         )
         assert together[row].codes.tolist() == alone.codes.tolist()
 
@@ -261,7 +264,7 @@ def test_speech_ends_at_any_frame_of_a_group(group_size: int, rows) -> None:
 
     def generate(end: int):
         reported: list[int] = []
-        arguments = (text[None], lens[0], codes[None, :, 0], lens[1], Ending(top_k=1, end=end), 0)
+        arguments = (text[None], lens[0], codes[None, :, 0], lens[1], Ending(top_k=1, end=end), [0])
         [row] = ARGenerator(ar).generate(*arguments, torch.tensor([1]), torch.tensor([12]), reported.append)
         return row, reported
 
@@ -276,7 +279,7 @@ def test_the_codes_of_a_group_see_those_before_them_in_the_repetition_window(mod
     text, text_lens, codes, codes_lens = padded(prompted)
     sampler = Recorder(repetition_window=3)
     limits = torch.ones(3, dtype=torch.long), torch.full((3,), 10)
-    rows = ARGenerator(model.ar).generate(text, text_lens, codes[..., 0], codes_lens, sampler, 0, *limits)
+    rows = ARGenerator(model.ar).generate(text, text_lens, codes[..., 0], codes_lens, sampler, [0, 0, 0], *limits)
     for row, generation in enumerate(rows):
         for frame in range(1, len(generation.codes)):
             _, history = sampler.seen[frame]
@@ -288,10 +291,10 @@ def test_the_linear_layers_of_groups_are_decoded_in_every_precision(precision, k
     model = VALLE(tiny_model(group_size=2)).eval()
     text, codes = rows[0]
     request = TokenizedRequest([1, *text.tolist(), 2], 1, codes, 5)
-    [expected] = model.generate([request], TokenSampler(top_k=1), 0, torch.tensor([6]), torch.tensor([6]))
+    [expected] = model.generate([request], TokenSampler(top_k=1), [0], torch.tensor([6]), torch.tensor([6]))
     model.prepare_inference(precision, torch.device("cpu"))
     assert isinstance(model.ar.group_embedding, kind) and isinstance(model.ar.group_predict_layer, kind)
-    [found] = model.generate([request], TokenSampler(top_k=1), 0, torch.tensor([6]), torch.tensor([6]))
+    [found] = model.generate([request], TokenSampler(top_k=1), [0], torch.tensor([6]), torch.tensor([6]))
     assert found.codes.shape == (6, 4)
     if precision == "fp32":
         assert torch.equal(found.codes, expected.codes)
@@ -301,7 +304,7 @@ def test_a_prompt_must_consist_of_full_groups(rows) -> None:
     model = VALLE(tiny_model(group_size=2)).eval()
     request = TokenizedRequest([1, 5, 2], 1, rows[1][1], 1)
     with pytest.raises(ValueError, match="multiple of 2"):
-        model.generate([request], TokenSampler(top_k=1), 0, torch.tensor([1]), torch.tensor([2]))
+        model.generate([request], TokenSampler(top_k=1), [0], torch.tensor([1]), torch.tensor([2]))
 
 
 @torch.inference_mode()

@@ -45,18 +45,20 @@ def test_temperature_sharpens_and_flattens() -> None:
     assert flat.max() < 0.35
 
 
-def test_noise_depends_on_the_seed_and_not_on_other_rows() -> None:
-    def noise(num_rows: int, seed: int, num_steps: int = 70) -> torch.Tensor:
-        return torch.stack(list(islice(ExponentialNoise(2, num_rows, 50, seed, torch.device("cpu")), num_steps)))
+def test_noise_depends_on_the_seed_of_the_row_and_not_on_other_rows() -> None:
+    def noise(*seeds: int, num_steps: int = 70) -> torch.Tensor:
+        return torch.stack(list(islice(ExponentialNoise(2, 50, seeds, torch.device("cpu")), num_steps)))
 
-    together, alone = noise(3, seed=1), noise(1, seed=1)
+    together, alone, other = noise(1, 2, 1), noise(1), noise(2)
     assert together.shape == (70, 2, 3, 50)
-    assert all(torch.equal(together[:, :, row], alone[:, :, 0]) for row in range(3))
+    for row, single in enumerate((alone, other, alone)):
+        assert torch.equal(together[:, :, row], single[:, :, 0])
     assert len({float(step.sum()) for step in alone}) == 70
-    assert not torch.equal(noise(1, seed=2), alone)
+    assert not torch.equal(other, alone)
     logits = torch.randn(3, 50)
     codes = sample(logits, together[0, 0])
-    assert codes.tolist() == [int(sample(logits[row : row + 1], alone[0, 0])) for row in range(3)]
+    wanted = [int(sample(logits[row : row + 1], noise[0, 0])) for row, noise in enumerate((alone, other, alone))]
+    assert codes.tolist() == wanted
 
 
 def test_a_repeated_code_is_drawn_again_from_all_codes() -> None:

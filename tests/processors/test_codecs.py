@@ -242,6 +242,25 @@ def test_encodec_gives_the_packages_own_codes(standin: Path, speech: list[torch.
         assert_same_codes(codec, row, codes[0, :frames_compared], bare[0, :frames_compared])
 
 
+def test_a_codec_decodes_the_sum_of_its_vectors(standin: Path, mel_rvq: MelRVQ) -> None:
+    encodec = Encodec.load(standin)
+    net, settings = tiny_speech_net([torch.rand(8000)], 16000)
+    learned = SpeechRVQ(net, settings)
+    for codec in (encodec, mel_rvq, learned):
+        assert codec.vectors.shape[:2] == (codec.num_codebooks, codec.codebook_size)
+    generator = torch.Generator().manual_seed(0)
+
+    def sums(codec: Codec) -> tuple[torch.Tensor, torch.Tensor]:
+        codes = torch.randint(codec.codebook_size, (5, codec.num_codebooks), generator=generator)
+        assert codec.vectors is not None
+        return codes, torch.stack([codec.vectors[book, codes[:, book]] for book in range(codec.num_codebooks)]).sum(0)
+
+    codes, expected = sums(encodec)
+    torch.testing.assert_close(encodec.model.quantizer.decode(codes.T[:, None])[0].T, expected)
+    codes, expected = sums(learned)
+    torch.testing.assert_close(learned.net.dequantize(codes), expected)
+
+
 def test_the_standin_uses_its_codebooks(standin: Path, speech: list[torch.Tensor]) -> None:
     """On speech that it was not calibrated on."""
     codes, lens = Encodec.load(standin).encode(*batch_of(speech[4:]))

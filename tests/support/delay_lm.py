@@ -118,13 +118,14 @@ class DelayLM(CodecLM):
         self,
         requests: Sequence[TokenizedRequest],
         sampler: TokenSampler,
-        seed: int,
+        seeds: Sequence[int],
         min_frames: Tensor,
         max_frames: Tensor,
         on_frames: OnFrames | None = None,
     ) -> list[Generation]:
         limits = zip(min_frames.tolist(), max_frames.tolist(), strict=True)
-        return [self._generate(request, sampler, seed, *limit) for request, limit in zip(requests, limits, strict=True)]
+        rows = zip(requests, seeds, limits, strict=True)
+        return [self._generate(request, sampler, seed, *limit) for request, seed, limit in rows]
 
     def _generate(
         self, request: TokenizedRequest, sampler: TokenSampler, seed: int, min_frames: int, max_frames: int
@@ -133,7 +134,7 @@ class DelayLM(CodecLM):
         text, prompt, end = torch.tensor([request.ids]), request.codes, self.num_codes
         num_prompt, num_codebooks = prompt.shape
         steps = delayed(torch.cat([prompt, prompt.new_zeros(max_frames, num_codebooks)]), end)
-        noise = iter(ExponentialNoise(sampler.num_draws, 1, end + 1, seed, text.device))
+        noise = iter(ExponentialNoise(sampler.num_draws, end + 1, [seed], text.device))
         num_new, stop_reason = max_frames, "cap"
         step = num_prompt
         # The last frame of the last codebook is num_codebooks - 1 steps later than that of the first.

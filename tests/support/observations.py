@@ -30,7 +30,17 @@ from synthesis.load import load_synthesizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
 from tests.support.tiny_codec import tiny_speech_net
-from tests.support.tiny_runs import infer, prepare, sets, train, write_config, write_custom, write_ljspeech
+from tests.support.tiny_runs import (
+    ROOMY,
+    infer,
+    let_speech_end,
+    prepare,
+    sets,
+    train,
+    write_config,
+    write_custom,
+    write_ljspeech,
+)
 from utils.audio import read_audio
 from utils.checkpoint import find_checkpoints, load_weights, resolve_checkpoint
 from utils.config import load_settings
@@ -62,6 +72,9 @@ def make_world(root: Path) -> None:
     """Write a world: what `World` names, a second corpus, codebooks and symbol table, and a pair that ends at once."""
     write_custom(root / "other_corpus", 4, seed=3)
     write_ljspeech(root / "LJSpeech-1.1", 3)
+    listed = write_custom(root / "written_corpus", 4, seed=3) / "metadata.csv"
+    listed.write_text(listed.read_text().replace(".", " for $5."))
+    (root / "lexicon.tsv").write_text("birds\tfish\nrivers\t/ˈlɛɪks/\n", encoding="utf-8")
     config = write_config(root / "exp_config.json", write_custom(root / "corpus", 14), root)
     prepare(config, {})
     train(config, "pair", 0, {})
@@ -77,6 +90,7 @@ def make_world(root: Path) -> None:
     lines = (f"find green apples|early birds|{prompts[0]}", f"near small trees|tall rivers|{prompts[1]}")
     (root / "list.txt").write_text("\n".join(lines))
     make_ending(root / "ckpts" / "pair", root / "ckpts" / "ending")
+    let_speech_end(Path(shutil.copytree(root / "ckpts" / "pair", root / "ckpts" / "speaking")))
 
 
 def make_ending(source: Path, target: Path) -> None:
@@ -174,6 +188,11 @@ def continued(world: World, changes: Changes) -> dict[str, Any]:
 def ended(world: World, changes: Changes) -> dict[str, Any]:
     """Speech of a model that would end at once."""
     return speech(world, changes, pair="ending")
+
+
+def spoken_in_parts(world: World, changes: Changes) -> dict[str, Any]:
+    """Speech of a model whose parts end by themselves, and are long enough to be continued."""
+    return speech(world, {**ROOMY, "infer.min_seconds": 0.6, **changes}, pair="speaking")
 
 
 class Noting(MelRVQ):

@@ -86,6 +86,9 @@ def tiny_config(corpus: Path, folder: Path) -> dict:
             "max_seconds_per_phone": 0.05,
             "min_seconds": 0,
             "slack_seconds": 0,
+            # Texts have one part, though they are longer than the corpus's.
+            "max_part_seconds": 60,
+            "max_total_seconds": 60,
             "max_tries": 2,
             "max_batch_size": 2,
         },

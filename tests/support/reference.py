@@ -50,27 +50,30 @@ class SilentCodec:
         return self
 
 
+def pair_settings(**changes: object) -> ValleSettings:
+    """The size that `ARGS` says, with changes."""
+    settings = ValleSettings(
+        decoder_dim=32,
+        nhead=2,
+        num_decoder_layers=2,
+        norm_first=True,
+        add_prenet=False,
+        dropout=0.1,
+        prefix_mode=1,
+        share_embedding=True,
+        nar_scale_factor=1.0,
+        prepend_bos=False,
+        group_size=1,
+        num_quantizers=8,
+        text_token_num=128,
+        audio_token_num=1024,
+    )
+    return settings.model_copy(update=changes)
+
+
 def reference_model(prefix_mode: int = 1) -> VALLE:
-    """A pair of the size that `ARGS` says."""
     torch.manual_seed(0)
-    return VALLE(
-        ValleSettings(
-            decoder_dim=32,
-            nhead=2,
-            num_decoder_layers=2,
-            norm_first=True,
-            add_prenet=False,
-            dropout=0.1,
-            prefix_mode=prefix_mode,  # type: ignore[arg-type]
-            share_embedding=True,
-            nar_scale_factor=1.0,
-            prepend_bos=False,
-            group_size=1,
-            num_quantizers=8,
-            text_token_num=128,
-            audio_token_num=1024,
-        )
-    ).eval()
+    return VALLE(pair_settings(prefix_mode=prefix_mode)).eval()
 
 
 def write_reference(folder: Path, prefix_mode: int = 1, preprocess: str = "") -> dict[str, Tensor]:

@@ -107,6 +107,9 @@ def write_config(path: Path, corpus: Path, folder: Path) -> Path:
             "max_seconds_per_phone": 0.04,
             "min_seconds": 0,
             "slack_seconds": 0,
+            # Texts have one part, though they are longer than the corpus's.
+            "max_part_seconds": 60,
+            "max_total_seconds": 60,
             "max_tries": 2,
             "continual_prompt_seconds": 0.5,
         },

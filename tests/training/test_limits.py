@@ -16,6 +16,7 @@ from training.prepared import PreprocessedData, read_preprocessed, with_measured
 from utils.config import load_settings
 
 UNSET = {"infer.min_seconds_per_phone": None, "infer.max_seconds_per_phone": None}
+UNSET |= {"infer.max_part_seconds": None, "infer.max_total_seconds": None}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,22 @@ def test_limits_that_are_left_open_are_those_of_the_corpus(config: Path) -> None
     assert (limited.min_seconds_per_phone, limited.max_seconds_per_phone) == (infer.min_seconds_per_phone, 7)
 
 
+def test_the_longest_sequences_are_those_of_the_corpus(config: Path) -> None:
+    """Its utterances have 0.8 to 1.6 s. Joined examples are as long as two of them."""
+    _, data = read(config)
+    stats = json.loads((config.parent / "data" / "custom" / "stats.json").read_text())["seconds"]
+    assert data.longest_seconds == stats["0.999"] and 0.8 < stats["0.5"] < stats["0.999"] <= 1.6
+
+    def limits(*overrides: str) -> tuple[float | None, float | None]:
+        infer = with_measured_limits(read(config, *overrides)[0], data).infer
+        return infer.max_part_seconds, infer.max_total_seconds
+
+    longest = stats["0.999"]
+    assert limits() == (longest, longest)
+    assert limits("train.join_probability=0.5") == (longest, pytest.approx(2 * longest, abs=1e-4))
+    assert limits("infer.max_total_seconds=7") == (longest, 7)
+
+
 def test_they_travel_with_the_experiment_whatever_config_stage_3_is_given(config: Path) -> None:
     train(config, "ar", 1, UNSET)
     train(config, "nar", 2, UNSET, "--ar_model_ckpt_dir", str(config.parent / "ckpts" / "ar"))
@@ -58,15 +75,20 @@ def test_they_travel_with_the_experiment_whatever_config_stage_3_is_given(config
         synthesizer, _ = load_experiment(nar, "", config=given)
         assert synthesizer.settings.min_seconds_per_phone == wanted.min_seconds_per_phone
         assert synthesizer.settings.max_seconds_per_phone == wanted.max_seconds_per_phone
+        assert synthesizer.settings.max_part_seconds == wanted.max_part_seconds
         request, rate_hz = TokenizedRequest([], 1, torch.zeros(0, 8), 100), synthesizer.codec.frame_rate_hz
         assert synthesizer.frame_limits(request) == limits_by_phones(request, wanted, rate_hz)
     assert synthesizer.settings.top_k == 3
+    # An experiment that was never measured has the limits of its utterances.
+    unmeasured, _ = load_experiment(nar, "", [f"{key}=null" for key in UNSET])
+    infer, preprocess = unmeasured.settings, settings.preprocess
+    assert (infer.max_part_seconds, infer.max_total_seconds) == (preprocess.max_duration, preprocess.max_duration)
 
 
 def test_a_corpus_that_was_never_measured_leaves_wide_limits(config: Path) -> None:
     path = config.parent / "data" / "custom" / "stats.json"
     stats = path.read_text()
-    path.write_text(json.dumps({**json.loads(stats), "seconds_per_phone": {}}))
+    path.write_text(json.dumps({**json.loads(stats), "seconds_per_phone": {}, "seconds": {}}))
     settings, data = read(config)
     path.write_text(stats)
     assert with_measured_limits(settings, data) == settings

@@ -241,6 +241,25 @@ def test_a_mistake_is_a_message(browser: Browser, trained: Trained, tmp_path: Pa
     assert "Traceback" not in browser.driver.page_source
 
 
+def test_a_long_text_is_cancelled(browser: Browser, trained: Trained) -> None:
+    prompt_audio, prompt_text = trained.prompt()
+    browser.run(
+        "const field = document.querySelector('#text textarea'); field.value = arguments[0];"
+        "field.dispatchEvent(new Event('input'))",
+        "\n\n".join([TEXT] * 20),
+    )
+    browser.upload(prompt_audio)
+    browser.write("#prompt_text", prompt_text)
+    browser.speak()
+    browser.wait(lambda: re.search(r"\d+ of 20 parts done, [\d.]+ s generated", browser.find("#speech").text))
+    browser.find("#cancel").click()
+    browser.wait(lambda: "The request was cancelled" in browser.find("body").text)
+    # The queue is free for the next text.
+    browser.write("#text", "Tall trees.")
+    browser.speak()
+    assert " s; " in browser.wait(lambda: browser.find("#line").text)
+
+
 def test_a_new_experiment_is_offered_with_its_settings(browser: Browser, trained: Trained) -> None:
     second = Path(shutil.copytree(trained.nar, trained.log_dir / "second"))
     try:

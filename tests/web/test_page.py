@@ -5,7 +5,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,67 @@ def test_requests_of_several_users_form_a_batch(
     assert has_begun.wait(300)
     jobs += map(submit, "bcd")
     deadline = time.monotonic() + 60
-    while len(page.queue._waiting) < 3:
+    while len(page.queue._waiting) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     is_free.set()
     results = [job.result(60) for job in jobs]
     assert sizes == [1, 3]
     assert all(len(soundfile.read(audio)[0]) for audio, _, _ in results)
+
+
+def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
+    client: Client, page: Page, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It interrupts the long text, which shows its parts, and which only its own user can cancel."""
+    long = "\n\n".join(f"{TEXT} {number}" for number in range(20))
+    shown: set[str] = set()
+    progress, speak = gr.Progress.__call__, Synthesizer.synthesize
+    sizes: list[int] = []
+    has_two_users, is_cancelled = threading.Event(), threading.Event()
+
+    def noted_progress(self: gr.Progress, *given: Any, desc: str, **others: Any) -> Any:
+        shown.add(desc)
+        return progress(self, *given, desc=desc, **others)
+
+    def noted(self: Synthesizer, requests: list[Request], **others: Any) -> list:
+        sizes.append(len(requests))
+        # The second batch of the long text waits for the other user, and its repetition for the cancellation.
+        if len(sizes) == 2:
+            has_two_users.wait(300)
+        elif len(sizes) == 4:
+            is_cancelled.wait(300)
+        return speak(self, requests, **others)
+
+    other = Client(client.src, verbose=False, analytics_enabled=False)
+    alone = client.predict(**fields, api_name="/speak")[0]
+    monkeypatch.setattr(gr.Progress, "__call__", noted_progress)
+    monkeypatch.setattr(Synthesizer, "synthesize", noted)
+    job = client.submit(**{**fields, "text": long}, api_name="/speak")
+    wait_until(lambda: any(re.fullmatch(r"8 of 20 parts done, \d+\.\d s generated", state) for state in shown))
+    short = other.submit(**fields, api_name="/speak")
+    wait_until(lambda: len(page.queue._waiting) == 2)
+    has_two_users.set()
+    audio, _, line = short.result(60)
+    assert Path(audio).read_bytes() == Path(alone).read_bytes() and "parts" not in line
+    [(owner, request)] = page.unfinished
+    assert owner == client.session_hash and len(request.parts) == 8
+    other.predict(api_name="/cancel")
+    assert not request.done.done()
+    client.predict(api_name="/cancel")
+    is_cancelled.set()
+    with pytest.raises(AppError, match="The request was cancelled"):
+        job.result(60)
+    _, _, line = client.predict(**{**fields, "text": f"{TEXT}\n\n{TEXT}"}, api_name="/speak")
+    assert re.match(r"\d+\.\d\d s; 2 parts; ", line)
+    assert sizes == [8, 8, 1, 8, 2]
+
+
+def wait_until(is_there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {

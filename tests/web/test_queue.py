@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import soundfile
 import torch
 
 from config.schema import SamplingSettings
+from synthesis.long_texts import LongText, ResultRow
 from synthesis.synthesizer import Request, Synthesizer
+from tests.support.long_texts import speak
 from tests.web.conftest import Trained
 from utils.errors import UserError
 from utils.prompts import prepare_prompt
@@ -21,6 +23,8 @@ from web.synthesis_queue import MAX_LOADED, QueuedRequest, SynthesisQueue
 DRAWN = SamplingSettings(top_k=0, top_p=0.9, temperature=0.8, seed=3, repetition_window=0, repetition_threshold=0.1)
 TEXTS = ("Early birds find apples.", "Tall trees near quiet rivers often find birds.", "Small.")
 WAIT_SECONDS = 300
+PARAGRAPHS = tuple(f"{text} {number}" for number in ("One.", "Two.") for text in TEXTS)
+LONG = "\n\n".join(PARAGRAPHS)
 
 
 class Recorder:
@@ -31,6 +35,7 @@ class Recorder:
         self.built: list[Path] = []
         self.groups: list[list[str]] = []
         self.failure: Exception | None = None
+        self.before: dict[int, Callable[[], None]] = {}
         self._speak = Synthesizer.synthesize
         monkeypatch.setattr(Synthesizer, "synthesize", lambda *given, **others: self._noted(*given, **others))
 
@@ -39,6 +44,8 @@ class Recorder:
         return self.synthesizer
 
     def _noted(self, synthesizer, requests, **others):
+        """`before` may have something to do as a batch begins."""
+        self.before.pop(len(self.groups), lambda: None)()
         self.groups.append([request.text for request in requests])
         if self.failure is not None:
             raise self.failure
@@ -77,11 +84,13 @@ def test_waiting_requests_form_a_batch_and_equal_each_alone(trained, synthesizer
     other = DRAWN.model_copy(update={"seed": 4})
     requests = [queued(trained, text, index=index) for index, text in enumerate(TEXTS)]
     requests.insert(1, queued(trained, TEXTS[0], other))
+    requests.append(queued(trained, TEXTS[0], DRAWN.model_copy(update={"top_k": 3})))
     for request in requests:
         queue.submit(request)
     queue.start()
     speeches = [request.done.result(WAIT_SECONDS) for request in requests]
-    assert recorder.groups == [list(TEXTS), [TEXTS[0]]]
+    # Each has its own seed; other sampling is a batch of its own.
+    assert recorder.groups == [[TEXTS[0], *TEXTS], [TEXTS[0]]]
     assert recorder.built == [trained.checkpoint.path]
     for request, result in zip(requests, speeches, strict=True):
         assert torch.equal(result.audio, alone(synthesizer, request))
@@ -119,7 +128,84 @@ def test_a_request_that_fails_does_not_affect_the_others(trained, synthesizer, r
             request.done.result(WAIT_SECONDS)
     for request in good:
         assert torch.equal(request.done.result(WAIT_SECONDS).audio, alone(synthesizer, request))
-    assert recorder.groups == [["?!", TEXTS[0], TEXTS[1], TEXTS[0]]]
+    assert recorder.groups == [[TEXTS[0], TEXTS[1], TEXTS[0]]]
+
+
+def test_a_long_text_is_that_of_stage_3_and_a_short_one_interrupts_it(trained, synthesizer, recorder, queue) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
+    long, short, later = queued(trained, LONG), queued(trained, TEXTS[1], index=1), queued(trained, TEXTS[2])
+    # The short texts come while the long one is spoken; the second one meets the batch that was interrupted already.
+    recorder.before = {1: lambda: queue.submit(short), 3: lambda: queue.submit(later)}
+    queue.submit(long)
+    queue.start()
+    short.done.result(WAIT_SECONDS)
+    assert not long.done.done() and len(long.parts) == 2
+    later.done.result(WAIT_SECONDS)
+    speech = long.done.result(WAIT_SECONDS)
+    first, second, third = (list(PARAGRAPHS[index : index + 2]) for index in (0, 2, 4))
+    assert recorder.groups == [first, second, [TEXTS[1]], second, [TEXTS[2]], third]
+    text, audio, _ = speak_parts(synthesizer.with_settings(**DRAWN.model_dump()), LONG, trained)
+    assert torch.equal(speech.audio, audio) and len(text.parts) == len(speech.summary["parts"]) == 6
+    assert [part["text"] for part in speech.summary["parts"]] == list(PARAGRAPHS)
+    for request in (short, later):
+        assert torch.equal(request.done.result().audio, alone(synthesizer, request))
+
+
+def speak_parts(
+    synthesizer: Synthesizer, said: str, trained: Trained
+) -> tuple[LongText, torch.Tensor, list[ResultRow]]:
+    audio, prompt_text = trained.prompt()
+    return speak(synthesizer, said, prepare_prompt(audio, prompt_text, synthesizer.codec.sample_rate_hz))
+
+
+def test_long_texts_take_turns(trained, synthesizer, recorder, queue) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=4)
+    requests = [queued(trained, LONG), queued(trained, "\n\n".join(PARAGRAPHS[:3]), index=1)]
+    for request in requests:
+        queue.submit(request)
+    queue.start()
+    assert [len(request.done.result(WAIT_SECONDS).summary["parts"]) for request in requests] == [6, 3]
+    one, two, three, four, five, six = PARAGRAPHS
+    assert recorder.groups == [[one, one, two, two], [three, three, four, five], [six]]
+
+
+def test_a_request_that_is_cancelled_frees_the_queue(trained, synthesizer, recorder, queue) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
+    long, waiting, short = queued(trained, LONG), queued(trained, LONG, index=1), queued(trained, TEXTS[1])
+    # The other text of the batch is still wanted.
+    recorder.before = {1: lambda: queue.cancel(long), 3: lambda: queue.cancel(waiting)}
+    for request in (long, waiting):
+        queue.submit(request)
+    queue.start()
+    for request in (long, waiting):
+        with pytest.raises(UserError, match="the request was cancelled"):
+            request.done.result(WAIT_SECONDS)
+    queue.submit(short)
+    assert torch.equal(short.done.result(WAIT_SECONDS).audio, alone(synthesizer, short))
+    one, two, three, four, five, six = PARAGRAPHS
+    assert recorder.groups == [[one, one], [two, two], [three, four], [five, six], [TEXTS[1]]]
+    assert queue._waiting == []
+    # One that is done stays so.
+    queue.cancel(short)
+    assert short.done.result().summary["seconds"] > 0
+
+
+def test_a_long_text_with_failed_parts_is_spoken_and_marked(trained, synthesizer, recorder, queue) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_tries=1)
+    longest = max(len(text) for text in PARAGRAPHS)
+    limits = synthesizer.frame_limits
+    # The longest parts are cut off.
+    recorder.synthesizer.frame_limits = lambda item: (5, 5) if item.num_target_phones > longest / 2 else limits(item)
+    request, failing = queued(trained, LONG), queued(trained, TEXTS[1])
+    for one in (request, failing):
+        queue.submit(one)
+    queue.start()
+    summary = request.done.result(WAIT_SECONDS).summary
+    failed = [part["text"] for part in summary["parts"] if "error" in part]
+    assert {PARAGRAPHS[1], PARAGRAPHS[4]} <= set(failed) and summary["ended"] != "eos"
+    assert summary["error"].startswith(f"{len(failed)} of 6 parts failed; part ")
+    with pytest.raises(UserError, match="the speech did not end by itself"):
+        failing.done.result(WAIT_SECONDS)
 
 
 def test_requests_after_a_failure_are_synthesized(trained, recorder, queue) -> None:
@@ -132,7 +218,7 @@ def test_requests_after_a_failure_are_synthesized(trained, recorder, queue) -> N
     recorder.failure = None
     second = queued(trained, TEXTS[0])
     queue.submit(second)
-    assert second.done.result(WAIT_SECONDS).seconds > 0
+    assert second.done.result(WAIT_SECONDS).summary["seconds"] > 0
 
 
 def test_all_requests_for_an_experiment_that_cannot_be_loaded_fail(trained) -> None:
@@ -199,7 +285,7 @@ def test_an_older_checkpoint_is_freed_before_the_newer_is_loaded(trained, synthe
         checkpoint = replace(trained.checkpoint, path=trained.checkpoint.path.with_name(name))
         request = queued(trained, TEXTS[2], checkpoint=checkpoint)
         queue.submit(request)
-        assert request.done.result(WAIT_SECONDS).seconds > 0
+        assert request.done.result(WAIT_SECONDS).summary["seconds"] > 0
 
 
 def test_closing_interrupts_a_running_batch(trained, synthesizer, recorder) -> None:

@@ -169,9 +169,12 @@ class CodecTrainer:
         return quantized, losses | {f"used_{i}": used[i] for i in (0, len(used) - 1)}
 
     def _draw_codebooks(self, num_rows: int) -> Tensor:
-        """How many codebooks each row is decoded from: all, or for a share of rows any number of them."""
+        """How many codebooks each row is decoded from: all, or for a share of rows the first k of them.
+
+        The probability of k is proportional to 1 / k: in generated speech the last codebooks are the least reliable.
+        """
         most = self.experiment.codec.num_codebooks
-        drawn = torch.randint(1, most + 1, (num_rows,))
+        drawn = 1 + torch.multinomial(1 / torch.arange(1.0, most + 1), num_rows, replacement=True)
         return torch.where(torch.rand(num_rows) < self.experiment.train.dropout_share, drawn, most)
 
     def _crop(self, latents: Tensor, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:

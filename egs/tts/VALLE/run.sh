@@ -20,6 +20,8 @@ usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|4|5 [flags]
 
 Stage 1, features:
   --num_workers N           processes that read audio and phonemize, in addition to the one that runs the codec
+  --show_text TEXT          only print how TEXT is read: normalized, and in phones; needs no corpus
+  --infer_expt_dir DIR      with --show_text: as this experiment reads it
 
 Stage 2, training, into <log_dir>/NAME:
   --name NAME, -n           experiment
@@ -35,7 +37,8 @@ Stage 3, inference:
   --infer_expt_dir DIR      experiment of the NAR model
   --infer_output_dir DIR    output folder (default <infer_expt_dir>/result)
   --infer_mode single|batch
-  --infer_text TEXT         single: the text to synthesize
+  --infer_text TEXT         single: the text to synthesize; [pause 0.5s] in it is a silence
+  --infer_text_file FILE    single: a file with a text of any length instead; the same command continues after a stop
   --infer_text_prompt TEXT  single: the text of the prompt
   --infer_audio_prompt FILE single: the prompt, about 3 seconds of the voice
   --test_list_file FILE     batch: a list of text|text_prompt|audio_prompt lines (also --infer_test_list_file)
@@ -126,7 +129,7 @@ esac
 
 # Use the active environment if the project is installed in it (a bare conda base is active, too), else that of make.
 has_project() {
-    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec", "lhotse", "phonemizer", "json5"])))' 2>/dev/null
+    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec", "lhotse", "phonemizer", "json5", "num2words", "sentencex"])))' 2>/dev/null
 }
 if { [ -n "${VIRTUAL_ENV:-}" ] || [ -n "${CONDA_PREFIX:-}" ]; } && has_project python; then
     python=python

@@ -228,3 +228,15 @@ def test_collated_rows_end_with_whole_frames() -> None:
     batch = collate([(torch.ones(161), (1, 2)), (torch.ones(100), (3,))], 160)
     assert batch.audio.shape == (2, 320) and batch.codes_lens.tolist() == [2, 1]
     assert batch.phones.tolist() == [1, 2, 3] and batch.phone_lens.tolist() == [2, 1]
+
+
+def test_few_codebooks_are_drawn_more_often_than_many(
+    manifest: Path, clips: list[TrainingClip], tmp_path: Path
+) -> None:
+    trainer = CodecTrainer(experiment_with(manifest, dropout_share=1.0), clips[1:], clips[:1], tmp_path)
+    torch.manual_seed(0)
+    shares = torch.bincount(trainer._draw_codebooks(6000), minlength=4) / 6000
+    # 1 / k, normalized, for k from 1 to 3.
+    torch.testing.assert_close(shares, torch.tensor([0, 6, 3, 2]) / 11, atol=0.03, rtol=0)
+    trainer = CodecTrainer(experiment_with(manifest, dropout_share=0.0), clips[1:], clips[:1], tmp_path)
+    assert trainer._draw_codebooks(20).tolist() == [3] * 20

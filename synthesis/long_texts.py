@@ -1,0 +1,179 @@
+"""Long texts: a text in parts, on its way to speech. Stages 3, 4 and 5 synthesize all texts this way."""
+
+import hashlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.contract import OnFrames
+from synthesis.limits import phones_of_a_part
+from synthesis.parts import Cut, Part, join_part, split_text
+from synthesis.synthesizer import Request, Speech, Synthesizer
+from utils.errors import UserError
+from utils.prompts import MIN_SECONDS, Prompt
+
+ResultRow = dict[str, Any]
+"""A row of `results.jsonl`, or of the parts in it."""
+_MAX_SHOWN = 40
+
+
+class LongText:
+    """A text in parts: gives the parts as requests, takes their speech in order, and joins the audio.
+
+    A text that is short enough has one part. Each part has the prompt, or with `infer.context` "previous" the part
+    before it in the same section. `continual` is for a continuation: one part with the prompt's own text.
+
+    Raises UserError if the text has letters that cannot be read or nothing that can be spoken.
+    """
+
+    def __init__(self, synthesizer: Synthesizer, text: str, prompt: Prompt, continual: bool = False) -> None:
+        self.text, self.prompt = prompt.text if continual else text, prompt
+        self.settings = synthesizer.settings
+        self.sample_rate_hz = synthesizer.codec.sample_rate_hz
+        self.lead_seconds, self.guessed_seconds = 0.0, prompt.seconds
+        self.parts = [Part(self.text, 0, 0, Cut.SECTION)]
+        if not continual:
+            self._split(synthesizer)
+        self.error: UserError | None = None
+        self.num_taken, self.num_done, self.num_samples = 0, 0, 0
+        # What the next part needs of the one before it: the end that it overlaps, and codes to continue.
+        self.overlap = torch.zeros(0)
+        self.previous_codes: Tensor | None = None
+        # A prompt of many parts is encoded once.
+        self._prompt_codes = synthesizer.encode([prompt.audio])[0] if len(self.parts) > 1 else None
+
+    def _split(self, synthesizer: Synthesizer) -> None:
+        tokenizer = synthesizer.tokenizer
+        # Report letters of another script before any part is synthesized.
+        if refusal := tokenizer.phonemizer.refusal("the text", self.text):
+            raise UserError(refusal)
+        [prompt_phones] = tokenizer.phones([self.prompt.text])
+        max_phones, seconds_per_phone = phones_of_a_part(self.prompt.seconds, len(prompt_phones), self.settings)
+        language = synthesizer.language.split("-")[0]
+        self.lead_seconds, self.parts = split_text(self.text, tokenizer.phones, max_phones, language)
+        if not self.parts:
+            shown = self.text if len(self.text) <= _MAX_SHOWN else f"{self.text[:_MAX_SHOWN]} ..."
+            raise UserError(f"the text {shown!r} has nothing that can be spoken")
+        self.guessed_seconds = self.lead_seconds + sum(
+            part.num_phones * seconds_per_phone + part.pause_seconds for part in self.parts
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all parts are done, or there is an `error` that ends the text."""
+        return self.error is not None or self.num_done == len(self.parts)
+
+    def take(self) -> Request | None:
+        """The next part; None if there is none, or it must continue a part that is not done yet."""
+        waits = self.settings.context == "previous" and self.num_taken > self.num_done
+        if self.error is not None or waits or self.num_taken == len(self.parts):
+            return None
+        part = self.parts[self.num_taken]
+        prompt_text, codes = self.prompt.text, self._prompt_codes
+        if self.previous_codes is not None:
+            prompt_text, codes = self.parts[self.num_taken - 1].text, self.previous_codes
+        self.num_taken += 1
+        return Request(part.text, prompt_text, self.prompt.audio, codes, part_seed(self.settings.seed, part.start))
+
+    def give_back(self) -> None:
+        """Take back the requests whose speech was not added."""
+        self.num_taken = self.num_done
+
+    def add(self, speech: Speech) -> tuple[Tensor, ResultRow]:
+        """Add the speech of the first part that is not done; returns the next samples of the audio, and the part's row.
+
+        The samples end with the pause after the part.
+        """
+        index, part, rate_hz = self.num_done, self.parts[self.num_done], self.sample_rate_hz
+        lead = round(self.lead_seconds * rate_hz) if index == 0 else 0
+        is_first, is_last = index == 0 and not lead, index == len(self.parts) - 1
+        audio, self.overlap, num_spoken = join_part(speech.audio, part, rate_hz, self.overlap, is_first, is_last)
+        start = self.num_samples + lead
+        row: ResultRow = {
+            "text": part.text,
+            "start": round(start / rate_hz, 6),
+            "end": round((start + num_spoken) / rate_hz, 6),
+            "ended": speech.stop_reason,
+            "tries": speech.num_tries,
+            "real_time_factor": round(speech.real_time_factor, 4),
+        }
+        if speech.failure is not None:
+            row["error"] = speech.failure
+        self.num_done += 1
+        self.num_samples = start + len(audio)
+        # Failed speech would spoil the next part, and one word is too short for a prompt.
+        is_prompt = speech.failure is None and speech.seconds >= MIN_SECONDS and part.cut != Cut.SECTION
+        self.previous_codes = speech.codes if self.settings.context == "previous" and is_prompt else None
+        return F.pad(audio, (lead, 0)), row
+
+    def summary(self, parts: Sequence[ResultRow]) -> ResultRow:
+        """What the parts' rows say of the whole text; it has an `error` if any part failed."""
+        spoken_seconds = sum(row["end"] - row["start"] for row in parts)
+        cost = sum((row["end"] - row["start"]) * row["real_time_factor"] for row in parts)
+        failed = [(number, row) for number, row in enumerate(parts, start=1) if "error" in row]
+        summary: ResultRow = {
+            "seconds": round(self.num_samples / self.sample_rate_hz, 3),
+            "real_time_factor": round(cost / spoken_seconds, 4),
+            "ended": failed[0][1]["ended"] if failed else "eos",
+            "tries": max(row["tries"] for row in parts),
+            "parts": list(parts),
+        }
+        if len(parts) == 1 and failed:
+            summary["error"] = failed[0][1]["error"]
+        elif failed:
+            number, row = failed[0]
+            shown = textwrap.shorten(row["text"], _MAX_SHOWN, placeholder=" ...")
+            summary["error"] = f"{len(failed)} of {len(parts)} parts failed; part {number}, {shown!r}: {row['error']}"
+        return summary
+
+
+def part_seed(seed: int, start: int) -> int:
+    """The seed of the part that begins at a character. Parts of one text must not share their noise."""
+    if start == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {start}".encode()).digest()[:4], "big")
+
+
+def next_batch(texts: Sequence[LongText], most: int) -> list[tuple[LongText, Request]]:
+    """The next parts of the texts, one of each in turn, at most `most` in all."""
+    batch: list[tuple[LongText, Request]] = []
+    waiting = list(texts)
+    while waiting and len(batch) < most:
+        text = waiting.pop(0)
+        request = text.take()
+        if request is not None:
+            batch.append((text, request))
+            waiting.append(text)
+    return batch
+
+
+def synthesize_parts(
+    synthesizer: Synthesizer,
+    batch: Sequence[tuple[LongText, Request]],
+    continual: bool = False,
+    on_frames: OnFrames | None = None,
+) -> list[tuple[LongText, Tensor, ResultRow]]:
+    """Synthesize a batch of parts; returns the next audio of their texts, and the parts' rows.
+
+    A part that cannot be synthesized sets its text's `error`. If an exception ends the batch, all parts are given back.
+    """
+    try:
+        results = synthesizer.synthesize([request for _, request in batch], continual=continual, on_frames=on_frames)
+    except BaseException:
+        for text, _ in batch:
+            text.give_back()
+        raise
+    done = []
+    for (text, request), result in zip(batch, results, strict=True):
+        if text.error is not None:
+            continue
+        if isinstance(result, UserError):
+            shown = textwrap.shorten(request.text, _MAX_SHOWN, placeholder=" ...")
+            text.error = result if len(text.parts) == 1 else UserError(f"the part {shown!r}: {result}")
+        else:
+            done.append((text, *text.add(result)))
+    return done
