@@ -16,8 +16,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# ASR=whisper measures word errors; ASR_MODEL=... is a folder, or another model of that kind.
 demo: $(STAMP)
-	$(BIN)/python egs/tts/VALLE/demo.py
+	$(BIN)/python -m egs.tts.VALLE.demo $(if $(ASR),--asr "$(ASR)") $(if $(ASR_MODEL),--asr_model "$(ASR_MODEL)")
 
 # TESTS="tests/models ..." runs these alone, and TEST_WORKERS=0 runs all tests in one process.
 TEST_WORKERS ?= 2

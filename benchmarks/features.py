@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Row, peak_memory, seconds_of, seconds_once
+from benchmarks.synthetic_corpus import write_synthetic_corpus
 from config.schema import PreprocessSettings
 from processors.codecs.encodec import Encodec, build_encodec
-from processors.demo_corpus import write_demo_corpus
 from processors.demo_sentences import sentences
 from processors.pipeline import CorpusPreprocessor
 from processors.text_to_phones import TextToPhones
@@ -25,7 +25,7 @@ NUM_TEXTS, NUM_PROCESSES, CHUNK = 8000, 2, 16
 def rows(settings: PreprocessSettings, device: torch.device, full: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "LibriTTS"
-        write_demo_corpus(corpus, minutes=15 if full or device.type == "cuda" else 2)
+        write_synthetic_corpus(corpus, minutes=15 if full or device.type == "cuda" else 2)
         overhead, encodec = _overhead_row(settings, corpus, Path(folder), device)
         batched = Row("codec in batches, GPU", goal="at least 20 x one file at a time", note="not measured")
         if device.type == "cuda":

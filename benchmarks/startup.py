@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Row, seconds_of, seconds_once
+from benchmarks.synthetic_corpus import VOICES
 from config.schema import ValleExperiment
 from models.experiment import Experiment
 from models.valle.valle import VALLE
 from processors.codecs.encodec import Encodec, build_encodec
-from processors.demo_corpus import VOICES
 from processors.espeak_speech import render
 from processors.symbols import SymbolTable
 from utils.audio import write_audio

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None) -> int:
     overrides = ['dataset=["custom"]', "dataset_path.custom=none", *flags.set]
     settings = load_settings(ROOT / "config" / "valle.json", ValleExperiment, overrides, root=ROOT)
     device = pick_device()
-    experiment = Path(flags.expt_dir) if flags.expt_dir else ROOT / "ckpts" / "tts" / "demo_nar"
+    experiment = Path(flags.expt_dir) if flags.expt_dir else ROOT / "ckpts" / "tts" / "demo"
     found: dict[str, list[Row]] = {}
     for part in flags.part or PARTS:
         log.info("benchmarking: %s", part)

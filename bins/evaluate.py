@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--language", metavar="CODE", help="language of the texts (default: the first experiment's)")
     parser.add_argument("--asr", choices=("pocketsphinx", "whisper", "hubert", "none"), default="pocketsphinx")
     parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer")
-    parser.add_argument("--speaker_model", metavar="PATH", help="GE2E file, or folder or hub name of the speaker model")
+    parser.add_argument("--speaker_model", metavar="PATH", help="ge2e, a GE2E file, or folder or hub name")
     parser.add_argument("--dnsmos_dir", metavar="DIR", help="folder with DNSMOS's two networks")
     parser.add_argument("--num_report_texts", type=int, default=50, metavar="N", help="texts with audio in the report")
     parser.add_argument("--build_test_lists", choices=("librispeech", "libritts"), help="write test lists, and exit")

@@ -7,10 +7,13 @@ import numpy as np
 import torch
 
 from evaluation.ge2e import Ge2eEmbeddings
+from evaluation.ge2e_weights import ge2e_weights
 from evaluation.recognizers import CPU, RATE_HZ, model_name, quiet_transformers
 from utils.errors import UserError, first_line
 
 MODEL = "microsoft/wavlm-base-plus-sv"
+GE2E = "ge2e"
+"""The speaker model whose weights come from PyPI."""
 
 
 class Embedder(Protocol):
@@ -43,16 +46,18 @@ class XVectors:
 
 
 def build_embedder(source: str | None, device: torch.device = CPU) -> Embedder:
-    """Load a speaker model; `source` is the file of a GE2E encoder, or a folder or a name on the hub with x-vectors.
+    """Load a speaker model: `GE2E`, the file of such an encoder, or a folder or a name on the hub with x-vectors.
 
     Raises UserError with how to get one if `source` is None or cannot be loaded.
     """
     how = (
-        f"give --speaker_model {MODEL} to download it once, a folder with it or another model with x-vectors, or the "
+        f"give --speaker_model {GE2E} or {MODEL} to download it once, a folder with a model with x-vectors, or the "
         "file of a GE2E encoder"
     )
     if source is None:
         raise UserError(how)
+    if source == GE2E:
+        return Ge2eEmbeddings(ge2e_weights(), device)
     if Path(source).is_file():
         return Ge2eEmbeddings(Path(source), device)
     try:

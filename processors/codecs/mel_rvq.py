@@ -1,7 +1,7 @@
 """MelRVQ, the built-in codec: encodes by residual k-means on log-mel frames, decodes by Griffin-Lim.
 
-It needs no download and is fitted in seconds: for machines without EnCodec's weights, for demos and for tests. Its
-sound is well below EnCodec's, as phases are not coded.
+It needs no download and is fitted in seconds: for machines without EnCodec's weights and for tests. Its sound is well
+below EnCodec's, as phases are not coded.
 """
 
 import hashlib

@@ -156,7 +156,7 @@ def test_the_training_row_of_a_gpu_steps_on_each_shape_once(settings: Settings, 
 
 
 def test_without_a_trained_experiment_agreement_names_what_it_needs(tmp_path: Path) -> None:
-    assert all("make demo" in row.note and row.rate is None for row in agreement.rows(tmp_path / "demo_nar"))
+    assert all("make demo" in row.note and row.rate is None for row in agreement.rows(tmp_path / "demo"))
 
 
 def test_a_time_is_the_median_of_the_runs_after_the_first(clock: Clock) -> None:

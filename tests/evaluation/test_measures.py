@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from benchmarks.synthetic_corpus import VOICES
 from evaluation.cepstra import align, mel_cepstra, trim
 from evaluation.measures import Ratio, character_errors, interval, word_errors
 from evaluation.pitch import correlation, log_pitch
 from evaluation.recognizers import build_normalizer
-from processors.demo_corpus import VOICES
 from processors.espeak_speech import render
 
 RATE_HZ = 24000

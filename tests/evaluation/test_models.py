@@ -14,6 +14,7 @@ import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
 import bins.evaluate
+from benchmarks.synthetic_corpus import VOICES
 from evaluation.build import build_measures
 from evaluation.dnsmos import build_dnsmos
 from evaluation.ge2e import Ge2eEncoder, mel_windows
@@ -29,7 +30,6 @@ from evaluation.recognizers import (
     whisper_language,
 )
 from evaluation.speakers import build_embedder
-from processors.demo_corpus import VOICES
 from processors.espeak_speech import SAMPLE_RATE_HZ, render
 from tests.conftest import TEST_DATA, requires
 from tests.support.hostile import saved, tone

@@ -10,7 +10,7 @@ from pathlib import Path
 import json5
 import pytest
 
-from processors.demo_corpus import write_demo_corpus
+from benchmarks.synthetic_corpus import write_synthetic_corpus
 from tests.conftest import ROOT
 from tests.support.tiny_runs import Program
 from utils.cli import run
@@ -27,7 +27,7 @@ def write_corpus(folder: Path) -> Path:
     One of the training utterances is not audio, and one has no transcript.
     """
     corpus = folder / "LibriTTS"
-    write_demo_corpus(corpus, minutes=0.1)
+    write_synthetic_corpus(corpus, minutes=0.1)
     for chapter in corpus.glob("*/*/*"):
         if chapter.parent.name not in SPEAKERS:
             shutil.rmtree(chapter.parent)

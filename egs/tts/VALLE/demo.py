@@ -1,4 +1,4 @@
-"""The demo: writes a corpus, runs stages 1 to 4 with `run.sh`, and checks the speech. It needs no download and no GPU.
+"""The demo: speaks with the pretrained pair, then fine-tunes it to a new voice with `run.sh`, and compares.
 
 `<workdir>/done.json` notes which steps are complete; a second call runs only the others.
 """
@@ -13,275 +13,268 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import soundfile
-from matplotlib import pyplot
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from evaluation.cepstra import align, mel_cepstra, trim
-from evaluation.pictures import draw_spectrogram
-from processors.demo_corpus import VOICES, write_demo_corpus
-from processors.espeak_speech import SAMPLE_RATE_HZ, Voice, render
-from utils.checkpoint import find_checkpoints
+from egs.tts.VALLE.demo_corpus import Line, evaluation_lines, write_corpus, write_test_list
+from egs.tts.VALLE.demo_report import check_speech, draw, print_comparison, print_table, read_systems
+from evaluation.recognizers import build_normalizer
+from processors.codecs import codec_class
+from utils.checkpoint import find_checkpoints, resolve_checkpoint
+from utils.config import read_values
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.paths import PRETRAINED, ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 CONFIG = "egs/tts/VALLE/demo_config.json"
 EXPERIMENTS = Path("ckpts/tts")
-# The NAR predicts only one codebook, so it needs fewer steps than the AR.
-NAR_STEPS = [
-    part
-    for key, value in (("max_steps", 1500), ("total_training_steps", 1550), ("base_lr", 3e-3))
-    for part in ("--set", f"train.{key}={value}")
-]
-# Enough that the AR cannot memorize the sentences.
-CORPUS_MINUTES = 240
-NUM_REFERENCES = 10
-# A clip is compared with every seventh text of the list: none of these is its prompt's text.
-STRIDE = 7
-# The shares of right sentences and voices that the demo requires; chance is 0.1.
-SENTENCES_RIGHT, VOICES_RIGHT = 0.95, 0.9
-# The largest distance that the demo accepts, relative to the recordings' resynthesis by the codec.
-TIMES_CODEC_DISTANCE = 1.5
-SILENT_RMS = 0.003
+MINUTES = 25.0
+NUM_SENTENCES = 20
+FIRST_TEXT = "The train to the coast leaves at nine, and we should not be late."
+FIRST_PROMPT = "egs/tts/VALLE/prompt_examples/101_3101_000002_000000"
+# The settings under `preprocess` with which the pair's codes and phones were made.
+PAIR_SETTINGS = (
+    *("acoustic_token_extractor", "mel_rvq", "speech_rvq", "sample_rate", "phone_extractor", "language", "add_blank"),
+)
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the test list: a text, its prompt, the voice, and the voice's recording of the text."""
+class Options:
+    """The flags. `asr_model` and `speaker_model` are those of stage 4."""
 
-    text: str
-    text_prompt: str
-    audio_prompt: Path
-    recording: Path
-    voice: Voice
+    name: str = "demo"
+    workdir: Path = ROOT / "demo"
+    pretrained: Path = PRETRAINED
+    asr: str = "none"
+    asr_model: str | None = None
+    speaker_model: str = "ge2e"
 
 
-def run_step(done: Path, step: str, work: Callable[[], None], product: Path | None = None) -> None:
-    """Run a step unless its product is complete. `done` is the file that notes each step's settings and time.
+class Steps:
+    """Runs each step once. The file `path` notes the settings and the seconds of the steps that ran."""
 
-    A step without a product always runs: it skips work that is complete by itself.
-    Raises UserError if the product exists, but was made with other settings.
+    def __init__(self, path: Path, settings: str) -> None:
+        self._path = path
+        self._settings = hashlib.sha256(settings.encode()).hexdigest()
+        self.seconds: dict[str, float] = {}
+
+    def run(self, step: str, work: Callable[[], None], product: Path | None = None) -> None:
+        """Run a step unless its product is complete; without a product always, as it skips complete work by itself.
+
+        Raises UserError if the product exists, but was made with other settings.
+        """
+        notes: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        note = notes.get(step, {})
+        has_same_settings = note.get("settings") == self._settings
+        if product is not None and product.exists():
+            if not has_same_settings:
+                raise UserError(
+                    f"{product} is of another pair or version of the demo: remove it, or give --name and --workdir"
+                )
+            if "seconds" in note:
+                print(f"== {step}: complete, in {shown(product)}", flush=True)
+                self.seconds[step] = note["seconds"]
+                return
+        print(f"== {step}", flush=True)
+        # The settings are noted first, so that the product of an interrupted step is known to be the demo's.
+        # A step that finds its output present returns at once; the time of its first run is kept.
+        known = note if product is None and has_same_settings else {"settings": self._settings}
+        self._write({**notes, step: known})
+        start = time.monotonic()
+        work()
+        note = {"seconds": round(time.monotonic() - start, 1), **known}
+        self._write({**notes, step: note})
+        self.seconds[step] = note["seconds"]
+
+    def _write(self, notes: dict[str, Any]) -> None:
+        with atomic_write(self._path) as temporary:
+            temporary.write_text(json.dumps(notes, indent=2))
+
+
+def shown(path: Path) -> str:
+    """A path below the repository root, relative to it: as short as a user would type it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def run_sh(*flags: str | Path, product: Path | None = None) -> None:
+    """Run `run.sh` and raise UserError if it fails. Stages 3 and 4 have a `product`, which they write at the end.
+
+    They also end with status 1 if a single text has failed, and their product says which.
     """
-    notes = json.loads(done.read_text()) if done.is_file() else {}
-    settings = hashlib.sha256((ROOT / CONFIG).read_bytes() + repr(NAR_STEPS).encode()).hexdigest()
-    note = notes.get(step, {})
-    has_same_settings = note.get("settings") == settings
-    if product is not None and product.exists():
-        if not has_same_settings:
-            raise UserError(f"{product} is of another version of the demo or of {CONFIG}: remove it or give --name")
-        if "seconds" in note:
-            print(f"== {step}: complete, in {product}", flush=True)
-            return
-    print(f"== {step}", flush=True)
-    # The settings are noted first, so that the product of an interrupted step is known to be the demo's.
-    # A step that finds its output present returns at once; the time of its first run is kept.
-    known = note if product is None and has_same_settings else {"settings": settings}
-    write_notes(done, {**notes, step: known})
-    start = time.monotonic()
-    work()
-    write_notes(done, {**notes, step: {"seconds": round(time.monotonic() - start, 1), **known}})
-
-
-def write_notes(path: Path, notes: dict[str, dict[str, str | float]]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(notes, indent=2))
-
-
-def run_sh(*flags: str | Path) -> None:
-    """Run `run.sh` in this program's Python environment. Raises UserError if it fails."""
-    command = ["sh", "egs/tts/VALLE/run.sh", *map(str, flags)]
-    print(f"$ {shlex.join(command)}", flush=True)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    active = {"VIRTUAL_ENV": sys.prefix} if sys.prefix != sys.base_prefix else {}
-    environment = {**os.environ, "PATH": path, **active}
-    status = subprocess.run(command, cwd=ROOT, env=environment).returncode
-    if status != 0:
+    if product is not None:
+        product.unlink(missing_ok=True)
+    arguments = [shown(flag) if isinstance(flag, Path) else flag for flag in flags]
+    print(f"$ {shlex.join(['sh', 'egs/tts/VALLE/run.sh', *arguments])}", flush=True)
+    status = launch(arguments)
+    has_product = status == 1 and product is not None and product.is_file()
+    if status != 0 and not has_product:
         raise UserError(f"run.sh ended with status {status}: see its message above")
 
 
-def train(name: str, *flags: str | Path) -> None:
-    """Run stage 2; resume if there is a checkpoint."""
+def launch(arguments: list[str]) -> int:
+    """Run `run.sh` in this program's Python environment; returns its exit status."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    active = {"VIRTUAL_ENV": sys.prefix} if sys.prefix != sys.base_prefix else {}
+    environment = {**os.environ, "PATH": path, **active}
+    return subprocess.run(["sh", "egs/tts/VALLE/run.sh", *arguments], cwd=ROOT, env=environment).returncode
+
+
+def write_config(path: Path, pretrained: Path, workdir: Path) -> None:
+    """Write the config of the fine-tuning: the demo's, with the codec, phones, model and sampling of the pair."""
+    args = read_values(pretrained / "args.json")
+    codec = pretrained / codec_class(args["preprocess"]["acoustic_token_extractor"]).file_name
+    content = {
+        "base_config": CONFIG,
+        "dataset_path": {"custom": shown(workdir / "corpus")},
+        "preprocess": {
+            **{key: args["preprocess"][key] for key in PAIR_SETTINGS if key in args["preprocess"]},
+            "processed_dir": shown(workdir / "data"),
+            "codec_checkpoint": shown(codec) if codec.is_file() else None,
+            "symbol_table": shown(pretrained / "symbols.dict"),
+        },
+        "model": args["model"],
+        "infer": args["infer"],
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def speak_at_once(pretrained: Path, output: Path) -> None:
+    """Synthesize one text in the voice of a prompt that lies in the repository."""
+    prompt = ROOT / f"{FIRST_PROMPT}.wav"
+    text_prompt = prompt.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    # With the file of an interrupted run, this one's would get another name.
+    (output / "single" / prompt.name).unlink(missing_ok=True)
+    texts = ["--infer_text", FIRST_TEXT, "--infer_text_prompt", text_prompt]
+    speak = partial(run_sh, "--stage", "3", "--infer_mode", "single", *texts, "--infer_audio_prompt", prompt)
+    speak("--infer_expt_dir", pretrained, "--infer_output_dir", output, product=output / "results.jsonl")
+
+
+def fine_tune(name: str, config: Path, pretrained: Path) -> None:
+    """Run stage 2 for the AR and the NAR together; resume if there is a checkpoint."""
     is_begun = bool(find_checkpoints(ROOT / EXPERIMENTS / name / "checkpoint"))
-    run_sh("--stage", "2", *flags, "--name", name, *(["--resume", "true"] if is_begun else []))
+    start: list[str | Path] = ["--resume_from_ckpt_path", pretrained, "--resume_type", "finetune"]
+    own: list[str | Path] = ["--config", config, "--name", name, "--model_train_stage", "0"]
+    run_sh("--stage", "2", *own, *(["--resume", "true"] if is_begun else start))
 
 
-def held_out_lines(corpus: Path) -> list[Line]:
-    """All held-out utterances of all voices, each prompted with the next one of its voice."""
-    lines = []
-    for voice in VOICES:
-        paths = sorted((corpus / "test-clean" / voice.speaker).rglob("*.wav"))
-        texts = [path.with_suffix(".normalized.txt").read_text() for path in paths]
-        for i, path in enumerate(paths):
-            j = (i + 1) % len(paths)
-            lines.append(Line(texts[i], texts[j], paths[j], path, voice))
-    return lines
+def speak_list(pretrained: Path, output: Path, test_list: Path) -> None:
+    batch = ["--infer_mode", "batch", "--test_list_file", shown(test_list), "--infer_output_dir", shown(output)]
+    run_sh("--stage", "3", "--infer_expt_dir", pretrained, *batch, product=output / "results.jsonl")
 
 
-def write_list(path: Path, lines: list[Line]) -> None:
-    """Write a test list for stages 3 and 4, with the recording of each text as its reference."""
-    rows = []
-    for line in lines:
-        prompt, reference = (os.path.relpath(audio, ROOT) for audio in (line.audio_prompt, line.recording))
-        rows.append(f"{line.text}|{line.text_prompt}|{prompt}|{reference}\n")
-    path.write_text("".join(rows))
+def evaluate(options: Options, experiment: Path, before: Path, test_list: Path, output: Path) -> None:
+    """Run stage 4, which speaks with the fine-tuned pair and measures both it and the speech before."""
+    models = ["--asr", options.asr, *(["--asr_model", options.asr_model] if options.asr_model else [])]
+    models += ["--speaker_model", options.speaker_model]
+    files = ["--audio_dir", shown(before), "--test_list_file", shown(test_list), "--eval_output_dir", shown(output)]
+    run_sh("--stage", "4", "--infer_expt_dir", experiment, *files, *models, product=output / "metrics.json")
 
 
-@cache
-def reference(text: str, voice: Voice) -> np.ndarray:
-    """Cepstra of the voice's own rendering of a text."""
-    return mel_cepstra(trim(render(text, voice)), SAMPLE_RATE_HZ)
+def evaluation_name(options: Options) -> str:
+    """The folder of the results: another recognizer writes to another one."""
+    if options.asr == "none":
+        return "evaluation"
+    return "_".join(["evaluation", options.asr, *([Path(options.asr_model).name] if options.asr_model else [])])
 
 
-@dataclass(frozen=True)
-class Match:
-    """A clip's distance to the true rendering, and the text and voice it is closest to."""
-
-    distance_db: float
-    text: str
-    voice: Voice
-
-
-def match(audio: np.ndarray, line: Line, texts: list[str]) -> Match:
-    """Compare a clip with `texts` in its voice, which include its own, and with its own text in all voices."""
-    clip = mel_cepstra(trim(audio), SAMPLE_RATE_HZ)
-
-    def distance(text: str, voice: Voice) -> float:
-        return align(clip, reference(text, voice))[0]
-
-    by_text = {text: distance(text, line.voice) for text in texts}
-    by_voice = {voice: distance(line.text, voice) for voice in VOICES}
-    return Match(by_text[line.text], min(by_text, key=by_text.__getitem__), min(by_voice, key=by_voice.__getitem__))
-
-
-def match_clips(folder: Path, lines: list[Line]) -> list[Match]:
-    """Match the clip that stage 3 or 4 wrote for each line. Raises UserError if one is missing or silent."""
-    matches = []
-    for i, line in enumerate(lines):
-        path = folder / "batch" / f"{i + 1}_{line.audio_prompt.stem}.wav"
-        if not path.is_file():
-            raise UserError(f"{path} is missing: no speech was written for this line")
-        audio, _ = soundfile.read(path, dtype="float32")
-        level = float(np.sqrt((audio**2).sum() / max(1, len(audio))))
-        if level < SILENT_RMS:
-            raise UserError(f"{path} is silent: root mean square {level:.4f} of full scale")
-        texts = [lines[(i + STRIDE * k) % len(lines)].text for k in range(NUM_REFERENCES)]
-        matches.append(match(audio, line, texts))
-    return matches
-
-
-def check(model: list[Match], codec: list[Match], lines: list[Line]) -> bool:
-    """Print how well the clips match the lines, beside chance and the codec alone; True if the model is good enough."""
-    print(f"   {'':12s} {'sentence right':>15s} {'voice right':>12s} {'median distance':>16s}")
-    shares = {}
-    for name, matches in (("model", model), ("codec alone", codec)):
-        sentence = sum(found.text == line.text for found, line in zip(matches, lines, strict=True)) / len(lines)
-        voice = sum(found.voice == line.voice for found, line in zip(matches, lines, strict=True)) / len(lines)
-        distance = float(np.median([found.distance_db for found in matches]))
-        shares[name] = sentence, voice, distance
-        print(f"   {name:12s} {100 * sentence:13.0f} % {100 * voice:10.0f} % {distance:13.2f} dB")
-    print(f"   {'chance':12s} {100 / NUM_REFERENCES:13.0f} % {100 / len(VOICES):10.0f} %")
-    sentence, voice, distance = shares["model"]
-    ratio = distance / shares["codec alone"][2]
-    print(f"   {len(lines)} held-out sentences; the model's distance is {ratio:.2f} times the codec's")
-    print(
-        f"   needed: {100 * SENTENCES_RIGHT:.0f} % of sentences, {100 * VOICES_RIGHT:.0f} % of voices, at most "
-        f"{TIMES_CODEC_DISTANCE} times",
-        flush=True,
-    )
-    return sentence >= SENTENCES_RIGHT and voice >= VOICES_RIGHT and ratio <= TIMES_CODEC_DISTANCE
-
-
-def draw(path: Path, experiments: list[Path], clip: Path, line: Line) -> None:
-    """Draw the losses of both trainings, and the spectrograms of a clip and of its recording."""
-    figure, grid = pyplot.subplots(2, 2, figsize=(11, 6), dpi=110)
-    for axes, experiment in zip(grid[0], experiments, strict=True):
-        for name, points in losses(experiment).items():
-            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None)
-        axes.set(title=f"{experiment.name}: loss", xlabel="step")
-        axes.legend()
-    for axes, title, audio_path in zip(grid[1], ("model", "recording"), (clip, line.recording), strict=True):
-        audio, rate_hz = soundfile.read(audio_path, dtype="float32")
-        draw_spectrogram(axes, audio, rate_hz)
-        axes.set(xlabel="seconds", ylabel="mel band")
-        axes.set_title(f"{title}: {line.text}", fontsize=9)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
-
-
-def losses(experiment: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read (step, loss) pairs of training and validation from the experiment's TensorBoard files."""
-    events = EventAccumulator(str(experiment / "log"), size_guidance={"scalars": 0}).Reload()
-    known = set(events.Tags()["scalars"])
-    names = {"training": "train/loss", "validation": "valid/loss"}
-    return {
-        name: [(event.step, event.value) for event in events.Scalars(tag)]
-        for name, tag in names.items()
-        if tag in known
-    }
-
-
-def demo(name: str, workdir: Path) -> bool:
-    """Run all steps; True if the speech matches its texts and voices well enough."""
+def demo(options: Options) -> None:
+    """Run all steps, and print the results. Raises UserError if a step fails, or a text has no speech."""
+    pretrained, workdir = options.pretrained, options.workdir
+    pair = resolve_checkpoint(pretrained, "--pretrained")
     workdir.mkdir(parents=True, exist_ok=True)
-    corpus, test_list, done = workdir / "LibriTTS", workdir / "test_list.txt", workdir / "done.json"
-    ar, nar = EXPERIMENTS / f"{name}_ar", EXPERIMENTS / f"{name}_nar"
-    if (ROOT / nar).exists() and not (ROOT / ar).exists():
-        raise UserError(f"{nar} was trained with {ar}, which is missing: remove {nar} too")
-    config = ["--config", CONFIG]
-    if workdir != ROOT / "demo":
-        config += ["--set", f"dataset_path.libritts={corpus}", "--set", f"preprocess.processed_dir={workdir / 'data'}"]
-    train_ar = ["--model_train_stage", "1", *config]
-    train_nar = ["--model_train_stage", "2", *config, *NAR_STEPS, "--ar_model_ckpt_dir", str(ar)]
-    # Not `result`, the default folder of stage 3: a user's own outputs there could have the same names.
-    held_out, evaluation = nar / "held_out", nar / "evaluation"
-    items = ["--infer_expt_dir", str(nar), "--test_list_file", os.path.relpath(test_list, ROOT)]
-    batch = ["--infer_mode", "batch", "--infer_output_dir", str(held_out)]
-    run_step(done, "corpus", lambda: write_demo_corpus(corpus, CORPUS_MINUTES))
-    lines = held_out_lines(corpus)
-    write_list(test_list, lines)
-    steps: dict[str, tuple[Callable[[], None], Path | None]] = {
-        "features": (partial(run_sh, "--stage", "1", *config), None),
-        f"AR {ar.name}": (partial(train, ar.name, *train_ar), ROOT / ar),
-        f"NAR {nar.name}": (partial(train, nar.name, *train_nar), ROOT / nar),
-        "speech": (partial(run_sh, "--stage", "3", *items, *batch), ROOT / held_out / "results.jsonl"),
-        # No recognizer knows these voices, so words are not recognized.
-        "evaluation": (partial(run_sh, "--stage", "4", *items, "--asr", "none"), ROOT / evaluation / "report.html"),
-    }
-    for step, (work, product) in steps.items():
-        run_step(done, step, work, product)
-    print("== check: each clip against ten sentences in its voice, and against its sentence in ten voices", flush=True)
-    resynthesis = ROOT / evaluation / f"{nar.name}_codec"
-    is_good = check(match_clips(ROOT / held_out, lines), match_clips(resynthesis, lines), lines)
-    first_clip = next((ROOT / held_out / "batch").glob("1_*.wav"))
-    draw(ROOT / held_out / "demo.png", [ROOT / ar, ROOT / nar], first_clip, lines[0])
+    config, test_list, corpus = workdir / "config.json", workdir / "test_list.txt", workdir / "corpus"
+    first, before = workdir / "first", workdir / "before_fine_tuning"
+    experiment = ROOT / EXPERIMENTS / options.name
+    evaluation = experiment / evaluation_name(options)
+    write_config(config, pretrained, workdir)
+    # Products of another pair, config or corpus must not be mixed with new ones.
+    content = [(ROOT / CONFIG).read_text(), config.read_text(), pair.path.name, MINUTES, NUM_SENTENCES]
+    steps = Steps(workdir / "done.json", repr(content))
+
+    steps.run("first speech", partial(speak_at_once, pretrained, first), first / "results.jsonl")
+    name = f"single/{Path(FIRST_PROMPT).name}"
+    check_speech(first, [name])
+    seconds = steps.seconds["first speech"]
+    print(f"   {shown(first / name)}.wav, {seconds:.0f} s after the command began: {FIRST_TEXT!r}")
+
+    steps.run("corpus", partial(write_corpus, corpus, MINUTES, NUM_SENTENCES), corpus)
+    lines = evaluation_lines(corpus, NUM_SENTENCES)
+    write_test_list(test_list, lines)
+    names = [line.name for line in lines]
+    steps.run("features", partial(run_sh, "--stage", "1", "--config", config))
+    # The pair speaks before stage 2, although stage 4 reads this speech only after it.
+    steps.run("speech before", partial(speak_list, pretrained, before, test_list), before / "results.jsonl")
+    check_speech(before, names)
+    # The experiment may have another --name in another call, so that these steps have it in theirs.
+    step = f"fine-tuning, {shown(experiment)}"
+    steps.run(step, partial(fine_tune, options.name, config, pretrained), experiment)
+    metrics, after = evaluation / "metrics.json", evaluation / experiment.name
+    step = f"speech after, {shown(evaluation)}"
+    steps.run(step, partial(evaluate, options, experiment, before, test_list, evaluation), metrics)
+    check_speech(after, names)
+
+    print_results(metrics, lines, options)
+    picture = evaluation / "demo.png"
+    clips = {"before": before / f"{names[0]}.wav", "after": after / f"{names[0]}.wav", "recording": lines[0].recording}
+    draw(picture, experiment, clips, lines[0].text)
+    print_times(steps.seconds)
+    print(f"== speech before fine-tuning: {shown(before)}; after: {shown(after)}")
+    print(f"   losses and spectrograms: {shown(picture)}")
+    print(f"   report with audio: {shown(evaluation / 'report.html')}")
+
+
+def print_times(seconds: dict[str, float]) -> None:
+    """Print the minutes of each step; those of a step that was complete are of its first run."""
     print("== time")
-    notes = json.loads(done.read_text())
-    seconds = {step: float(notes[step]["seconds"]) for step in ("corpus", *steps)}
     for step, step_seconds in {**seconds, "total": sum(seconds.values())}.items():
-        print(f"   {step:28s} {step_seconds / 60:5.1f} min")
-    print(f"== the speech is in {held_out / 'batch'}, its texts in {test_list}")
-    print(f"   losses and spectrograms: {held_out / 'demo.png'}")
-    print(f"   report with audio: {evaluation / 'report.html'}")
-    return is_good
+        print(f"   {step:48s} {step_seconds / 60:5.1f} min")
+
+
+def print_results(metrics: Path, lines: list[Line], options: Options) -> None:
+    """Print the table, the comparison, and how to get what is missing."""
+    systems, missing = read_systems(metrics)
+    print("== the new voice before and after fine-tuning")
+    print_table(systems, len(lines))
+    has_words = any("wer" in system["metrics"] for system in systems.values())
+    print_comparison(systems, lines, build_normalizer("en-us") if has_words else str)
+    if options.asr == "none":
+        print("   WER and CER: make demo ASR=whisper, with ASR_MODEL=FOLDER for a model on this machine")
+    for metric in ("WER and CER", "speaker similarity"):
+        if metric in missing and not (metric == "WER and CER" and options.asr == "none"):
+            print(f"   {metric} is missing: {missing[metric]}; then remove {shown(metrics)} and repeat")
+
+
+def parse() -> Options:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--name", default="demo", help="experiment of the fine-tuned pair (default %(default)s)")
+    parser.add_argument("--workdir", type=Path, default=ROOT / "demo", help="for corpus and features (default demo)")
+    parser.add_argument(
+        "--pretrained", type=Path, default=PRETRAINED, help=f"experiment to start from (default {shown(PRETRAINED)})"
+    )
+    parser.add_argument("--asr", choices=("whisper", "hubert", "pocketsphinx", "none"), default="none")
+    parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer, as in stage 4")
+    parser.add_argument("--speaker_model", default="ge2e", metavar="PATH", help="as in stage 4 (default %(default)s)")
+    flags = parser.parse_args()
+    if flags.asr_model and flags.asr in ("none", "pocketsphinx"):
+        parser.error("--asr_model is for --asr whisper or hubert")
+    # run.sh runs in the repository root, and paths are the caller's.
+    asr_model, speaker_model = (
+        str(Path(path).absolute()) if path and Path(path).exists() else path
+        for path in (flags.asr_model, flags.speaker_model)
+    )
+    folders = flags.workdir.resolve(), flags.pretrained.resolve()
+    return Options(flags.name, *folders, flags.asr, asr_model, speaker_model)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", default="demo", help="experiments are NAME_ar and NAME_nar (default %(default)s)")
-    parser.add_argument("--workdir", type=Path, default=ROOT / "demo", help="of the corpus and features (default demo)")
-    arguments = parser.parse_args()
     try:
-        is_good = demo(arguments.name, arguments.workdir.resolve())
-    except UserError as error:
+        demo(parse())
+    except (UserError, OSError) as error:
         sys.exit(f"demo: {error}")
-    if not is_good:
-        sys.exit("demo: the speech does not match its texts and voices well enough; see the check above")
+    except KeyboardInterrupt:
+        sys.exit("demo: interrupted; the same command goes on from the last complete step")
 
 
 if __name__ == "__main__":

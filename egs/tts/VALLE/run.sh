@@ -70,7 +70,8 @@ Stage 4, evaluation, into report.html and metrics.json:
                             download); whisper runs through faster-whisper if it is installed, else transformers
   --asr_model DIR           folder, or name on the hub, of another model of that kind; for whisper in the format of
                             faster-whisper (CTranslate2) or of transformers
-  --speaker_model PATH      folder, or name on the hub, of the speaker model, or the file of a GE2E encoder
+  --speaker_model PATH      speaker model: ge2e, which downloads a GE2E encoder once (17 MB), the file of such an
+                            encoder, or the folder, or name on the hub, of a model with x-vectors
   --dnsmos_dir DIR          folder with DNSMOS's two networks
   --language CODE           language of the texts, for normalizing words and for whisper (default: that of the first
                             experiment; en-us with --audio_dir alone)

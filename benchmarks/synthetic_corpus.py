@@ -4,22 +4,17 @@ All voices are American English of espeak-ng, so the `en-us` phones of stage 1 a
 is deterministic.
 """
 
-import hashlib
-import json
 import math
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from processors.demo_sentences import SHORT_TEMPLATES, SLOTS, TEMPLATES, fill, sentences
+from processors.demo_sentences import SHORT_TEMPLATES, fill, sentences
 from processors.espeak_speech import SAMPLE_RATE_HZ, EspeakSynthesizer, Voice, espeak_synthesizer
-from utils.errors import UserError
 from utils.log import progress_bar
 
-# A small model cannot learn melody in a short time, so the voices keep the nearly flat pitch range of `Voice`.
 # Only variants without echo and without klatt synthesis, which uses the C library's random state.
 VOICES = (
     Voice("101", "M", "m3", 30, 168),
@@ -39,28 +34,14 @@ _SHORT_SHARE = 0.12
 _SHORTEST_SECONDS = 0.5
 
 
-def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
+def write_synthetic_corpus(folder: Path, minutes: float, seed: int = 0) -> None:
     """Write about this many minutes of speech in LibriTTS's layout, at least eight utterances per voice.
 
-    `train-clean-100`, `dev-clean` and `test-clean` share no sentence, and every split has all ten voices: ten voices
-    are too few to generalize to an eleventh, so the demo holds out sentences, not speakers. Utterances last 2 to 10 s,
-    but an eighth of the training split are short texts of a few words, which several voices may share. The test split
-    has single sentences of 2.5 to 4 s, which are suitable as prompts.
-
-    The folder gets its name when it is complete. A folder that was made with the same arguments is left unchanged.
-    Raises UserError if the folder has other content.
+    `train-clean-100`, `dev-clean` and `test-clean` share no sentence, and every split has all ten voices. Utterances
+    last 2 to 10 s, but an eighth of the training split are short texts of a few words, which several voices may share.
+    The test split has single sentences of 2.5 to 4 s, which are suitable as prompts.
     """
-    content = repr([VOICES, SLOTS, TEMPLATES, SHORT_TEMPLATES, _SHORT_SHARE])
-    stamp = {"minutes": minutes, "seed": seed, "content": hashlib.sha256(content.encode()).hexdigest()}
-    if folder.exists():
-        made = folder / "demo_corpus.json"
-        if not made.is_file() or json.loads(made.read_text()) != stamp:
-            raise UserError(f"{folder} exists and is not the demo corpus of {minutes} minutes, seed {seed}: remove it")
-        return
-    # A run that is interrupted leaves a folder of another name, which the next one removes.
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder.mkdir(parents=True)
     # The last of `planned` comes first: test, then validation, then training until there are enough minutes.
     num_test, num_dev = min(6, max(4, math.ceil(minutes / 13.5))), min(4, math.ceil(minutes / 20))
     num_rounds = {"train-clean-100": 3, "dev-clean": num_dev, "test-clean": num_test}
@@ -68,16 +49,14 @@ def write_demo_corpus(folder: Path, minutes: float = 80, seed: int = 0) -> None:
     total_seconds = minutes * 60
     with (
         espeak_synthesizer() as espeak,
-        progress_bar(total=total_seconds, desc="demo corpus", unit="s of speech", unit_scale=True) as bar,
+        progress_bar(total=total_seconds, desc="synthetic corpus", unit="s of speech", unit_scale=True) as bar,
     ):
-        writer = _Writer(partial, espeak, seed)
+        writer = _Writer(folder, espeak, seed)
         while planned or writer.total_seconds < total_seconds:
             seconds = writer.add_round(planned.pop() if planned else "train-clean-100")
             # Past its total, tqdm would show the total as unknown.
             bar.update(min(seconds, total_seconds - bar.n))
     writer.finish()
-    (partial / "demo_corpus.json").write_text(json.dumps(stamp))
-    partial.rename(folder)
 
 
 class _Writer:

@@ -1,4 +1,4 @@
-"""The demo's corpus: LibriTTS's layout, reproducible bytes, ten distinct voices, no repeated text."""
+"""The synthetic corpus: LibriTTS's layout, reproducible bytes, ten distinct voices, no repeated text."""
 
 import re
 from collections import Counter
@@ -10,12 +10,10 @@ import pytest
 import soundfile
 from lhotse.recipes import prepare_libritts
 
-from processors import demo_corpus
-from processors.demo_corpus import VOICES, write_demo_corpus
+from benchmarks.synthetic_corpus import VOICES, write_synthetic_corpus
 from processors.demo_sentences import sentences
 from processors.espeak_speech import SAMPLE_RATE_HZ, Voice, render
 from processors.frontends.espeak import EspeakPhonemizer
-from utils.errors import UserError
 
 SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 TEXT = "The young farmer carried a heavy basket to the old market."
@@ -23,8 +21,8 @@ TEXT = "The young farmer carried a heavy basket to the old market."
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "LibriTTS"
-    write_demo_corpus(folder, minutes=5)
+    folder = tmp_path_factory.mktemp("synthetic") / "LibriTTS"
+    write_synthetic_corpus(folder, minutes=5)
     return folder
 
 
@@ -91,31 +89,10 @@ def test_audio_is_as_long_and_as_loud_as_promised(corpus: Path) -> None:
     assert 300 <= total_seconds <= 300 + len(VOICES) * 10
 
 
-def test_the_same_bytes_again_and_no_work_is_repeated(corpus: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     again = tmp_path / "LibriTTS"
-    (tmp_path / "LibriTTS.partial").mkdir()
-    (tmp_path / "LibriTTS.partial" / "left_by_an_interrupted_run").touch()
-    write_demo_corpus(again, minutes=5)
+    write_synthetic_corpus(again, minutes=5)
     assert _contents(again) == _contents(corpus)
-    assert [path.name for path in tmp_path.iterdir()] == ["LibriTTS"]
-    before = again.stat().st_mtime_ns
-    write_demo_corpus(again, minutes=5)
-    assert again.stat().st_mtime_ns == before
-
-
-def test_another_folder_of_that_name_is_left_alone(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="remove it"):
-        write_demo_corpus(tmp_path, minutes=5)
-    with pytest.raises(UserError, match="6 minutes"):
-        write_demo_corpus(corpus, minutes=6)
-    assert _contents(tmp_path) == {"mine.txt": b"mine"}
-
-
-def test_a_corpus_of_other_sentences_is_not_reused(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_corpus, "TEMPLATES", ("{name} {verb} {det} {thing}.",))
-    with pytest.raises(UserError, match="remove it"):
-        write_demo_corpus(corpus, minutes=5)
 
 
 def test_words_recur_in_many_sentences() -> None:
