@@ -41,12 +41,31 @@ class Voice:
 _SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
+class _Event(ctypes.Structure):
+    """`espeak_EVENT` of espeak-ng's speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
+
+
 class EspeakSynthesizer:
-    """One private copy of libespeak-ng; see `espeak_synthesizer`."""
+    """One private copy of libespeak-ng; see `espeak_synthesizer`.
+
+    `word_starts` has, for the last text, when each word begins, in seconds, by its first character.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._pieces: list[bytes] = []
+        self.word_starts: dict[int, float] = {}
         # The library keeps the bare address, so the object must live as long as the library.
         self._callback = _SYNTH_CALLBACK(self._collect)
         synchronous, do_not_exit = 2, 0x8000
@@ -56,14 +75,23 @@ class EspeakSynthesizer:
         library.espeak_ng_SetRandSeed(ctypes.c_long(0))
         library.espeak_SetSynthCallback(self._callback)
 
-    def _collect(self, samples: int | None, num_samples: int, _: int | None) -> int:
+    def _collect(self, samples: int | None, num_samples: int, events: int | None) -> int:
         if samples and num_samples > 0:
             self._pieces.append(ctypes.string_at(samples, 2 * num_samples))
+        # A list that ends with an event of type 0. Positions count characters from 1, and milliseconds.
+        is_word, index = 1, 0
+        found = ctypes.cast(events, ctypes.POINTER(_Event)) if events else None
+        while found is not None and found[index].type:
+            if found[index].type == is_word:
+                seconds = _HEAD_SECONDS + found[index].audio_position / 1000
+                self.word_starts.setdefault(found[index].text_position - 1, seconds)
+            index += 1
         return 0
 
     def speak(self, text: str, voice: Voice) -> np.ndarray:
         """(N,) float32 in [-1, 1] at 24 kHz, with a little silence at both ends."""
         self._pieces.clear()
+        self.word_starts.clear()
         name = f"en-us+{voice.variant}"
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {name}")
