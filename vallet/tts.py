@@ -99,7 +99,7 @@ class TTS:
 
     def _stream(self, request: QueuedRequest) -> Generator[Tensor, None, SpokenText]:
         blocks: SimpleQueue[Tensor | None] = SimpleQueue()
-        request.on_block = blocks.put
+        request.on_block, request.in_chunks = blocks.put, True
         # None marks the end, or an error.
         request.done.add_done_callback(lambda _: blocks.put(None))
         self._queue.submit(request)
