@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from benchmarks.measure import (
     synchronize,
 )
 from config.schema import ValleSettings
+from models.contract import DraftsSoFar, OnFrames
 from models.valle.generate import ARGenerator
 from models.valle.valle import VALLE
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear
@@ -91,7 +91,7 @@ class Texts:
         self,
         decoder: ARGenerator,
         num_frames: int,
-        on_frames: Callable[[int], None] | None = None,
+        on_frames: OnFrames | None = None,
         sampler: TokenSampler = GREEDY,
     ) -> None:
         """Decode exactly `num_frames` frames, greedily by default."""
@@ -103,7 +103,7 @@ class Texts:
         """Time `num_steps` steps within one generation, after its first frame: the prefill is not included."""
         times: list[float] = []
 
-        def note(num_frames: int) -> None:
+        def note(num_frames: int, drafts: DraftsSoFar) -> None:
             if num_frames in (1, 1 + num_steps):
                 synchronize()
                 times.append(time.perf_counter())

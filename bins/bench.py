@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from utils.cli import Parser, run
-from utils.paths import ROOT
+from utils.paths import PRETRAINED, ROOT
 
 DESCRIPTION = (
     "Measure each part: time, rate, memory, speedup over the plain implementation, ratio to the machine's limit, goal."
 )
-PARTS = ("decoding", "training", "streaming", "features", "codecs", "startup")
+PARTS = ("decoding", "training", "streaming", "features", "codecs", "startup", "first_audio")
 
 
 def main(arguments: Sequence[str] | None) -> int:
@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None) -> int:
         "--full", action="store_true", help="all steps, layers and utterances instead of a sample: an hour on two cores"
     )
     parser.add_argument(
-        "--expt_dir", metavar="DIR", help="trained experiment to compare precisions with (default: the demo's)"
+        "--expt_dir",
+        metavar="DIR",
+        help="trained experiment to compare precisions with (default: the demo's), and to serve (the pretrained pair)",
     )
     parser.add_argument(
         "--output", default="bench.json", metavar="FILE", help="JSON file to write (default %(default)s)"
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None) -> int:
     flags = parser.parse(arguments)
 
     # Import heavy libraries only after the flags are checked.
-    from benchmarks import agreement, codecs, decoding, features, startup, streaming, training
+    from benchmarks import agreement, codecs, decoding, features, first_audio, startup, streaming, training
     from benchmarks.measure import Row, machine, table
     from config.schema import ValleExperiment
     from utils.config import load_settings
@@ -55,8 +57,10 @@ def main(arguments: Sequence[str] | None) -> int:
             found[part] = features.rows(settings.preprocess, device, flags.full)
         elif part == "codecs":
             found[part] = codecs.rows(device, flags.full)
-        else:
+        elif part == "startup":
             found[part] = startup.rows(settings, device)
+        else:
+            found[part] = first_audio.rows(Path(flags.expt_dir) if flags.expt_dir else PRETRAINED)
     description = machine(device)
     print(f"{description}\n\n{table([row for rows in found.values() for row in rows])}")
     content = {"machine": description, **{part: [asdict(row) for row in rows] for part, rows in found.items()}}

@@ -321,6 +321,9 @@ class InferSettings(SpeechSettings):
     max_total_seconds: Positive | None = Field(
         description="of a prompt and the part that continues it; null: measured on the corpus"
     )
+    stream_first_frames: Annotated[int, Field(ge=0)] | None = Field(
+        description="frames after which a stream begins, inside its first part; 0 or null: with whole parts only"
+    )
     context: Literal["prompt", "previous"] = Field(
         description="what a part of a long text continues: the prompt, or the part before it in the same paragraph"
     )

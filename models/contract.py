@@ -18,8 +18,10 @@ from config.schema import ModelSettings, TrainSettings
 from modules.sampling import TokenSampler
 from modules.transformer import Transformer
 
-OnFrames = Callable[[int], None]
-"""Called with the number of frames generated so far; starts again from 0 with each try."""
+DraftsSoFar = Callable[[], list[Tensor]]
+"""Returns each row's codes (t, q) so far, as `draft` gives them; a row that has ended has fewer than the others."""
+OnFrames = Callable[[int, DraftsSoFar], None]
+"""Called with the number of frames generated so far, and with what reads them; starts again from 0 with each try."""
 StopReason = Literal["eos", "floor", "cap"]
 """eos: the end was predicted; floor: it was predicted at the minimum length already; cap: cut at the maximum length."""
 AnyBatch = TypeVar("AnyBatch", bound="Batch")

@@ -2,7 +2,7 @@
 
 import hashlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from models.contract import OnFrames
 from processors.languages import language_code
+from synthesis.chunks import SpeechChunks
 from synthesis.limits import phones_of_a_part
 from synthesis.parts import Cut, Part, join_part, split_text
 from synthesis.speed_and_loudness import change_loudness, change_speed
@@ -70,6 +71,8 @@ class LongText:
         self.num_taken, self.num_done, self.num_samples = 0, 0, 0
         # The audio is played while more is synthesized: no more parts are decoded together than are done before them.
         self.is_streamed = False
+        # What sends the first part in chunks.
+        self.chunks: SpeechChunks | None = None
         # What the next part needs of the one before it: the end that it overlaps, and codes to continue.
         self.overlap = torch.zeros(0)
         self.previous_codes: Tensor | None = None
@@ -103,6 +106,34 @@ class LongText:
         """Whether all parts are done, or there is an `error` that ends the text."""
         return self.error is not None or self.num_done == len(self.parts)
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether the part in work, or the next one, is sent in chunks."""
+        return self.chunks is not None and self.num_done == 0
+
+    def send_chunks(self, send: Callable[[Tensor], None]) -> None:
+        """Send the audio of the first part in chunks, while it is generated; `add` then returns the rest.
+
+        Does nothing if the settings do not ask for chunks, or need the whole audio of a part: to choose among several
+        candidates, or for its speed or loudness.
+        """
+        settings = self.settings
+        is_changed = settings.speed != 1 or settings.loudness_lufs is not None
+        if not settings.stream_first_frames or settings.num_candidates > 1 or is_changed:
+            return
+
+        def send_after_lead(audio: Tensor) -> None:
+            lead = 0 if chunks.has_sent else self._num_lead
+            send(F.pad(audio, (lead, 0)))
+
+        rates_hz = self.frame_rate_hz, self.sample_rate_hz
+        self.chunks = chunks = SpeechChunks(send_after_lead, settings.stream_first_frames, *rates_hz)
+
+    @property
+    def _num_lead(self) -> int:
+        """Samples of silence before the first part."""
+        return round(self.lead_seconds * self.sample_rate_hz)
+
     def take(self) -> Request | None:
         """The next part; None if there is none, or it must continue a part that is not done yet."""
         num_ahead = self.num_taken - self.num_done
@@ -116,10 +147,11 @@ class LongText:
         if self.previous_codes is not None:
             prompt_text, codes, phones = self.parts[self.num_taken - 1].text, self.previous_codes, None
             prompt_language = self.language
+        chunks = self.chunks if self.num_taken == 0 else None
         self.num_taken += 1
         seed = part_seed(self.settings.seed, part.start)
         languages = self.language, prompt_language
-        return Request(part.text, prompt_text, self.prompt.audio, codes, seed, *languages, phones)
+        return Request(part.text, prompt_text, self.prompt.audio, codes, seed, *languages, phones, chunks)
 
     def give_back(self) -> None:
         """Take back the requests whose speech was not added."""
@@ -128,13 +160,14 @@ class LongText:
     def add(self, speech: Speech) -> tuple[Tensor, ResultRow]:
         """Add the speech of the first part that is not done; returns the next samples of the audio, and the part's row.
 
-        The samples end with the pause after the part.
+        The samples end with the pause after the part. Those that were sent in chunks are not among them.
         """
         index, part, rate_hz = self.num_done, self.parts[self.num_done], self.sample_rate_hz
-        lead = round(self.lead_seconds * rate_hz) if index == 0 else 0
+        lead = self._num_lead if index == 0 else 0
+        num_sent = len(self.chunks.audio) if self.chunks is not None and index == 0 else 0
         is_first, is_last = index == 0 and not lead, index == len(self.parts) - 1
         audio, self.overlap, num_spoken, num_removed = join_part(
-            speech.audio, part, rate_hz, self.overlap, is_first, is_last, self._finished
+            speech.audio, part, rate_hz, self.overlap, is_first, is_last, self._finished, num_sent
         )
         start = self.num_samples + lead
         row: ResultRow = {
@@ -168,7 +201,7 @@ class LongText:
         # Failed speech would spoil the next part, and one word is too short for a prompt.
         is_prompt = speech.failure is None and speech.seconds >= MIN_SECONDS and part.cut != Cut.SECTION
         self.previous_codes = speech.codes if self.settings.context == "previous" and is_prompt else None
-        return F.pad(audio, (lead, 0)), row
+        return audio[num_sent:] if num_sent else F.pad(audio, (lead, 0)), row
 
     def _finished(self, audio: Tensor) -> Tensor:
         """The audio of a part with the speed and the loudness of the settings."""

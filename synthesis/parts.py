@@ -301,6 +301,7 @@ def join_part(
     is_first: bool,
     is_last: bool,
     change: Callable[[Tensor], Tensor] = lambda audio: audio,
+    num_sent: int = 0,
 ) -> tuple[Tensor, Tensor, int, int]:
     """Prepare the audio (N,) of a part to be appended to that of the parts before it.
 
@@ -309,7 +310,7 @@ def join_part(
     Returns the samples to append, with the pause after the part; the faded end that the next part overlaps, which is
     not among them; how many samples the part itself takes, its faded end included; and how many were removed from its
     start. `overlap` is the end that the part before left. At joins, silence is replaced by the pause, and the audio is
-    faded, never scaled. A text of one part keeps its audio unchanged.
+    faded, never scaled. A text of one part keeps its audio unchanged, as do the first `num_sent` samples of any.
     """
     num_fade = round(_FADE_SECONDS * sample_rate_hz)
     num_pause = round(part.pause_seconds * sample_rate_hz)
@@ -318,10 +319,10 @@ def join_part(
     num_removed = 0
     if is_joined:
         num_removed, end = _sound_span(audio, sample_rate_hz, at_start=not is_first, at_end=is_followed)
-        audio = audio[num_removed:end]
+        audio = audio[num_removed : max(end, num_sent)]
     audio = change(audio)
     if is_joined:
-        num_fade = min(num_fade, len(audio) // 2)
+        num_fade = min(num_fade, len(audio) // 2, len(audio) - num_sent)
         # The gains of the two sides of an overlap add up to 1.
         rise = (torch.arange(num_fade, dtype=audio.dtype) + 0.5) / max(1, num_fade)
         audio = audio.clone()

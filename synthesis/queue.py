@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from config.schema import SpeechSettings
+from models.contract import DraftsSoFar
 from synthesis.long_texts import LongText, ResultRow, next_batch, synthesize_parts
 from synthesis.subtitles import make_cues, write_subtitles
 from synthesis.synthesizer import Request, Synthesizer
@@ -86,7 +87,8 @@ class QueuedRequest:
     """A text to synthesize and its progress: `num_seconds` are decoded, of about `guessed_seconds`.
 
     `load_prompt` is called in the queue's thread, with the model's synthesizer. `on_block` is called there with each
-    next block of the audio, before `done` has all of it; the first block then takes as little time as possible.
+    next block of the audio, before `done` has all of it; the first block then takes as little time as possible. With
+    `in_chunks` the first part is itself sent in several blocks, as `infer.stream_first_frames` says.
     """
 
     checkpoint: Checkpoint
@@ -94,6 +96,7 @@ class QueuedRequest:
     text: str
     load_prompt: Callable[[Synthesizer], Prompt]
     on_block: Callable[[Tensor], None] | None = None
+    in_chunks: bool = False
     state: Literal["waiting", "loading the model", "speaking"] = "waiting"
     num_seconds: float = 0.0
     guessed_seconds: float = math.inf
@@ -106,6 +109,11 @@ class QueuedRequest:
     @property
     def is_long(self) -> bool:
         return self.long_text is not None and len(self.long_text.parts) > 1
+
+    def add_block(self, audio: Tensor) -> None:
+        self.blocks.append(audio)
+        if self.on_block is not None:
+            self.on_block(audio)
 
     def fits(self, other: "QueuedRequest") -> bool:
         """Whether the two can be in one batch. Each has its own seed, speed and loudness."""
@@ -234,6 +242,8 @@ class SynthesisQueue:
             sampled = synthesizer.with_settings(**request.settings.model_dump())
             request.long_text = LongText(sampled, request.text, request.load_prompt(synthesizer))
             request.long_text.is_streamed = request.on_block is not None
+            if request.in_chunks:
+                request.long_text.send_chunks(request.add_block)
             request.guessed_seconds = request.long_text.guessed_seconds
         except Exception as error:
             self._end([request], error)
@@ -246,9 +256,11 @@ class SynthesisQueue:
             request.state = "speaking"
         # Texts of one part would lose more by an interruption than a new request gains.
         may_interrupt = all(request.is_long and not request.was_interrupted for request in members)
+        # Those who hear the first part already would wait for the rest of it.
+        may_interrupt = may_interrupt and not any(text.is_sending for text, _ in batch)
         rate_hz, frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
 
-        def on_frames(num_frames: int) -> None:
+        def on_frames(num_frames: int, drafts: DraftsSoFar) -> None:
             has_new = any(request.state == "waiting" for request in self._waiting)
             is_unwanted = all(request.done.done() for request in members)
             if self._is_closed or is_unwanted or (may_interrupt and has_new):
@@ -261,10 +273,8 @@ class SynthesisQueue:
         for text, audio, row in synthesize_parts(synthesizer, batch, on_frames=on_frames):
             request = request_of[text]
             request.was_interrupted = False
-            request.blocks.append(audio)
             request.parts.append(row)
-            if request.on_block is not None:
-                request.on_block(audio)
+            request.add_block(audio)
         for text, request in request_of.items():
             if text.error is not None:
                 self._end([request], text.error)

@@ -18,6 +18,7 @@ from processors.symbols import WORD_BOUNDARY, join_phones
 from processors.text import TextTokenizer
 from synthesis.aligner import TextAligner
 from synthesis.candidates import ErrorRate, Take, candidate_seed, choose
+from synthesis.chunks import SpeechChunks, sends_chunks
 from synthesis.limits import FrameLimits, limits_by_phones
 from synthesis.suspects import Suspect
 from synthesis.words import Word
@@ -34,7 +35,8 @@ class Request:
     """A text to synthesize in the voice of a prompt: its text, and its audio (N,) at the codec's rate.
 
     `prompt_codes` (P, Q) replace the audio if they are given, and `prompt_phones` the text's. `seed` replaces that of
-    the settings. The languages of the text and the prompt's text matter only in experiments with several.
+    the settings. The languages of the text and the prompt's text matter only in experiments with several. `chunks` send
+    the audio while it is generated. A try of which audio was sent is the last one.
     """
 
     text: str
@@ -45,6 +47,12 @@ class Request:
     language: str = ""
     prompt_language: str = ""
     prompt_phones: tuple[str, ...] | None = None
+    chunks: SpeechChunks | None = None
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether some of the audio was sent."""
+        return self.chunks is not None and self.chunks.has_sent
 
 
 @dataclass(frozen=True)
@@ -177,14 +185,21 @@ class Synthesizer:
             scales = [minimum_scale[index] for index in pending]
             seeds = [first_seeds[index] + num_tries - 1 for index in pending]
             texts = [requests[index].prompt_text if continual else requests[index].text for index in pending]
-            generations = self._take(items, texts, on_frames, seeds, scales, continual)
+            chunks = [requests[index].chunks for index in pending]
+            on_new = on_frames
+            if any(chunks):
+                on_new = sends_chunks(self.model.complete, self.decode_generations, items, chunks, on_frames)
+            generations = self._take(items, texts, on_new, seeds, scales, continual)
             checks: Sequence[tuple[tuple[Word, ...], tuple[Suspect, ...]]] = [((), ())] * len(generations)
             if self.aligner is not None:
                 spoken_in = [
                     requests[index].prompt_language if continual else requests[index].language for index in pending
                 ]
                 checks = self.aligner.find_words(texts, [take.alignment for take in generations], spoken_in)
+            pairs = zip(chunks, generations, strict=True)
+            generations = [row if sent is None else sent.keep_sent(row) for sent, row in pairs]
             audio, new_audio = self._decode_all(items, generations, continual)
+            audio = [row if sent is None else sent.finish(row) for sent, row in zip(chunks, audio, strict=True)]
             elapsed = time.perf_counter() - started
             rate_hz = self.codec.sample_rate_hz
             real_time_factor = elapsed * rate_hz / sum(len(row) for row in audio)
@@ -205,12 +220,13 @@ class Synthesizer:
                 # A model that never saw such a short text may take it for the end of the prompt.
                 if reason in ("floor", "silent"):
                     minimum_scale[index] *= _LONGER_MINIMUM
-                # Of several failures, the first is kept.
+                # Of several failures, the first is kept, or that of which audio was sent.
                 former = results[index]
-                if speech.failure is not None and isinstance(former, Speech):
+                if speech.failure is not None and isinstance(former, Speech) and not requests[index].has_sent:
                     speech = replace(former, num_tries=num_tries)
                 results[index] = speech
-            pending = [i for i in pending if isinstance(found := results[i], Speech) and found.failure is not None]
+            failed = [i for i in pending if isinstance(found := results[i], Speech) and found.failure is not None]
+            pending = [index for index in failed if not requests[index].has_sent]
         return [result for result in results if result is not None]
 
     @torch.inference_mode()

@@ -89,17 +89,18 @@ class TTS:
         seed: int | None = None,
         speed: float | None = None,
     ) -> Generator[Tensor, None, SpokenText]:
-        """As `say`, but yields the audio as it is made: a block (N,) for each part of the text.
+        """As `say`, but yields the audio as it is made: blocks (N,) of the first part, then one for each further part.
 
-        The blocks put together are the audio of `say`, bit for bit if the model runs in fp32. Closing the generator
-        cancels the rest. Synthesis begins with the first `next`.
+        With `infer.stream_first_frames` 0 the first part is one block, and all blocks put together are the audio of
+        `say`, bit for bit if the model runs in fp32. Otherwise the first part sounds slightly different. Closing the
+        generator cancels the rest. Synthesis begins with the first `next`.
         """
         given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed, "speed": speed}
         return self._stream(self._request(text, voice, prompt, prompt_text, given))
 
     def _stream(self, request: QueuedRequest) -> Generator[Tensor, None, SpokenText]:
         blocks: SimpleQueue[Tensor | None] = SimpleQueue()
-        request.on_block = blocks.put
+        request.on_block, request.in_chunks = blocks.put, True
         # None marks the end, or an error.
         request.done.add_done_callback(lambda _: blocks.put(None))
         self._queue.submit(request)

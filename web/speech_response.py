@@ -42,9 +42,10 @@ class _ClientLeftError(Exception):
 class SpeechResponse(Response):
     """Submits a request to the queue and sends its audio.
 
-    The audio is sent part by part if the text has several. FLAC is not, as its readers need the length, and WAV only if
-    the client asked for a stream. The status is sent with the first audio, so an error before that has a status of its
-    own. After it, an error ends the connection early.
+    The audio is sent part by part if the text has several, and in chunks inside the first part if the client asked for
+    a stream. FLAC is not, as its readers need the length, and WAV only if the client asked for a stream. The status is
+    sent with the first audio, so an error before that has a status of its own. After it, an error ends the connection
+    early.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class SpeechResponse(Response):
         self._queue, self._limits, self._metrics, self._request = queue, limits, metrics, request
         self._format, self._is_sse = file_format, stream_format == "sse"
         self._may_stream = file_format != "flac" and (stream_format is not None or file_format != "wav")
+        request.in_chunks = self._may_stream and stream_format is not None
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +103,7 @@ class SpeechResponse(Response):
         async for block in self._blocks():
             text = self._request.long_text
             assert text is not None
-            is_streamed = self._may_stream and len(text.parts) > 1
+            is_streamed = self._may_stream and (len(text.parts) > 1 or text.chunks is not None)
             if encoder is None:
                 encoder = AudioEncoder(self._format, text.sample_rate_hz, is_streamed)
                 self._metrics.first_audio_seconds.observe(time.monotonic() - started)

@@ -1,11 +1,11 @@
 """Generation of codebook 0: one pass over texts and prompts, then a group of frames a step from cached attention."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from models.contract import Generation
+from models.contract import Generation, OnFrames
 from models.valle.ar import AR
 from modules.packing import Packing
 from modules.sampling import ExponentialNoise, TokenSampler
@@ -34,13 +34,13 @@ class ARGenerator:
         seeds: Sequence[int],
         min_frames: Tensor,
         max_frames: Tensor,
-        on_frames: Callable[[int], None] | None = None,
+        on_frames: OnFrames | None = None,
     ) -> list[Generation]:
         """Continue the prompts (B, P) after texts (B, S), each row up to its end of speech or `max_frames` (B,).
 
-        A row's codes do not depend on its neighbours. Prompts consist of full groups. The end of speech cannot come
-        before `min_frames` (B,), at least 1; it and the limits may fall anywhere in a group. `on_frames` is called with
-        the number of new frames after each step but the last.
+        Codes are (T, 1). A row's codes do not depend on its neighbours. Prompts consist of full groups. The end of
+        speech cannot come before `min_frames` (B,), at least 1; it and the limits may fall anywhere in a group.
+        `on_frames` is called after each step but the last; only reading the codes so far forces a GPU sync.
         """
         device, batch, eos_id, group_size = text.device, text.shape[0], self.ar.eos_id, self.ar.group_size
         limit, window = int(max_frames.max()), sampler.repetition_window
@@ -51,6 +51,12 @@ class ARGenerator:
         lens = torch.zeros(batch, dtype=torch.long, device=device)
         is_done = torch.zeros(batch, dtype=torch.bool, device=device)
         was_capped = torch.zeros_like(is_done)
+
+        def rows() -> list[Tensor]:
+            """The new codes (t, 1) of each row so far."""
+            new = history[:, window:, None].cpu()
+            return [new[row, :length] for row, length in enumerate(lens.tolist())]
+
         check_interval = _GPU_STEPS_BETWEEN_CHECKS if device.type == "cuda" else 1
         for frame in range(limit):
             logits = group_logits[:, frame % group_size]
@@ -70,15 +76,12 @@ class ARGenerator:
             if frame + 1 == limit or (num_steps % check_interval == 0 and bool(is_done.all())):
                 break
             if on_frames is not None:
-                on_frames(frame + 1)
+                on_frames(frame + 1, rows)
             # Finished rows stay in the batch and read code 0; their output is ignored.
             group_logits = cached_step(history[:, : window + frame + 1][:, -group_size:].clamp(min=0))
-        new, ended_at_minimum = history[:, window:].cpu(), lens == min_frames
-        ends = zip(lens.tolist(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
-        return [
-            Generation(new[row, :length], "cap" if is_cap else "floor" if is_floor else "eos")
-            for row, (length, is_cap, is_floor) in enumerate(ends)
-        ]
+        ended_at_minimum = lens == min_frames
+        ends = zip(rows(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
+        return [Generation(new, "cap" if is_cap else "floor" if is_floor else "eos") for new, is_cap, is_floor in ends]
 
     def _prefill(
         self, text: Tensor, text_lens: Tensor, prompt: Tensor, prompt_lens: Tensor, limit: int

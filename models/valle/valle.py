@@ -161,8 +161,7 @@ class VALLE(CodecLM):
         text, text_lens = _padded([torch.tensor(request.ids) for request in requests], device)
         prompt, prompt_lens = _padded([request.codes[:, 0] for request in requests], device)
         limits = min_frames.to(device), max_frames.to(device)
-        first = self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seeds, *limits, on_frames)
-        return [Generation(row.codes.unsqueeze(1), row.stop_reason) for row in first]
+        return self.generator.generate(text, text_lens, prompt, prompt_lens, sampler, seeds, *limits, on_frames)
 
     def complete(self, requests: Sequence[TokenizedRequest], drafts: Sequence[Generation]) -> list[Generation]:
         """Add the other codebooks to codebook 0 (T, 1) of each request by the NAR, if there is one."""

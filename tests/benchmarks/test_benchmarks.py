@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bins.bench
-from benchmarks import agreement, decoding, measure, startup, streaming, training
+from benchmarks import agreement, decoding, first_audio, measure, startup, streaming, training
 from benchmarks.measure import Row, peak_memory, seconds_of, table
 from config.schema import Settings, ValleExperiment
 from models.valle.generate import ARGenerator
@@ -263,3 +263,8 @@ def test_a_corpus_on_disk_is_read_to_its_end_and_repeated(
     shares = [streaming.read(pooled, shards, 0, rank=rank, world_size=2).num_tokens for rank in range(2)]
     # The last batch may be one too many for two ranks.
     assert 0.8 * num_tokens < sum(shares) <= num_tokens
+
+
+def test_the_first_audio_is_not_measured_without_a_voice(tmp_path: Path) -> None:
+    [row] = first_audio.rows(tmp_path)
+    assert row.note == "not measured" and row.goal_met is None

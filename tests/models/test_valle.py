@@ -1,6 +1,7 @@
 """Properties of the AR and the NAR: padding, causality, the cache, batches, groups, stages, weights."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -264,8 +265,15 @@ def test_speech_ends_at_any_frame_of_a_group(group_size: int, rows) -> None:
 
     def generate(end: int):
         reported: list[int] = []
+
+        def note(num_frames: int, drafts: Callable[[], list[torch.Tensor]]) -> None:
+            reported.append(num_frames)
+            so_far.extend(drafts())
+
+        so_far: list[torch.Tensor] = []
         arguments = (text[None], lens[0], codes[None, :, 0], lens[1], Ending(top_k=1, end=end), [0])
-        [row] = ARGenerator(ar).generate(*arguments, torch.tensor([1]), torch.tensor([12]), reported.append)
+        [row] = ARGenerator(ar).generate(*arguments, torch.tensor([1]), torch.tensor([12]), note)
+        assert all(torch.equal(part, row.codes[:num]) for num, part in zip(reported, so_far, strict=True))
         return row, reported
 
     whole, reported = generate(100)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluation.candidates
+import vallet
 from config.schema import Settings
 from evaluation.candidates import add_error_rate
 from models.experiment import Experiment, load_model
@@ -213,6 +214,14 @@ def ended(world: World, changes: Changes) -> dict[str, Any]:
 def spoken_in_parts(world: World, changes: Changes) -> dict[str, Any]:
     """Speech of a model whose parts end by themselves, and are long enough to be continued."""
     return speech(world, {**ROOMY, "infer.min_seconds": 0.6, **changes}, pair="speaking")
+
+
+def streamed(world: World, changes: Changes) -> list[int]:
+    """The samples of each block of a stream."""
+    overrides = [f"{key}={json.dumps(value)}" for key, value in {**ROOMY, "infer.min_seconds": 0.6, **changes}.items()]
+    audio = min((world.root / "corpus" / "wavs").iterdir())
+    with vallet.load(world.pair.with_name("speaking"), overrides=overrides) as tts:
+        return [len(block) for block in tts.stream("find green apples", prompt=audio, prompt_text="early birds")]
 
 
 class Noting(MelRVQ):

@@ -175,7 +175,7 @@ def test_a_text_with_letters_that_cannot_be_read_is_refused_before_it_is_synthes
 def test_an_interrupted_batch_gives_its_parts_back(build: Build, prompt: Prompt) -> None:
     synthesizer = build()
 
-    def interrupt(_: int) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     text = LongText(synthesizer, TEXT, prompt)

@@ -141,7 +141,7 @@ def test_other_settings_share_the_model_and_callbacks_change_nothing(codec, requ
     first = build(codec, top_k=0, min_seconds_per_phone=0.1)
     second = first.with_settings(seed=5, temperature=0.7)
     wanted = build(codec, top_k=0, min_seconds_per_phone=0.1, seed=5, temperature=0.7)
-    [speech], [alike] = second.synthesize(requests[:1], on_frames=lambda _: None), wanted.synthesize(requests[:1])
+    [speech], [alike] = second.synthesize(requests[:1], on_frames=lambda *_: None), wanted.synthesize(requests[:1])
     assert torch.equal(speech.audio, alike.audio)
     assert first.settings.seed == 0
 
@@ -150,7 +150,9 @@ def test_other_settings_share_the_model_and_callbacks_change_nothing(codec, requ
 def test_frames_are_reported_as_they_are_generated(codec, requests, group_size: int) -> None:
     reported: list[int] = []
     synthesizer = build(codec, group_size=group_size, min_seconds_per_phone=0.1)
-    [generation] = synthesizer.generate(synthesizer.tokenize(requests[:1], continual=False), reported.append)
+    [generation] = synthesizer.generate(
+        synthesizer.tokenize(requests[:1], continual=False), lambda num, _: reported.append(num)
+    )
     # Those of the last step, at the maximum length, are not reported.
     assert reported == [*range(group_size, len(generation.codes), group_size)]
 

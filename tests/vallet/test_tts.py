@@ -65,10 +65,19 @@ def test_a_text_is_the_speech_of_stage_3(
 
 
 @pytest.mark.parametrize("text", [LONG, TEXTS[0], f"[pause 0.3s] {LONG} [pause 1s]"])
-def test_a_stream_is_the_whole_audio_bit_for_bit(tts: vallet.TTS, text: str) -> None:
+def test_a_stream_of_parts_is_the_whole_audio_bit_for_bit(pair: Path, tts: vallet.TTS, text: str) -> None:
     whole = tts.say(text, seed=1)
-    blocks = list(tts.stream(text, seed=1))
+    with vallet.load(pair, overrides=["infer.stream_first_frames=0"]) as by_parts:
+        blocks = list(by_parts.stream(text, seed=1))
     assert torch.equal(torch.cat(blocks), whole.audio) and len(blocks) == len(whole.parts)
+
+
+def test_a_stream_begins_inside_its_first_part(pair: Path, tts: vallet.TTS) -> None:
+    whole = tts.say(TEXTS[1], seed=1)
+    with vallet.load(pair, overrides=["infer.stream_first_frames=5"]) as in_chunks:
+        assert torch.equal(in_chunks.say(TEXTS[1], seed=1).audio, whole.audio)
+        blocks = list(in_chunks.stream(TEXTS[1], seed=1))
+    assert len(blocks) > 1 and sum(len(block) for block in blocks) == len(whole.audio)
 
 
 def test_a_stream_ends_with_the_result_and_is_cancelled_if_it_is_closed(tts: vallet.TTS) -> None:
