@@ -193,12 +193,18 @@ def _build_saving() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]:
     with gr.Accordion("Save the recording as a voice", open=False, elem_id="saving"):
         with gr.Row():
             name = gr.Textbox(
-                label="Name", info="Letters, digits, and . _ -", placeholder="anna", max_length=64, elem_id="voice_name"
+                label="Name",
+                info="Letters, digits, and . _ -",
+                placeholder="anna",
+                max_lines=1,
+                max_length=64,
+                elem_id="voice_name",
             )
             licence = gr.Textbox(
                 label="Licence",
                 info="What may be done with it.",
                 placeholder="CC BY 4.0",
+                max_lines=1,
                 max_length=200,
                 elem_id="licence",
             )
@@ -206,6 +212,7 @@ def _build_saving() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]:
             label="Consent",
             info="How the speaker agreed. Everyone who uses the voice can read it.",
             placeholder="Anna agreed by mail on 3 May.",
+            max_lines=1,
             max_length=1000,
             elem_id="consent",
         )
@@ -218,11 +225,12 @@ def _show_words(result: SpokenResult | None) -> None:
     if result is None or not result.words:
         return
     if any(result.notes):
-        notes = sorted({note for note in result.notes if note})
+        # Of several notes on a word, the first gives the colour.
+        colours = dict(zip(PROBLEMS.values(), _MARK_COLOURS, strict=True))
         gr.HighlightedText(
             marked_text(result.text, result.words, result.notes),
             label="Words to check",
-            color_map=dict(zip([*PROBLEMS.values(), *notes], _MARK_COLOURS * len(notes), strict=False)),
+            color_map={note: colours[note.split(", ")[0]] for note in result.notes if note},
             elem_id="marked",
         )
     with gr.Accordion("Word times and subtitles", open=False, elem_id="words"):

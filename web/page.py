@@ -221,6 +221,8 @@ class Page:
                 progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=_state(request))
                 yield
         finally:
+            # It is not done if whoever iterates stopped: then nobody waits for it.
+            self.queue.cancel(request)
             self.unfinished.remove(entry)
 
     def cancel(self, session: gr.Request) -> str:

@@ -151,6 +151,10 @@ def _page(app: FastAPI, api: SpeechApi, host: str, port: int) -> Iterator[None]:
             # System fonts, so that the page fetches nothing from other machines.
             theme=gr.themes.Default(
                 primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+            ).set(
+                # Dark enough to be read.
+                block_info_text_color="*neutral_600",
+                block_info_text_color_dark="*neutral_300",
             ),
         )
         yield
