@@ -51,7 +51,8 @@ class Remembered:
     audio: Path
 
 
-@dataclass(frozen=True)
+# Compared by identity: gradio hashes what it keeps of a session.
+@dataclass(frozen=True, eq=False)
 class SpokenResult:
     """What the page shows of a text besides its audio: its words, what may be wrong with each, and subtitle files."""
 
@@ -137,7 +138,9 @@ class Page:
             log.exception("a request to the page failed")
             raise _toast("something went wrong on the server; see its log") from None
         history = [Remembered(f"{datetime.now():%H:%M:%S}", text, audio), *history][:_MAX_HISTORY]
-        player = gr.skip() if is_shown or live is None else _player(source)
+        player = _player(source) if live is not None else ""
+        # One that plays already stays as it is.
+        player = gr.skip() if is_shown else player
         yield audio, picture, _line(speech, settings.seed), player, result, history
 
     def save_voice(

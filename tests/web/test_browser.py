@@ -143,6 +143,7 @@ class Browser:
 @pytest.fixture(scope="module")
 def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The page's address, and the log of the server."""
+    trained.give_word_times()
     port, log_path = free_port(), tmp_path_factory.mktemp("server") / "log"
     script = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
     flags = ["--stage", "5", "--log_dir", str(trained.log_dir), "--port", str(port), *SLOW]

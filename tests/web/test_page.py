@@ -45,6 +45,7 @@ SAMPLING = {"top_k": 20, "top_p": 0.9, "temperature": 0.8, "seed": 7, "speed": 1
 def copy(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A copy with a second experiment, for a test to remove."""
     own = Trained(Path(shutil.copytree(trained.folder, tmp_path_factory.mktemp("page") / "own")))
+    own.give_word_times()
     shutil.copytree(own.nar, own.log_dir / "removed")
     return own
 
