@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None) -> int:
 def add(flags: argparse.Namespace, folder: Path) -> int:
     """Make a voice with the codec and the text frontend of an experiment."""
     from synthesis.load import load_experiment
-    from synthesis.voices import SUFFIX, Voice, check_name, list_voices, user_folder, write_voice
+    from synthesis.voices import Voice, check_name, new_voice_path, write_voice
     from utils.errors import UserError
     from utils.log import log
     from utils.prompts import prepare_prompt
@@ -107,18 +107,16 @@ def add(flags: argparse.Namespace, folder: Path) -> int:
             raise UserError(f"--text: needed, or --transcribe, or a file {beside.name} beside the audio with its text")
         text = " ".join(read_text_file(beside).split())
     synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", flags.set)
-    if flags.name in list_voices(experiment.folder) and flags.voices_dir is None:
-        there = list_voices(experiment.folder)[flags.name]
-        raise UserError(f"{there}: there is a voice of this name; remove it first, or choose another name")
-    target = Path(flags.voices_dir).absolute() if flags.voices_dir is not None else user_folder()
+    given = Path(flags.voices_dir).absolute() if flags.voices_dir is not None else None
+    path = new_voice_path(flags.name, experiment.folder, given)
     prompt = prepare_prompt(audio, text, synthesizer.codec.sample_rate_hz)
     for warning in prompt.warnings:
         log.warning("%s", warning)
     voice = Voice.from_prompt(prompt, synthesizer, flags.language or "", consent=flags.consent, licence=flags.licence)
-    write_voice(voice, target / f"{flags.name}{SUFFIX}")
+    write_voice(voice, path)
     if not voice.consent:
         log.warning("the voice has no consent note; use it only if its speaker agreed, and say how with --consent")
-    log.info("voice %s, %.1f s: %s", flags.name, voice.seconds, target / f"{flags.name}{SUFFIX}")
+    log.info("voice %s, %.1f s: %s", flags.name, voice.seconds, path)
     return 0
 
 

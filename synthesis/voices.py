@@ -209,6 +209,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def new_voice_path(name: str, experiment: Path, folder: Path | None = None) -> Path:
+    """Where a new voice is written: in the user's folder, where its name must be new to the experiment, or in another.
+
+    Raises UserError if it cannot have this name.
+    """
+    if folder is None and (there := list_voices(experiment).get(check_name(name))) is not None:
+        raise UserError(f"{there}: there is a voice of this name; remove it first, or choose another name")
+    return (folder or user_folder()) / f"{check_name(name)}{SUFFIX}"
+
+
 def find_voice(name: str, experiment: Path | None, flag: str) -> Path:
     """The file of a voice. Raises UserError naming the flag, and the voices that there are."""
     voices = list_voices(experiment)

@@ -1,43 +1,45 @@
-"""The web page: its fields and events."""
+"""The handlers of the web page's events."""
 
 import html
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import gradio as gr
-from PIL.Image import Image
 from pydantic import ValidationError
 
 from config.schema import InferSettings, SpeechSettings
 from models.experiment import Experiment
 from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.results import suspects_line
+from synthesis.subtitles import FORMATS, make_cues, write_subtitles
 from synthesis.synthesizer import Synthesizer
-from synthesis.voices import find_voice, load_prompt
+from synthesis.voices import Voice, default_voice, find_voice, list_voices, load_prompt, new_voice_path, write_voice
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
 from utils.log import log
-from utils.prompts import MAX_SECONDS, MIN_SECONDS, Prompt
+from utils.prompts import Prompt
 from web.experiments import ExperimentList
+from web.live import LiveSpeeches
 from web.pictures import draw_speech
-from web.prompts import MAX_CHARACTERS, check_prompt, check_text, read_prompt
+from web.prompts import check_prompt, check_text, read_prompt
+from web.word_marks import word_notes
 
-# Requests in the synthesis queue, which batches them, and in gradio's queue before it.
-_MAX_WAITING = 32
-_MAX_QUEUED = 256
 _MAX_HISTORY = 10
-_MAX_SHOWN = 80
 _UPDATE_SECONDS = 0.2
-_INTRODUCTION = (
-    "# Vallet\nReads a text in the voice of a prompt: a recording of about three seconds and its transcript."
-)
+# Everyone who can open the page can save some.
+_MAX_VOICES = 1000
+RECORDING = "From the recording below"
+"""The choice beside the names of the saved voices."""
+# Audio, picture, line, player, result and history.
+_UNCHANGED = tuple(gr.skip() for _ in range(6))
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,32 @@ class Remembered:
     audio: Path
 
 
+# Compared by identity: gradio hashes what it keeps of a session.
+@dataclass(frozen=True, eq=False)
+class SpokenResult:
+    """What the page shows of a text besides its audio: its words, what may be wrong with each, and subtitle files."""
+
+    text: str
+    words: list[dict[str, Any]]
+    notes: list[str]
+    subtitles: list[Path]
+
+
+class _VoiceSavedError(Exception):
+    """Ends a request that only prepares its prompt: the codec may be used in the queue's thread alone."""
+
+    def __init__(self, voice: Voice, warnings: Sequence[str]) -> None:
+        super().__init__("a voice was saved")
+        self.voice, self.warnings = voice, warnings
+
+
 @dataclass(frozen=True)
 class Page:
     """Handlers of the page's events. `settings` reads the infer section of an experiment.
 
-    Audio is written below `folder`, gradio's cache, which deletes old files. `unfinished` has the requests that
-    are not done, each with its browser session.
+    Audio is written below `folder`, gradio's cache, which deletes old files. `voice` is selected at first if the
+    experiment has it. `unfinished` has the requests that are not done, each with its browser session. `live` has the
+    speech that browsers play while it is made.
     """
 
     queue: SynthesisQueue
@@ -63,10 +85,12 @@ class Page:
     folder: Path
     voice: str | None = None
     unfinished: list[tuple[str | None, QueuedRequest]] = field(default_factory=list)
+    live: LiveSpeeches = field(default_factory=LiveSpeeches)
 
     def speak(
         self,
         text: str,
+        voice: str | None,
         prompt_audio: str | None,
         prompt_text: str,
         experiment: str | None,
@@ -75,20 +99,31 @@ class Page:
         temperature: float | None,
         seed: int | None,
         speed: float | None,
+        play: bool,
         history: Sequence[Remembered],
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for it among the defaults)
         session: gr.Request | None = None,
-    ) -> tuple[Path, Image, str, list[Remembered]]:
-        """Return the audio file, its picture, a line about it, and the history with it as the first entry."""
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the audio file, its picture, a line about it, a player, the result, and the history with it.
+
+        The player comes first if `play`, while the others are made, and plays what is there.
+        """
         try:
             text = check_text(text, "the text")
             checkpoint = self._checkpoint(experiment)
-            load = self._prompt_loader(prompt_audio, prompt_text, checkpoint)
+            load = self._prompt_loader(voice, prompt_audio, prompt_text, checkpoint)
             settings = self._speech_settings(
                 checkpoint, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed, speed=speed
             )
             request = QueuedRequest(checkpoint, settings, text, load)
-            self._wait(request, None if session is None else session.session_hash, progress)
+            source, live = self.live.add(request) if play else ("", None)
+            # The speech before this one is not played any more.
+            yield (*_UNCHANGED[:3], "", *_UNCHANGED[4:])
+            is_shown = False
+            for _ in self._progress(request, session, progress):
+                if live is not None and live.has_audio and not is_shown:
+                    is_shown = True
+                    yield (*_UNCHANGED[:3], _player(source), *_UNCHANGED[4:])
             speech = request.done.result()
             if not speech.has_speech:
                 raise UserError(speech.summary["error"])
@@ -96,40 +131,109 @@ class Page:
             audio = self.folder / uuid4().hex / f"{experiment}_{datetime.now():%H%M%S}.wav"
             write_audio(audio, speech.audio, speech.sample_rate_hz)
             picture = draw_speech(speech.audio, speech.sample_rate_hz)
+            result = _result(speech, audio)
         except UserError as error:
             raise _toast(str(error)) from None
         except Exception:
             log.exception("a request to the page failed")
             raise _toast("something went wrong on the server; see its log") from None
-        remembered = Remembered(f"{datetime.now():%H:%M:%S}", text, audio)
-        return audio, picture, _line(speech, settings.seed), [remembered, *history][:_MAX_HISTORY]
+        history = [Remembered(f"{datetime.now():%H:%M:%S}", text, audio), *history][:_MAX_HISTORY]
+        player = _player(source) if live is not None else ""
+        # One that plays already stays as it is.
+        player = gr.skip() if is_shown else player
+        yield audio, picture, _line(speech, settings.seed), player, result, history
+
+    def save_voice(
+        self,
+        name: str,
+        consent: str,
+        licence: str,
+        prompt_audio: str | None,
+        prompt_text: str,
+        experiment: str | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        session: gr.Request | None = None,
+    ) -> dict:
+        """Save the recording and its text as a voice of the server's user, and select it."""
+        try:
+            if not name.strip():
+                raise UserError("the voice has no name; write one, such as anna")
+            text, audio = check_text(prompt_text, "the recording's text"), check_prompt(prompt_audio)
+            checkpoint = self._checkpoint(experiment)
+            folder = experiment_of(checkpoint)
+            path = self._new_voice(name.strip(), folder)
+            notes = {"consent": " ".join(consent.split()), "licence": " ".join(licence.split())}
+
+            def save(synthesizer: Synthesizer) -> Prompt:
+                prompt = read_prompt(audio, text, synthesizer.codec.sample_rate_hz)
+                made = Voice.from_prompt(prompt, synthesizer, **notes)
+                # Another user may have saved one while this request waited.
+                write_voice(made, self._new_voice(path.stem, folder))
+                raise _VoiceSavedError(made, prompt.warnings)
+
+            request = QueuedRequest(checkpoint, self._speech_settings(checkpoint), "", save)
+            for _ in self._progress(request, session, progress):
+                pass
+            request.done.result()
+        except _VoiceSavedError as saved:
+            for warning in saved.warnings:
+                gr.Warning(html.escape(warning, quote=False))
+            if not saved.voice.consent:
+                gr.Warning("The voice has no consent note. Use it only if its speaker agreed.")
+            gr.Info(f"The voice {html.escape(path.stem)} is saved and selected.")
+        except UserError as error:
+            raise _toast(str(error)) from None
+        except OSError as error:
+            raise _toast(f"the voice cannot be written: {error.strerror}") from None
+        except Exception:
+            log.exception("saving a voice failed")
+            raise _toast("something went wrong on the server; see its log") from None
+        return self.list_voices(experiment, path.stem)
+
+    def _new_voice(self, name: str, experiment: Path) -> Path:
+        """Where to write a voice. Raises UserError, without the server's folders, if it cannot have this name."""
+        voices = list_voices(experiment)
+        if name in voices:
+            raise UserError(f"there is a voice {name} already; choose another name")
+        if len(voices) >= _MAX_VOICES:
+            raise UserError(f"there are {len(voices)} voices; remove some with bins/voices.py remove")
+        return new_voice_path(name, experiment)
 
     def _prompt_loader(
-        self, prompt_audio: str | None, prompt_text: str, checkpoint: Checkpoint
+        self, voice: str | None, prompt_audio: str | None, prompt_text: str, checkpoint: Checkpoint
     ) -> Callable[[Synthesizer], Prompt]:
-        """What reads the prompt: that of the fields, or without one the voice that the server was started with."""
-        if not prompt_audio and not prompt_text.strip() and self.voice is not None:
-            voice = find_voice(self.voice, experiment_of(checkpoint), "--infer_voice")
-            return partial(load_prompt, source=voice, text="")
-        text, audio = check_text(prompt_text, "the prompt's text"), check_prompt(prompt_audio)
+        """What reads the prompt: a saved voice, or the recording of the fields.
+
+        Without both it is the voice that the server was started with.
+        """
+        if not voice and not prompt_audio and not prompt_text.strip():
+            voice = self.voice
+        if voice:
+            return partial(load_prompt, source=find_voice(voice, experiment_of(checkpoint), "the voice"), text="")
+        text, audio = check_text(prompt_text, "the recording's text"), check_prompt(prompt_audio)
         return lambda synthesizer: read_prompt(audio, text, synthesizer.codec.sample_rate_hz)
 
-    def _wait(self, request: QueuedRequest, session: str | None, progress: gr.Progress) -> None:
-        """Queue a request and show its progress until it is done."""
-        self.unfinished.append((session, request))
+    def _progress(self, request: QueuedRequest, session: gr.Request | None, progress: gr.Progress) -> Iterator[None]:
+        """Queue a request and show its progress until it is done. Yields after each update."""
+        entry = (None if session is None else session.session_hash, request)
+        self.unfinished.append(entry)
         self.queue.submit(request)
         try:
             while not wait([request.done], timeout=_UPDATE_SECONDS).done:
                 # The length is a guess, so the bar stops short of its end.
                 progress(min(0.95, request.num_seconds / request.guessed_seconds), desc=_state(request))
+                yield
         finally:
-            self.unfinished.remove((session, request))
+            # It is not done if whoever iterates stopped: then nobody waits for it.
+            self.queue.cancel(request)
+            self.unfinished.remove(entry)
 
-    def cancel(self, session: gr.Request) -> None:
-        """Cancel all requests of a browser session."""
+    def cancel(self, session: gr.Request) -> str:
+        """Cancel all requests of a browser session; returns a player without anything to play."""
         for owner, request in list(self.unfinished):
             if owner == session.session_hash:
                 self.queue.cancel(request)
+        return ""
 
     def _speech_settings(self, checkpoint: Checkpoint, **given: float | None) -> SpeechSettings:
         """The experiment's own settings, replaced by the values of the page's fields."""
@@ -153,6 +257,18 @@ class Page:
         """Update the dropdown's choices from the disk; the selection stays if it still exists."""
         names = list(self.experiments.find())
         return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
+
+    def list_voices(self, experiment: str | None, chosen: str | None = None) -> dict:
+        """Update the choices of voices from the disk. The selection stays if it still exists; None is the default."""
+        checkpoint = self.experiments.find().get(experiment or "")
+        folder = None if checkpoint is None else experiment_of(checkpoint)
+        names = list(list_voices(folder))
+        if chosen is None or (chosen and chosen not in names):
+            chosen = self.voice if self.voice in names else ""
+            if folder is not None and not chosen:
+                with suppress(UserError):
+                    chosen = default_voice(folder).stem
+        return gr.update(choices=[(RECORDING, ""), *((name, name) for name in names)], value=chosen)
 
     def list_sampling(self, experiment: str | None) -> list[dict]:
         """Set the sampling fields to the experiment's own settings."""
@@ -178,89 +294,22 @@ def sampling_fields(infer: InferSettings) -> list[dict]:
     ]
 
 
-def build_page(page: Page) -> gr.Blocks:
-    """Build the page. It fetches nothing from other machines, and reports nothing to them."""
-    with gr.Blocks(title="Vallet", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
-        gr.Markdown(_INTRODUCTION)
-        with gr.Row():
-            with gr.Column(min_width=300):
-                texts, experiment, sampling = _build_inputs(page)
-                with gr.Row():
-                    button = gr.Button("Speak", variant="primary", elem_id="speak")
-                    cancel = gr.Button("Cancel", elem_id="cancel")
-            with gr.Column(min_width=300):
-                speech = gr.Audio(
-                    label="Speech", type="filepath", interactive=False, buttons=["download"], elem_id="speech"
-                )
-                line = gr.Markdown(label="Result", elem_id="line")
-                picture = gr.Image(
-                    label="Waveform and spectrogram",
-                    interactive=False,
-                    format="png",
-                    show_label=False,
-                    buttons=["fullscreen"],
-                    elem_id="picture",
-                )
-                history = gr.State([])
-                gr.render(inputs=[history], show_progress="hidden")(_show_history)
-        # Each request waits in its own thread for the queue, so as many run at once as may wait.
-        button.click(
-            page.speak,
-            inputs=[*texts, experiment, *sampling, history],
-            outputs=[speech, picture, line, history],
-            show_progress_on=[speech],
-            concurrency_limit=_MAX_WAITING,
-            api_name="speak",
-        )
-        # Not through gradio's queue, where it would wait behind the requests that it is to cancel.
-        cancel.click(page.cancel, queue=False, show_progress="hidden", api_name="cancel")
-        experiment.change(page.list_sampling, experiment, sampling, show_progress="hidden", api_visibility="private")
-        blocks.load(page.list_experiments, experiment, experiment, show_progress="hidden", api_visibility="private")
-    return blocks.queue(max_size=_MAX_QUEUED)
+def _result(speech: SpokenText, audio: Path) -> SpokenResult:
+    """The words of the speech, and files with subtitles beside its audio if it has words."""
+    notes = word_notes(speech.words, speech.suspects)
+    subtitles = [audio.with_suffix(f".{suffix}") for suffix in FORMATS if speech.words]
+    for path in subtitles:
+        write_subtitles(path, make_cues(speech.text, speech.words))
+    return SpokenResult(speech.text, speech.words, notes, subtitles)
 
 
-def _build_inputs(page: Page) -> tuple[list[gr.Component], gr.Dropdown, list[gr.Component]]:
-    """Build the fields of the text, the prompt and its text; the experiments; and the fields of sampling."""
-    found = page.experiments.find()
-    names = list(found)
-    top_k, top_p, temperature, seed, speed = sampling_fields(page.settings(Experiment.of(found[names[0]])))
-    texts: list[gr.Component] = [
-        gr.Textbox(label="Text", lines=3, max_lines=8, max_length=MAX_CHARACTERS, elem_id="text"),
-        gr.Audio(
-            label=f"Prompt, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
-            sources=["upload", "microphone"],
-            type="filepath",
-            buttons=[],
-            elem_id="prompt",
-        ),
-        gr.Textbox(label="Text of the prompt", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt_text"),
-    ]
-    # Custom values, as experiments that finish while the server runs are accepted, too.
-    experiment = gr.Dropdown(names, value=names[0], label="Experiment", allow_custom_value=True, elem_id="experiment")
-    with gr.Accordion("Sampling", open=False, elem_id="sampling"):
-        sampling: list[gr.Component] = [
-            gr.Number(label="Top-k", info="Sample among the k likeliest codes; 0: all", precision=0, **top_k),
-            gr.Slider(label="Top-p", info="Sample among the likeliest codes of this mass", step=0.01, **top_p),
-            gr.Slider(label="Temperature", info="Lower: safer; higher: more varied", step=0.01, **temperature),
-            gr.Number(label="Seed", info="The same seed gives the same speech", precision=0, **seed),
-            gr.Slider(label="Speed", info="Higher: faster, at the same pitch", step=0.05, **speed),
-        ]
-    return texts, experiment, sampling
-
-
-def _show_history(history: Sequence[Remembered]) -> None:
-    if history:
-        gr.Markdown("### History")
-    for entry in history:
-        if not entry.audio.is_file():
-            continue
-        gr.Audio(
-            entry.audio,
-            label=f"{entry.time} {textwrap.shorten(entry.text, _MAX_SHOWN, placeholder=' ...')}",
-            interactive=False,
-            buttons=["download"],
-            elem_classes="remembered",
-        )
+def _player(source: str) -> str:
+    """Plays an address at once, and goes away after it: the complete audio has a player of its own."""
+    hide = "this.parentElement.style.display='none'"
+    return (
+        f'<div class="live"><span>Playing</span><audio controls autoplay src="{source}" onended="{hide}" '
+        f'onerror="{hide}"></audio></div>'
+    )
 
 
 def _state(request: QueuedRequest) -> str:

@@ -23,8 +23,6 @@ from web.api import SpeechApi, build_api
 _MAX_UPLOAD = "64mb"
 # Enough for all waiting requests and for the page's other events.
 _MAX_THREADS = 64
-# Keep a long label beside the player's button, not below it.
-_CSS = ".remembered > label { max-width: calc(100% - 3rem); }"
 # After the last request is done, its answer may be on its way. An open page never closes its connection.
 _CLOSING_SECONDS = 2
 
@@ -125,12 +123,15 @@ def _page(app: FastAPI, api: SpeechApi, host: str, port: int) -> Iterator[None]:
     """Put the page into the application. What it writes is in a folder that is removed when the server ends."""
     import gradio as gr
 
-    from web.page import Page, build_page
+    from web.layout import CSS, build_page
+    from web.page import Page
 
     # Uploaded prompts and synthesized audio.
     with tempfile.TemporaryDirectory(prefix="vallet-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        blocks = build_page(Page(api.queue, api.experiments, api.own_settings, Path(folder), voice=api.voice))
+        page = Page(api.queue, api.experiments, api.own_settings, Path(folder), voice=api.voice)
+        page.live.mount(app)
+        blocks = build_page(page)
         blocks.max_threads = _MAX_THREADS
         gr.mount_gradio_app(
             app,
@@ -146,10 +147,14 @@ def _page(app: FastAPI, api: SpeechApi, host: str, port: int) -> Iterator[None]:
             show_error=False,
             max_file_size=_MAX_UPLOAD,
             footer_links=["api"],
-            css=_CSS,
+            css=CSS,
             # System fonts, so that the page fetches nothing from other machines.
             theme=gr.themes.Default(
                 primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+            ).set(
+                # Dark enough to be read.
+                block_info_text_color="*neutral_600",
+                block_info_text_color_dark="*neutral_300",
             ),
         )
         yield

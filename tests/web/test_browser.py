@@ -94,6 +94,23 @@ class Browser:
         self.find(f"{field} textarea").clear()
         self.find(f"{field} textarea").send_keys(text)
 
+    def paste(self, field: str, text: str) -> None:
+        """Set a long text at once."""
+        self.run(
+            "const field = document.querySelector(arguments[0]); field.value = arguments[1];"
+            "field.dispatchEvent(new Event('input'))",
+            f"{field} textarea",
+            text,
+        )
+
+    def choose(self, dropdown: str, label: str) -> None:
+        self.find(f"{dropdown} input").click()
+        self.wait(lambda: self.find(f"{dropdown} [role=option][aria-label='{label}']")).click()
+
+    def shown(self, selector: str) -> bool:
+        """Whether an element is there and can be seen."""
+        return any(one.is_displayed() for one in self.driver.find_elements(By.CSS_SELECTOR, selector))
+
     def upload(self, path: Path) -> None:
         self.find("#prompt input[type=file]").send_keys(str(path))
         self.wait(lambda: self.run(f"{FIND_AUDIO} return Boolean(audio)", "#prompt"))
@@ -126,10 +143,12 @@ class Browser:
 @pytest.fixture(scope="module")
 def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The page's address, and the log of the server."""
+    trained.give_word_times()
     port, log_path = free_port(), tmp_path_factory.mktemp("server") / "log"
     script = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
     flags = ["--stage", "5", "--log_dir", str(trained.log_dir), "--port", str(port), *SLOW]
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["VALLET_VOICES"] = str(log_path.parent / "voices")
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with log_path.open("w") as log:
         process = subprocess.Popen(["sh", str(script), *flags], env=environment, stderr=log)
@@ -243,11 +262,7 @@ def test_a_mistake_is_a_message(browser: Browser, trained: Trained, tmp_path: Pa
 
 def test_a_long_text_is_cancelled(browser: Browser, trained: Trained) -> None:
     prompt_audio, prompt_text = trained.prompt()
-    browser.run(
-        "const field = document.querySelector('#text textarea'); field.value = arguments[0];"
-        "field.dispatchEvent(new Event('input'))",
-        "\n\n".join([TEXT] * 20),
-    )
+    browser.paste("#text", "\n\n".join([TEXT] * 20))
     browser.upload(prompt_audio)
     browser.write("#prompt_text", prompt_text)
     browser.speak()
@@ -260,6 +275,60 @@ def test_a_long_text_is_cancelled(browser: Browser, trained: Trained) -> None:
     assert " s; " in browser.wait(lambda: browser.find("#line").text)
 
 
+def test_a_recording_is_saved_as_a_voice_and_speaks(browser: Browser, trained: Trained) -> None:
+    prompt_audio, prompt_text = trained.prompt()
+    browser.upload(prompt_audio)
+    browser.write("#prompt_text", prompt_text)
+    browser.find("#saving button").click()
+    browser.wait(lambda: browser.find("#save_voice").is_displayed())
+    browser.find("#save_voice").click()
+    browser.wait(lambda: "The voice has no name; write one" in browser.find("body").text)
+    browser.find("#voice_name input").send_keys("anna")
+    browser.find("#consent input").send_keys("Anna agreed.")
+    browser.find("#save_voice").click()
+    browser.wait(lambda: "The voice anna is saved and selected." in browser.find("body").text)
+    # The recording's fields are of no use with a saved voice.
+    browser.wait(lambda: browser.find("#voice input").get_property("value") == "anna")
+    browser.wait(lambda: not browser.shown("#recording"))
+
+    # It is still there on a new page, which begins with the recording, as the voice is not the experiment's own.
+    browser.open()
+    assert browser.find("#voice input").get_property("value") == "From the recording below"
+    browser.choose("#voice", "anna")
+    browser.wait(lambda: not browser.shown("#recording"))
+    browser.write("#text", "Tall trees.")
+    browser.speak()
+    assert " s; " in browser.wait(lambda: browser.find("#line").text)
+    browser.find("#words button").click()
+    browser.wait(lambda: "Tall" in browser.find("#words table").text)
+    links = [link.get_attribute("href") or "" for link in browser.driver.find_elements(By.CSS_SELECTOR, "#words a")]
+    assert {link.rsplit(".", 1)[1] for link in links if "." in link[-5:]} == {"srt", "vtt"}
+    browser.choose("#voice", "From the recording below")
+    browser.wait(lambda: browser.shown("#recording"))
+
+
+def test_speech_is_played_before_it_is_complete_and_cancel_stops_it(browser: Browser, trained: Trained) -> None:
+    prompt_audio, prompt_text = trained.prompt()
+    browser.paste("#text", "\n\n".join([TEXT] * 20))
+    browser.upload(prompt_audio)
+    browser.write("#prompt_text", prompt_text)
+    browser.speak()
+    playing = "const one = document.querySelector('#live audio'); return one ? one.currentTime : 0"
+    browser.wait(lambda: browser.run(playing) > 0)
+    # Neither the complete audio nor the line about it is there yet.
+    assert not browser.find("#line").text and not browser.run(f"{FIND_AUDIO} return Boolean(audio)", "#speech")
+    browser.find("#cancel").click()
+    browser.wait(lambda: "The request was cancelled" in browser.find("body").text)
+    browser.wait(lambda: not browser.driver.find_elements(By.CSS_SELECTOR, "#live audio"))
+
+    # Without playing at once, there is only the complete audio.
+    browser.find("#play input").click()
+    browser.write("#text", "Tall trees.")
+    browser.speak()
+    browser.wait(lambda: browser.find("#line").text)
+    assert browser.audio()["rms"] > 0.001 and not browser.driver.find_elements(By.CSS_SELECTOR, "#live audio")
+
+
 def test_a_new_experiment_is_offered_with_its_settings(browser: Browser, trained: Trained) -> None:
     second = Path(shutil.copytree(trained.nar, trained.log_dir / "second"))
     try:
@@ -267,8 +336,7 @@ def test_a_new_experiment_is_offered_with_its_settings(browser: Browser, trained
         settings["infer"]["seed"] = 9
         (second / "args.json").write_text(json.dumps(settings))
         browser.open()
-        browser.wait(lambda: browser.find("#experiment input")).click()
-        browser.wait(lambda: browser.find("#experiment [role=option][aria-label=second]")).click()
+        browser.choose("#experiment", "second")
         browser.find("#sampling button").click()
         browser.wait(lambda: browser.find("#sampling input[aria-label=Seed]").get_property("value") == "9")
     finally:

@@ -1,5 +1,6 @@
 """The page through its HTTP API, and its event handlers."""
 
+import io
 import re
 import shutil
 import socket
@@ -14,6 +15,8 @@ import gradio as gr
 import numpy as np
 import pytest
 import soundfile
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from gradio_client import Client, handle_file
 from gradio_client.client import Job
 from gradio_client.exceptions import AppError
@@ -24,13 +27,15 @@ from models.contract import Generation
 from synthesis.load import load_experiment
 from synthesis.queue import SynthesisQueue
 from synthesis.synthesizer import Request, Synthesizer
+from synthesis.voices import Voice, read_voice, write_voice
 from tests.conftest import free_port, tiny_infer
 from tests.support.pair import Trained
 from utils.audio import write_audio
 from utils.log import log
 from utils.prompts import prepare_prompt
 from web.experiments import ExperimentList
-from web.page import Page, Remembered, build_page, sampling_fields
+from web.layout import build_page
+from web.page import RECORDING, Page, Remembered, SpokenResult, sampling_fields
 
 TEXT = "Early birds often find small green apples."
 SAMPLING = {"top_k": 20, "top_p": 0.9, "temperature": 0.8, "seed": 7, "speed": 1.0}
@@ -40,6 +45,7 @@ SAMPLING = {"top_k": 20, "top_p": 0.9, "temperature": 0.8, "seed": 7, "speed": 1
 def copy(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A copy with a second experiment, for a test to remove."""
     own = Trained(Path(shutil.copytree(trained.folder, tmp_path_factory.mktemp("page") / "own")))
+    own.give_word_times()
     shutil.copytree(own.nar, own.log_dir / "removed")
     return own
 
@@ -85,15 +91,24 @@ def fields(trained: Trained) -> dict[str, Any]:
         "text": TEXT,
         "prompt_audio": handle_file(str(audio)),
         "prompt_text": prompt_text,
+        "voice": "",
         "experiment": "nar",
+        "play": False,
         **SAMPLING,
     }
+
+
+@pytest.fixture(autouse=True)
+def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the server's user."""
+    monkeypatch.setenv("VALLET_VOICES", str(tmp_path / "voices"))
+    return tmp_path / "voices"
 
 
 def test_the_page_gives_the_speech_of_stage_3(
     client: Client, fields: dict[str, Any], trained: Trained, synthesizer: Synthesizer, tmp_path: Path
 ) -> None:
-    audio, picture, line = client.predict(**fields, api_name="/speak")
+    audio, picture, line, player = client.predict(**fields, api_name="/speak")
     prompt_audio, prompt_text = trained.prompt()
     request = Request(TEXT, prompt_text, prepare_prompt(prompt_audio, prompt_text, 24000).audio)
     [speech] = synthesizer.with_settings(**SAMPLING).synthesize([request])
@@ -101,15 +116,15 @@ def test_the_page_gives_the_speech_of_stage_3(
     assert Path(audio).read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     assert re.fullmatch(r"nar_\d{6}\.wav", Path(audio).name)
     assert np.asarray(Image.open(picture)).std() > 20
-    assert line.startswith(f"{speech.seconds:.2f} s; ") and line.endswith("; seed 7")
-    again, _, _ = client.predict(**fields, api_name="/speak")
-    other, _, _ = client.predict(**{**fields, "seed": 8}, api_name="/speak")
+    assert line.startswith(f"{speech.seconds:.2f} s; ") and line.endswith("; seed 7") and not player
+    again, *_ = client.predict(**fields, api_name="/speak")
+    other, *_ = client.predict(**{**fields, "seed": 8}, api_name="/speak")
     assert Path(again).read_bytes() == Path(audio).read_bytes() != Path(other).read_bytes()
 
 
 def test_fields_that_are_left_out_have_the_values_of_the_experiment(client: Client, fields: dict[str, Any]) -> None:
     given = {name: fields[name] for name in ("text", "prompt_audio", "prompt_text")}
-    _, _, line = client.predict(**given, api_name="/speak")
+    _, _, line, _ = client.predict(**given, api_name="/speak")
     assert line.endswith("; seed 0")
 
 
@@ -140,7 +155,7 @@ def test_requests_of_several_users_form_a_batch(
     is_free.set()
     results = [job.result(60) for job in jobs]
     assert sizes == [1, 3]
-    assert all(len(soundfile.read(audio)[0]) for audio, _, _ in results)
+    assert all(len(soundfile.read(audio)[0]) for audio, *_ in results)
 
 
 def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
@@ -175,7 +190,7 @@ def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
     short = other.submit(**fields, api_name="/speak")
     wait_until(lambda: len(page.queue._waiting) == 2)
     has_two_users.set()
-    audio, _, line = short.result(60)
+    audio, _, line, _ = short.result(60)
     assert Path(audio).read_bytes() == Path(alone).read_bytes() and "parts" not in line
     [(owner, request)] = page.unfinished
     assert owner == client.session_hash and len(request.parts) == 8
@@ -185,7 +200,7 @@ def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
     is_cancelled.set()
     with pytest.raises(AppError, match="The request was cancelled"):
         job.result(60)
-    _, _, line = client.predict(**{**fields, "text": f"{TEXT}\n\n{TEXT}"}, api_name="/speak")
+    _, _, line, _ = client.predict(**{**fields, "text": f"{TEXT}\n\n{TEXT}"}, api_name="/speak")
     assert re.match(r"\d+\.\d\d s; 2 parts; ", line)
     assert sizes == [8, 8, 1, 8, 2]
 
@@ -203,13 +218,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "nothing to say": ({"text": "?!"}, "The text '?!' has nothing that can be spoken"),
     "markup": ({"text": "<>"}, "The text '&lt;&gt;' has nothing that can be spoken"),
     "no prompt": ({"prompt_audio": None}, "There is no prompt; upload or record"),
-    "no prompt text": ({"prompt_text": ""}, "The prompt's text is empty"),
+    "no prompt text": ({"prompt_text": ""}, "The recording's text is empty"),
     "a prompt text of marks": ({"prompt_text": "..."}, "The prompt's text '...' has nothing"),
     "no experiment": ({"experiment": None}, "There is no experiment"),
     "no seed": ({"seed": None}, "top-k, top-p, temperature, seed and speed each need a number"),
     "top_k below": ({"top_k": -1}, "-1 is less than minimum value 0"),
     "top_p above": ({"top_p": 1.1}, "1.1 is greater than maximum value 1"),
     "temperature of 0": ({"temperature": 0}, "0 is less than minimum value 0.1"),
+    "no such voice": ({"voice": "nobody"}, "The voice: no voice 'nobody'; there are none"),
     "one without a NAR": ({"experiment": "ar"}, "There is no experiment ar; reload the page"),
 }
 
@@ -276,7 +292,7 @@ def test_no_other_machine_was_contacted(client: Client, addresses: set[str]) -> 
 def test_a_new_experiment_is_offered(client: Client, page: Page, fields: dict[str, Any], copy: Trained) -> None:
     shutil.copytree(copy.nar, copy.log_dir / "new")
     assert page.list_experiments("nar")["choices"] == ["nar", "new"]
-    audio, _, _ = client.predict(**{**fields, "experiment": "new"}, api_name="/speak")
+    audio, *_ = client.predict(**{**fields, "experiment": "new"}, api_name="/speak")
     assert Path(audio).name.startswith("new_")
 
 
@@ -287,9 +303,105 @@ def test_the_history_is_short_and_newest_first(
     audio, prompt_text = trained.prompt()
     history: list[Remembered] = []
     for number in range(4):
-        *_, history = page.speak(f"Birds {number}.", str(audio), prompt_text, "nar", **SAMPLING, history=history)
+        fields = f"Birds {number}.", "", str(audio), prompt_text, "nar"
+        *_, (*_, history) = page.speak(*fields, **SAMPLING, play=False, history=history)
     assert [entry.text for entry in history] == ["Birds 3.", "Birds 2."]
     assert all(entry.audio.is_file() for entry in history)
+
+
+def test_a_saved_voice_speaks_as_its_recording(
+    client: Client, page: Page, fields: dict[str, Any], trained: Trained, voices: Path
+) -> None:
+    audio, text = trained.prompt()
+    update = page.save_voice(" anna ", "Anna  agreed.", "CC0", str(audio), text, "nar")
+    assert (update["choices"], update["value"]) == ([(RECORDING, ""), ("anna", "anna")], "anna")
+    saved = read_voice(voices / "anna.safetensors")
+    assert (saved.text, saved.consent, saved.licence) == (text, "Anna agreed.", "CC0")
+    [alone, by_voice] = (
+        client.predict(**{**fields, **given}, api_name="/speak")[0]
+        for given in ({}, {"voice": "anna", "prompt_audio": None, "prompt_text": ""})
+    )
+    assert Path(alone).read_bytes() == Path(by_voice).read_bytes()
+    # The voice that is chosen counts, whatever the recording's fields still have.
+    other = client.predict(**{**fields, "voice": "anna", "prompt_text": "Small."}, api_name="/speak")[0]
+    assert Path(other).read_bytes() == Path(alone).read_bytes()
+
+
+VOICE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "no name": ({"name": " "}, "The voice has no name"),
+    "a path": ({"name": "../anna"}, "no name for a voice; take 1 to 64 letters"),
+    "a name that is taken": ({"name": "ben"}, "There is a voice ben already; choose another name"),
+    "no recording": ({"prompt_audio": None}, "There is no prompt; upload or record"),
+    "no text": ({"prompt_text": " "}, "The recording's text is empty"),
+    "a text of marks": ({"prompt_text": "..."}, "has nothing that can be spoken"),
+    "control characters": ({"consent": "a\x00b"}, "consent: it has control characters"),
+    "no experiment": ({"experiment": "ar"}, "There is no experiment ar"),
+}
+
+
+@pytest.mark.parametrize("mistake", VOICE_MISTAKES)
+def test_a_voice_that_cannot_be_saved_is_a_message(
+    client: Client, page: Page, trained: Trained, voices: Path, mistake: str
+) -> None:
+    changes, words = VOICE_MISTAKES[mistake]
+    audio, text = trained.prompt()
+    given = {"name": "anna", "consent": "", "licence": "", "prompt_audio": str(audio), "prompt_text": text}
+    page.save_voice(**{**given, "name": "ben"}, experiment="nar")
+    with pytest.raises(gr.Error, match=f"(?i){re.escape(words)}") as error:
+        page.save_voice(**{**given, "experiment": "nar", **changes})
+    assert str(voices) not in str(error.value)
+    assert [path.name for path in voices.iterdir()] == ["ben.safetensors"] and not page.unfinished
+
+
+def test_the_default_voice_is_selected(page: Page, copy: Trained, synthesizer: Synthesizer, voices: Path) -> None:
+    """That of the server, or else the first in the experiment's own folder, or else the recording."""
+    assert page.list_voices("nar")["value"] == page.list_voices("none")["value"] == ""
+    audio, text = copy.prompt()
+    made = Voice.from_prompt(prepare_prompt(audio, text, 24000), synthesizer)
+    write_voice(made, voices / "anna.safetensors")
+    assert page.list_voices("nar")["value"] == ""
+    own = copy.nar / "voices" / "own.safetensors"
+    write_voice(made, own)
+    try:
+        assert page.list_voices("nar")["value"] == "own"
+        assert [page.list_voices("nar", chosen)["value"] for chosen in ("", "anna", "gone")] == ["", "anna", "own"]
+        assert replace(page, voice="anna").list_voices("nar")["value"] == "anna"
+    finally:
+        shutil.rmtree(own.parent)
+
+
+def test_speech_is_played_while_more_is_made(client: Client, page: Page, trained: Trained) -> None:
+    audio, prompt_text = trained.prompt()
+    long = "\n\n".join(f"{TEXT} {number}" for number in range(12))
+    app = FastAPI()
+    page.live.mount(app)
+    browser = TestClient(app)
+    fields = long, "", str(audio), prompt_text, "nar"
+    sources = []
+    for outputs in page.speak(*fields, **SAMPLING, play=True, history=[]):
+        player, result = outputs[3:5]
+        if isinstance(player, str) and player:
+            [source] = re.findall('src="([^"]+)"', player)
+            sources.append((source, isinstance(result, SpokenResult)))
+            mp3 = browser.get(f"/{source}")
+            assert mp3.headers["content-type"] == "audio/mpeg"
+    # The player came once, and only the last output has the result.
+    assert len(sources) == 1 and isinstance(result, SpokenResult)
+    samples, rate_hz = soundfile.read(io.BytesIO(mp3.content))
+    whole, _ = soundfile.read(outputs[0])
+    assert rate_hz == 24000 and len(samples) == pytest.approx(len(whole), abs=0.2 * rate_hz)
+    assert browser.get(f"/{source}").content == mp3.content
+    assert browser.get("/live/none.mp3").status_code == 404
+
+
+def test_words_come_with_subtitles(client: Client, page: Page, trained: Trained) -> None:
+    audio, prompt_text = trained.prompt()
+    *_, (path, _, _, _, result, _) = page.speak(
+        TEXT, "", str(audio), prompt_text, "nar", **SAMPLING, play=False, history=[]
+    )
+    assert [word["word"] for word in result.words] == TEXT.split() and len(result.notes) == len(result.words)
+    assert [one.suffix for one in result.subtitles] == [".srt", ".vtt"]
+    assert all(one.parent == path.parent and one.is_file() for one in result.subtitles)
 
 
 def test_sampling_follows_the_experiment_and_the_schema() -> None:
