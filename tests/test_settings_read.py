@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import vallet
 from config.schema import Section, Settings, TrainSettings, ValleExperiment
 from processors.codecs import build_codec, with_vocoder
 from processors.codecs.encodec import Encodec, build_encodec
@@ -88,6 +89,8 @@ def run_all_stages(folder: Path) -> None:
     infer(nar, folder / "batch", heard, "--infer_mode", "batch", "--test_list_file", str(folder / "list.txt"))
     single = ("--infer_mode", "single", "--continual", "--copysyn", "--infer_audio_prompt", prompt)
     infer(nar, folder / "single", {}, *single, "--infer_text_prompt", "early birds")
+    with vallet.load(nar) as tts:
+        list(tts.stream("quiet rivers", prompt=prompt, prompt_text="early birds"))
 
 
 def open_pretrained_codecs(config: Path, folder: Path, wave: torch.Tensor) -> None:

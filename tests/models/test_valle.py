@@ -153,7 +153,7 @@ def test_cached_equals_uncached_alone_and_in_a_batch(model, prompted) -> None:
     )
     for row, (own_text, own_codes) in enumerate(prompted):
         wanted, all_logits = uncached(model.ar, own_text, own_codes[:, 0], int(limits[row]))
-        assert together[row].codes.tolist() == wanted
+        assert together[row].codes[:, 0].tolist() == wanted
         assert together[row].stop_reason == ("cap" if len(wanted) == limits[row] else "eos")
         # The first logits differ on purpose: their end of speech is masked by the minimum length of 1.
         for step, logits in enumerate(all_logits[1:], start=1):
@@ -291,7 +291,7 @@ def test_the_codes_of_a_group_see_those_before_them_in_the_repetition_window(mod
     for row, generation in enumerate(rows):
         for frame in range(1, len(generation.codes)):
             _, history = sampler.seen[frame]
-            assert history[row, 3:].tolist() == generation.codes[:frame].tolist()
+            assert history[row, 3:].tolist() == generation.codes[:frame, 0].tolist()
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp32", SplitLinear), ("bf16", Bf16Linear), ("int8", Int8Linear)])
