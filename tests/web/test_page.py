@@ -116,7 +116,7 @@ def test_the_page_gives_the_speech_of_stage_3(
     assert Path(audio).read_bytes() == (tmp_path / "wanted.wav").read_bytes()
     assert re.fullmatch(r"nar_\d{6}\.wav", Path(audio).name)
     assert np.asarray(Image.open(picture)).std() > 20
-    assert line.startswith(f"{speech.seconds:.2f} s; ") and line.endswith("; seed 7") and not player
+    assert line.startswith(f"{speech.seconds:.2f} s; ") and "; seed 7" in line and not player
     again, *_ = client.predict(**fields, api_name="/speak")
     other, *_ = client.predict(**{**fields, "seed": 8}, api_name="/speak")
     assert Path(again).read_bytes() == Path(audio).read_bytes() != Path(other).read_bytes()
@@ -125,7 +125,7 @@ def test_the_page_gives_the_speech_of_stage_3(
 def test_fields_that_are_left_out_have_the_values_of_the_experiment(client: Client, fields: dict[str, Any]) -> None:
     given = {name: fields[name] for name in ("text", "prompt_audio", "prompt_text")}
     _, _, line, _ = client.predict(**given, api_name="/speak")
-    assert line.endswith("; seed 0")
+    assert "; seed 0" in line
 
 
 def test_requests_of_several_users_form_a_batch(
