@@ -26,7 +26,8 @@ CSS = """
 .remembered > label { max-width: calc(100% - 3rem); }
 .live { display: flex; align-items: center; gap: 0.75rem; }
 .live audio { flex: 1; min-width: 0; height: 2.5rem; }
-.hint { color: var(--body-text-color-subdued); }
+/* No room for what is not there yet. */
+#live:not(:has(audio)), #picture:not(:has(img)) { display: none; }
 """
 
 
@@ -36,13 +37,15 @@ class _Inputs:
 
     text: gr.Textbox
     voice: gr.Dropdown
-    recording: gr.Group
+    recording: gr.Column
     prompt_audio: gr.Audio
     prompt_text: gr.Textbox
     saving: tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]
     experiment: gr.Dropdown
     sampling: list[gr.Component]
     play: gr.Checkbox
+    speak: gr.Button
+    cancel: gr.Button
 
 
 def build_page(page: Page) -> gr.Blocks:
@@ -52,9 +55,6 @@ def build_page(page: Page) -> gr.Blocks:
         with gr.Row():
             with gr.Column(min_width=300):
                 inputs = _build_inputs(page)
-                with gr.Row():
-                    button = gr.Button("Speak", variant="primary", elem_id="speak")
-                    cancel = gr.Button("Cancel", elem_id="cancel")
             with gr.Column(min_width=300):
                 live = gr.HTML(elem_id="live")
                 speech = gr.Audio(
@@ -74,7 +74,7 @@ def build_page(page: Page) -> gr.Blocks:
                 gr.render(inputs=[history], show_progress="hidden")(_show_history)
         texts = [inputs.text, inputs.voice, inputs.prompt_audio, inputs.prompt_text]
         # Each request waits in its own thread for the queue, so as many run at once as may wait.
-        button.click(
+        inputs.speak.click(
             page.speak,
             inputs=[*texts, inputs.experiment, *inputs.sampling, inputs.play, history],
             outputs=[speech, picture, line, live, result, history],
@@ -83,7 +83,7 @@ def build_page(page: Page) -> gr.Blocks:
             api_name="speak",
         )
         # Not through gradio's queue, where it would wait behind the requests that it is to cancel.
-        cancel.click(page.cancel, outputs=live, queue=False, show_progress="hidden", api_name="cancel")
+        inputs.cancel.click(page.cancel, outputs=live, queue=False, show_progress="hidden", api_name="cancel")
         _connect_voices(page, blocks, inputs)
     return blocks.queue(max_size=_MAX_QUEUED)
 
@@ -138,7 +138,7 @@ def _build_inputs(page: Page) -> _Inputs:
         allow_custom_value=True,
         elem_id="voice",
     )
-    with gr.Group(elem_id="recording") as recording:
+    with gr.Column(elem_id="recording") as recording:
         prompt_audio = gr.Audio(
             label=f"Recording, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
             sources=["upload", "microphone"],
@@ -154,6 +154,15 @@ def _build_inputs(page: Page) -> _Inputs:
             elem_id="prompt_text",
         )
         saving = _build_saving()
+    play = gr.Checkbox(
+        value=True,
+        label="Play while it is made",
+        info="Off: play it when you like, once all of it is there.",
+        elem_id="play",
+    )
+    with gr.Row():
+        speak = gr.Button("Speak", variant="primary", min_width=120, elem_id="speak")
+        cancel = gr.Button("Cancel", min_width=120, elem_id="cancel")
     experiment = gr.Dropdown(
         names,
         value=names[0],
@@ -177,15 +186,9 @@ def _build_inputs(page: Page) -> _Inputs:
             gr.Number(label="Top-k", info="Sample among the k likeliest codes; 0: all", precision=0, **top_k),
             gr.Slider(label="Top-p", info="Sample among the likeliest codes of this mass; 1: all", step=0.01, **top_p),
         ]
-    play = gr.Checkbox(
-        value=True,
-        label="Play while it is made",
-        info="Off: play it when you like, once all of it is there.",
-        elem_id="play",
-    )
     # In the order of the handler's arguments, not of the page.
     ordered = [sampling[index] for index in (3, 4, 2, 1, 0)]
-    return _Inputs(text, voice, recording, prompt_audio, prompt_text, saving, experiment, ordered, play)
+    return _Inputs(text, voice, recording, prompt_audio, prompt_text, saving, experiment, ordered, play, speak, cancel)
 
 
 def _build_saving() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]:
@@ -234,14 +237,15 @@ def _show_words(result: SpokenResult | None) -> None:
             elem_id="marked",
         )
     with gr.Accordion("Word times and subtitles", open=False, elem_id="words"):
+        has_notes = any(result.notes)
         gr.Dataframe(
-            time_rows(result.words, result.notes),
-            headers=["Word", "Start (s)", "End (s)", "Note"],
-            column_widths=["35%", "18%", "18%", "29%"],
+            [row if has_notes else row[:3] for row in time_rows(result.words, result.notes)],
+            headers=["Word", "Start", "End", "Note"][: 4 if has_notes else 3],
+            column_widths=["130px", "80px", "80px", "190px"] if has_notes else ["50%", "25%", "25%"],
+            label="Seconds",
             max_height=260,
             interactive=False,
             buttons=["copy"],
-            wrap=True,
         )
         with gr.Row():
             for path in result.subtitles:

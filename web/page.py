@@ -305,10 +305,10 @@ def _result(speech: SpokenText, audio: Path) -> SpokenResult:
 
 def _player(source: str) -> str:
     """Plays an address at once, and goes away after it: the complete audio has a player of its own."""
-    hide = "this.parentElement.style.display='none'"
+    remove = "this.parentElement.remove()"
     return (
-        f'<div class="live"><span>Playing</span><audio controls autoplay src="{source}" onended="{hide}" '
-        f'onerror="{hide}"></audio></div>'
+        f'<div class="live"><span>Playing</span><audio controls autoplay src="{source}" onended="{remove}" '
+        f'onerror="{remove}"></audio></div>'
     )
 
 
