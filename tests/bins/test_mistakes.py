@@ -228,7 +228,11 @@ UNSPOKEN: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.fixture
-def error_of(trained: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> ErrorOf:
+def error_of(
+    trained: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> ErrorOf:
+    # The pretrained pair would be served where there is no other.
+    monkeypatch.setattr("bins.serve.PRETRAINED", tmp_path / "pretrained")
     audio, text = prompt(trained.corpus, "101")
     names = {
         "config": trained.config,

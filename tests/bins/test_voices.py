@@ -29,8 +29,10 @@ from utils.prompts import prepare_prompt
 
 @pytest.fixture(autouse=True)
 def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own folder."""
+    """The user's own folder; the pretrained pair, which has voices too, is out of sight."""
     monkeypatch.setenv("VALLET_VOICES", str(tmp_path / "voices"))
+    for module in ("utils.paths", "synthesis.load"):
+        monkeypatch.setattr(f"{module}.PRETRAINED", tmp_path / "pretrained")
     return tmp_path / "voices"
 
 

@@ -1,0 +1,57 @@
+"""The pretrained pair in the repository: complete, small, and it speaks as its card says."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import vallet
+from processors.codecs.speech_rvq import SpeechRVQ
+from utils.checkpoint import resolve_checkpoint
+from utils.paths import PRETRAINED
+
+MOST_BYTES = 25_000_000
+
+
+@pytest.fixture(scope="module")
+def tts() -> Iterator[vallet.TTS]:
+    with vallet.load() as tts:
+        yield tts
+
+
+def test_the_folder_is_small_and_has_no_state_of_a_training() -> None:
+    files = [path for path in PRETRAINED.rglob("*") if path.is_file() and "recipe" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+    checkpoint = resolve_checkpoint(PRETRAINED, "pretrained")
+    assert {path.name for path in checkpoint.path.iterdir()} == {"meta.json", "model.safetensors"}
+    with safe_open(checkpoint.weights, framework="pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
+    heads = json.loads((PRETRAINED / "attention_heads.json").read_text())
+    assert heads["checkpoint"] == checkpoint.path.name and heads["heads"]
+
+
+def test_its_codec_has_more_codebooks_than_the_pair_uses() -> None:
+    codec = SpeechRVQ.load(PRETRAINED / SpeechRVQ.file_name)
+    args = json.loads((PRETRAINED / "args.json").read_text())
+    assert codec.num_codebooks == 4 and args["preprocess"]["speech_rvq"]["num_codebooks"] == 2
+    meta = json.loads((resolve_checkpoint(PRETRAINED, "pretrained").path / "meta.json").read_text())
+    assert SpeechRVQ.load(PRETRAINED / SpeechRVQ.file_name, 2).fingerprint() == meta["codec"]
+
+
+def test_it_reads_numbers_as_words_and_finds_them(tts: vallet.TTS) -> None:
+    as_digits = tts.say("The ticket costs $5, and the train leaves at 9:30.")
+    as_words = tts.say("The ticket costs five dollars, and the train leaves at nine thirty.")
+    assert as_digits.error is None and torch.equal(as_digits.audio, as_words.audio)
+    assert [word["word"] for word in as_digits.words][3] == "$5,"
+    # A second has some three words. Speech that is not that of the text is much shorter or longer.
+    assert 2.5 < as_digits.seconds < 7
+
+
+def test_every_voice_of_its_own_speaks(tts: vallet.TTS) -> None:
+    own = {path.stem for path in (PRETRAINED / "voices").iterdir()}
+    assert len(own) >= 4 and own <= set(tts.voices)
+    for voice in sorted(own):
+        speech = tts.say("Good morning. It is a fine day.", voice=voice)
+        assert speech.error is None and 1 < speech.seconds < 5
