@@ -301,7 +301,7 @@ def test_a_recording_is_saved_as_a_voice_and_speaks(browser: Browser, trained: T
     browser.speak()
     assert " s; " in browser.wait(lambda: browser.find("#line").text)
     browser.find("#words button").click()
-    browser.wait(lambda: "Tall" in browser.find("#words table").text)
+    browser.wait(lambda: "Tall" in browser.find("#words").text)
     links = [link.get_attribute("href") or "" for link in browser.driver.find_elements(By.CSS_SELECTOR, "#words a")]
     assert {link.rsplit(".", 1)[1] for link in links if "." in link[-5:]} == {"srt", "vtt"}
     browser.choose("#voice", "From the recording below")
