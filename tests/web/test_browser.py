@@ -276,7 +276,7 @@ def test_a_long_text_is_cancelled(browser: Browser, trained: Trained) -> None:
     assert " s; " in browser.wait(lambda: browser.find("#line").text)
 
 
-def test_a_recording_is_saved_as_a_voice_and_speaks(browser: Browser, trained: Trained) -> None:
+def test_a_recording_is_saved_as_a_voice_and_speaks(browser: Browser, trained: Trained, tmp_path: Path) -> None:
     prompt_audio, prompt_text = trained.prompt()
     browser.upload(prompt_audio)
     browser.write("#prompt_text", prompt_text)
@@ -300,10 +300,12 @@ def test_a_recording_is_saved_as_a_voice_and_speaks(browser: Browser, trained: T
     browser.write("#text", "Tall trees.")
     browser.speak()
     assert " s; " in browser.wait(lambda: browser.find("#line").text)
-    browser.find("#words button").click()
+    browser.wait(lambda: browser.find("#words button")).click()
     browser.wait(lambda: "Tall" in browser.find("#words").text)
-    links = [link.get_attribute("href") or "" for link in browser.driver.find_elements(By.CSS_SELECTOR, "#words a")]
-    assert {link.rsplit(".", 1)[1] for link in links if "." in link[-5:]} == {"srt", "vtt"}
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    for suffix in ("srt", "vtt"):
+        browser.find("#words").find_element(By.XPATH, f".//button[contains(., 'Subtitles ({suffix})')]").click()
+        browser.wait(lambda suffix=suffix: any("Tall" in path.read_text() for path in tmp_path.glob(f"*.{suffix}")))
     browser.choose("#voice", "From the recording below")
     browser.wait(lambda: browser.shown("#recording"))
 
