@@ -35,7 +35,8 @@ FIRST_TEXT = "The train to the coast leaves at nine, and we should not be late."
 FIRST_PROMPT = "egs/tts/VALLE/prompt_examples/101_3101_000002_000000"
 # The settings under `preprocess` with which the pair's codes and phones were made.
 PAIR_SETTINGS = (
-    *("acoustic_token_extractor", "mel_rvq", "speech_rvq", "sample_rate", "phone_extractor", "language", "add_blank"),
+    *("acoustic_token_extractor", "mel_rvq", "speech_rvq", "sample_rate"),
+    *("phone_extractor", "language", "add_blank", "normalize_text"),
 )
 
 
