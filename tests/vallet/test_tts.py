@@ -234,9 +234,19 @@ def test_a_module_that_is_imported_already_is_named(tmp_path: Path) -> None:
 
 
 def test_all_packages_are_checked() -> None:
-    code = f"import sys, vallet; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {set(OURS)}))"
+    code = (
+        f"import sys, vallet; vallet.load; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {set(OURS)}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == sorted({*PACKAGES, "vallet"})
+
+
+def test_the_import_alone_does_not_wait_for_torch() -> None:
+    code = "import sys, vallet; print('torch' in sys.modules, *(hasattr(vallet, name) for name in vallet.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", *["True"] * 4]
+    with pytest.raises(AttributeError, match="has no attribute 'lode'"):
+        vallet.lode  # noqa: B018
 
 
 OURS = [path.parent.name for path in ROOT.glob("*/__init__.py")]
