@@ -5,6 +5,7 @@ from typing import Any
 
 import librosa
 import numpy as np
+import torch
 
 from evaluation.recognizers import RATE_HZ
 from utils.errors import UserError, first_line
@@ -28,6 +29,9 @@ class Dnsmos:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Threads that wait by spinning slow each other down where there are fewer cores than threads.
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._p835, self._p808 = (
             onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
             for name in FILES
