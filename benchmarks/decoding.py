@@ -220,8 +220,8 @@ def _group_rows(settings: ValleSettings, precision: Precision, device: torch.dev
                 repeats=1,
             )
         ratio = (found[0].seconds or seconds) / seconds if found else None
-        frames = "1 frame a step" if group_size == 1 else f"{group_size} frames a step"
-        job = f"AR, {precision}, {CLIP_SECONDS} s clip, sampled, {frames}"
+        steps = f"{NUM_NEW / CLIP_SECONDS / group_size:g} steps a second of audio"
+        job = f"AR, {precision}, {CLIP_SECONDS} s clip, sampled, group_size {group_size}: {steps}"
         found.append(Row(job, seconds, NUM_NEW / seconds, "frame/s", peak.mib, ratio))
     return found
 

@@ -62,8 +62,10 @@ def test_every_row_of_decoding_is_measured_and_judged_by_its_own_goal(
     monkeypatch.setattr(decoding, "LONG_CONTEXT", 300)
     rows = decoding.rows(settings.model, CPU, full=False)
     measured = [row for row in rows if row.note != "not measured"]
-    groups = [row for row in measured if "a step" in row.job]
-    assert [re.search(r"(\d) frames? a step", row.job).group(1) for row in groups] == ["1", "2", "4"]
+    groups = [row for row in measured if "group_size" in row.job]
+    found = [re.search(r"group_size (\d): ([\d.]+) steps a second of audio", row.job).groups() for row in groups]
+    # NUM_NEW frames are a clip of 4 s.
+    assert found == [("1", "25"), ("2", "12.5"), ("4", "6.25")]
     assert all(row.rate == pytest.approx(100 / row.seconds) and not row.goal for row in groups)
     assert [row.speedup for row in groups] == [None, *(groups[0].seconds / row.seconds for row in groups[1:])]
     measured = [row for row in measured if row not in groups]
