@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-web faults lint bench clean
+.PHONY: install demo test test-web test-docker faults lint bench clean
 
 install: $(STAMP)
 
@@ -31,6 +31,10 @@ test-web: $(STAMP)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ echo "a browser is needed: apt-get install chromium chromium-driver"; exit 1; }
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m browser tests/web
+
+# What the Dockerfile installs, in a new environment of PYTHON's version, without Docker.
+test-docker: $(STAMP)
+	$(BIN)/python -m pytest -m docker tests/test_docker.py
 
 faults: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.support.faults

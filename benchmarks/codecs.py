@@ -1,4 +1,4 @@
-"""Every codec of the project at its full size, with seeded weights: encoding in batches, and decoding."""
+"""Every codec of the project at its full size, most with seeded weights: encoding in batches, and decoding."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,9 +7,12 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Row, seconds_of
+from config.schema import CodecSettings
 from processors.codecs.base import Codec
 from processors.codecs.encodec import Encodec, build_encodec
 from processors.codecs.vocos import EncodecVocos, VocosNet
+from utils.config import load_settings
+from utils.paths import PRETRAINED, ROOT
 
 # Seconds of each clip, and clips in a batch.
 CLIP_SECONDS, BATCH = 6.0, 4
@@ -60,6 +63,8 @@ def codecs() -> Iterator[tuple[str, Build]]:
         yield f"DAC {rate_hz / 1000:g} kHz", partial(_dac, sizes)
     yield "Mimi", _mimi
     yield "X-Codec 2", _xcodec2
+    yield "MelRVQ", _mel_rvq
+    yield "SpeechRVQ", _speech_rvq
 
 
 def _vocos() -> Codec:
@@ -91,3 +96,17 @@ def _xcodec2() -> Codec:
     from processors.codecs.xcodec2 import XCodec2
 
     return XCodec2(Xcodec2Model(Xcodec2Config()))
+
+
+def _mel_rvq() -> Codec:
+    from processors.codecs.mel_rvq import CODEBOOK_SIZE, MelRVQ
+
+    settings = load_settings(ROOT / "config" / "valle.json", CodecSettings, root=ROOT).preprocess.mel_rvq
+    codebooks = torch.randn(settings.num_codebooks, CODEBOOK_SIZE, settings.num_mels)
+    return MelRVQ(codebooks, torch.ones(settings.num_codebooks), settings, 24000)
+
+
+def _speech_rvq() -> Codec:
+    from processors.codecs.speech_rvq import SpeechRVQ
+
+    return SpeechRVQ.load(PRETRAINED / SpeechRVQ.file_name)

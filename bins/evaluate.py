@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli import Parser, find_path, run
+from utils.cli import Parser, find_config, find_path, run
 from utils.paths import ROOT
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def build_test_lists(flags: argparse.Namespace) -> None:
     from utils.config import load_settings, resolve_path
 
     name = flags.build_test_lists
-    config = find_path(flags.config or "egs/tts/VALLE/exp_config.json", "--config")
+    config = find_config(flags.config)
     settings = load_settings(config, Settings, [*flags.set, f'dataset=["{name}"]'], root=ROOT)
     rows = read_corpus(name, resolve_path(settings.dataset_path[name], ROOT), settings.preprocess)
     write_test_lists([row for row in rows if row.split == "test"], Path(flags.eval_output_dir).absolute())

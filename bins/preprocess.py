@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.cli import Parser, find_path, run
+from utils.cli import Parser, find_config, find_path, run
 from utils.paths import ROOT
 
 DESCRIPTION = "Stage 1: read the corpora of a config and write their phones and codes."
@@ -17,7 +17,9 @@ DESCRIPTION = "Stage 1: read the corpora of a config and write their phones and 
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION)
-    parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE")
+    parser.add_argument(
+        "--config", "-c", metavar="FILE", help="settings (default: egs/tts/VALLE/exp_config.json, if it exists)"
+    )
     parser.add_argument("--num_workers", type=int, metavar="N", help="worker processes that read audio and phonemize")
     parser.add_argument("--show_text", metavar="TEXT", help="only print how a text is read; needs no corpus")
     parser.add_argument("--infer_expt_dir", metavar="DIR", help="with --show_text: as this experiment reads it")
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None) -> int:
     overrides = list(flags.set)
     if flags.num_workers is not None:
         overrides.append(f"preprocess.num_workers={flags.num_workers}")
-    settings = load_settings(find_path(flags.config, "--config"), Settings, overrides, root=ROOT)
+    settings = load_settings(find_config(flags.config), Settings, overrides, root=ROOT)
     device = pick_device()
     # Ranks wait for the slowest one, which may take days.
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=7))
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def check_codec(clip: Path, config: str, overrides: Sequence[str]) -> int:
+def check_codec(clip: Path, config: str | None, overrides: Sequence[str]) -> int:
     """Print what the codec of a config does to a clip; returns 1 if the result is not sane."""
     from config.schema import CodecSettings
     from processors.codecs import build_codec, codec_class, with_vocoder
@@ -97,7 +99,7 @@ def check_codec(clip: Path, config: str, overrides: Sequence[str]) -> int:
     set_up_logging()
     # The corpora of the config need not exist, nor be named.
     no_corpus = ('dataset=["custom"]', "dataset_path.custom=")
-    settings = load_settings(find_path(config, "--config"), CodecSettings, [*overrides, *no_corpus], root=ROOT)
+    settings = load_settings(find_config(config), CodecSettings, [*overrides, *no_corpus], root=ROOT)
     preprocess = settings.preprocess
     kind = codec_class(preprocess.acoustic_token_extractor)
     own_file = resolve_path(preprocess.processed_dir, ROOT) / kind.file_name if kind.is_fitted else None
@@ -121,7 +123,7 @@ def check_codec(clip: Path, config: str, overrides: Sequence[str]) -> int:
     return 1 if found.problems else 0
 
 
-def show_text(text: str, config: str, experiment: str | None, overrides: Sequence[str]) -> int:
+def show_text(text: str, config: str | None, experiment: str | None, overrides: Sequence[str]) -> int:
     """Print a text, its normalized form and its phones, with the settings of a config or of an experiment."""
     from config.schema import TextSettings
     from models.experiment import Experiment
@@ -138,7 +140,7 @@ def show_text(text: str, config: str, experiment: str | None, overrides: Sequenc
     if experiment is None:
         # The corpora of the config need not exist, nor be named.
         no_corpus = ('dataset=["custom"]', "dataset_path.custom=")
-        settings = load_settings(find_path(config, "--config"), TextSettings, [*overrides, *no_corpus], root=ROOT)
+        settings = load_settings(find_config(config), TextSettings, [*overrides, *no_corpus], root=ROOT)
         preprocess = settings.preprocess
     else:
         folder = Experiment.of(resolve_checkpoint(find_path(experiment, "--infer_expt_dir"), "--infer_expt_dir"))

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from utils.cli import Parser, find_path, run
+from utils.cli import Parser, find_config, find_path, run
 from utils.errors import UserError
 from utils.paths import PRETRAINED, ROOT
 
@@ -16,9 +16,7 @@ KEY_VARIABLE = "VALLET_API_KEY"
 def parse(arguments: Sequence[str] | None, description: str, prog: str, port: int) -> argparse.Namespace:
     """The flags of the API, which stage 5 has, too."""
     parser = Parser(description, prog=prog)
-    parser.add_argument(
-        "--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE", help="config with the log_dir"
-    )
+    parser.add_argument("--config", "-c", metavar="FILE", help="config with the log_dir (default: the recipe's)")
     parser.add_argument("--infer_expt_dir", metavar="DIR", help="the experiment that is selected at first")
     parser.add_argument("--infer_voice", metavar="NAME", help="the voice of requests that name none")
     parser.add_argument("--log_dir", metavar="DIR", help="parent folder of the experiments; default: the config's")
@@ -66,7 +64,7 @@ def serve_experiments(flags: argparse.Namespace, has_page: bool) -> int:
     else:
         # Synthesis needs no corpus, so its path may still be a placeholder.
         no_corpus = ('dataset=["custom"]', "dataset_path.custom=.")
-        config = find_path(flags.config, "--config")
+        config = find_config(flags.config)
         log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
     first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
 

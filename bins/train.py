@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from utils.cli import Parser, find_path, run, true_or_false
+from utils.cli import Parser, find_config, find_path, run, true_or_false
 from utils.paths import ROOT
 
 DESCRIPTION = "Stage 2: train the AR model (--model_train_stage 1), then the NAR model (2), or both at once (0)."
@@ -10,7 +10,9 @@ DESCRIPTION = "Stage 2: train the AR model (--model_train_stage 1), then the NAR
 
 def main(arguments: Sequence[str] | None) -> int:
     parser = Parser(DESCRIPTION)
-    parser.add_argument("--config", "-c", default="egs/tts/VALLE/exp_config.json", metavar="FILE")
+    parser.add_argument(
+        "--config", "-c", metavar="FILE", help="settings (default: egs/tts/VALLE/exp_config.json, if it exists)"
+    )
     parser.add_argument("--name", "-n", required=True, help="experiment: its folder is <log_dir>/NAME")
     parser.add_argument("--model_train_stage", type=int, choices=(0, 1, 2), required=True)
     parser.add_argument("--ar_model_ckpt_dir", metavar="DIR", help="the trained AR model, for stage 2")
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from utils.device import require_asked_gpus
 
     require_asked_gpus()
-    settings = load_settings(find_path(flags.config, "--config"), Settings, flags.set, root=ROOT)
+    settings = load_settings(find_config(flags.config), Settings, flags.set, root=ROOT)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_preprocessed(settings)
     # Limits that the config leaves null are measured on the corpus, and saved with the experiment.

@@ -39,8 +39,9 @@ class MelRVQSettings(Section):
 class SpeechRVQOptions(Section):
     """How the learned codec is used. Its architecture is in the file with its weights."""
 
-    num_codebooks: Annotated[int, Field(ge=2)] = Field(
-        description="how many of its codebooks are used, from the first on; model.num_quantizers must be the same"
+    num_codebooks: Annotated[int, Field(ge=2)] | None = Field(
+        description="how many of its codebooks are used, from the first on; null: all; model.num_quantizers must be "
+        "the same"
     )
 
 

@@ -1,9 +1,18 @@
-"""The Dockerfile and compose.yaml. No image is built here: each step is checked against the repository."""
+"""The Dockerfile and compose.yaml. No image is built here: each step is checked against the repository.
+
+The test marked `docker` installs what the image has.
+"""
 
 import json
+import os
 import re
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -124,3 +133,52 @@ def test_compose_uses_the_image_as_it_is(service: str) -> None:
     flags = bins.serve.parse(["--api_key", "a"], bins.serve.DESCRIPTION, "serve.py", 8000)
     assert int(found["stop_grace_period"].removesuffix("s")) > flags.drain_seconds
     assert found.get("profiles", []) == (["gpu"] if service.endswith("gpu") else [])
+
+
+@pytest.mark.docker
+def test_what_is_installed_serves(tmp_path: Path) -> None:
+    """The steps of the Dockerfile in a new environment, but for its user and folders, which need root."""
+    app, environment = tmp_path / "app", dict(os.environ)
+    for name in ("PYTHONPATH", "VIRTUAL_ENV", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        environment.pop(name, None)
+    environment.update(given.split("=") for line in arguments("ENV") for given in line.split())
+    environment.update(given.split("=") for given in arguments("ARG"))
+    environment.update(VALLET_VOICES=str(tmp_path / "voices"), CUDA_VISIBLE_DEVICES="")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    environment["PATH"] = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{environment['PATH']}"
+    app.mkdir()
+    # In the order of the Dockerfile: what is installed first must not need what is copied later.
+    for name, given in INSTRUCTIONS:
+        if name == "COPY":
+            *sources, target = given.split()
+            for source in sources:
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(ROOT / source, app / target)
+        elif name == "RUN" and not given.startswith("useradd"):
+            done = subprocess.run(["sh", "-c", given], cwd=app, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{given}:\n{done.stderr}"
+
+    [entry], [command] = (list(map(json.loads, arguments(name))) for name in ("ENTRYPOINT", "CMD"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    changes = {"8000": port, "/models": str(tmp_path), "0.0.0.0": "127.0.0.1"}
+    started = [changes.get(given, given) for given in [*entry, *command]]
+    check = [given.replace("8000", port) for given in json.loads(arguments("HEALTHCHECK")[0].split("CMD", 1)[1])]
+    server = subprocess.Popen(started, cwd=app, env=environment)
+    try:
+        # The start period of the Dockerfile, and more for a busy machine.
+        deadline = time.monotonic() + 600
+        while server.poll() is None and time.monotonic() < deadline:
+            if subprocess.run(check, env=environment, capture_output=True).returncode == 0:
+                break
+            time.sleep(1)
+        else:
+            pytest.fail("the server does not answer")
+        server.send_signal(getattr(signal, arguments("STOPSIGNAL")[0]))
+        assert server.wait(timeout=120) == 0
+    finally:
+        server.kill()
+        server.wait()

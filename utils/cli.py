@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from utils.errors import UserError
-from utils.paths import ROOT
+from utils.paths import RECIPE_CONFIG, ROOT
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,6 +52,13 @@ def find_path(path: str, flag: str, beside: Path | None = None) -> Path:
     except (OSError, RuntimeError, ValueError):
         pass  # Not a valid file name, or an unknown home folder.
     raise UserError(f"{flag}: no such file or folder: {path}")
+
+
+def find_config(path: str | None) -> Path:
+    """The config that `--config` names; without it the recipe's, or the defaults alone in an installed package."""
+    if path is not None:
+        return find_path(path, "--config")
+    return RECIPE_CONFIG if RECIPE_CONFIG.is_file() else ROOT / "config" / "valle.json"
 
 
 def run(program: Callable[[Sequence[str] | None], int]) -> NoReturn:

@@ -29,7 +29,7 @@ class SpeechRVQ(Codec):
         if (num_codebooks or 0) > settings.num_codebooks:
             raise UserError(
                 f"preprocess.speech_rvq.num_codebooks: {num_codebooks} is more than the {settings.num_codebooks} "
-                "codebooks of the codec"
+                f"codebooks of the codec; set it to one of 2 to {settings.num_codebooks}, or to null for all"
             )
         self.net = net.eval().requires_grad_(False)
         self.settings = settings

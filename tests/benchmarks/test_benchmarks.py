@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import bins.bench
-from benchmarks import agreement, decoding, first_audio, measure, startup, streaming, training
+from benchmarks import agreement, codecs, decoding, first_audio, measure, startup, streaming, training
 from benchmarks.measure import Row, peak_memory, seconds_of, table
 from config.schema import Settings, ValleExperiment
 from models.valle.generate import ARGenerator
 from modules.attention import SelfAttention
 from modules.masks import prefix_lm_mask
+from processors.codecs import CODECS
 from processors.manifest import list_shards, read_shards, write_shard
 from tests.conftest import ROOT, tiny_model
 from utils.config import load_settings
@@ -270,3 +271,18 @@ def test_a_corpus_on_disk_is_read_to_its_end_and_repeated(
 def test_the_first_audio_is_not_measured_without_a_voice(tmp_path: Path) -> None:
     [row] = first_audio.rows(tmp_path)
     assert row.note == "not measured" and row.goal_met is None
+
+
+def test_every_codec_has_rows() -> None:
+    names = [re.sub("[^a-z0-9]", "", name.lower()) for name, _ in codecs.codecs()]
+    assert all(any(name.startswith(codec.lower()) for name in names) for codec in CODECS)
+
+
+@pytest.mark.parametrize("name", ["MelRVQ", "SpeechRVQ"])
+def test_the_embedded_codecs_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codecs, "CLIP_SECONDS", 0.5)
+    build = dict(codecs.codecs())[name]
+    monkeypatch.setattr(codecs, "codecs", lambda: iter([(name, build)]))
+    rows = codecs.rows(CPU, full=False)
+    assert [row.job for row in rows] == [f"{name}, encoding", f"{name}, decoding"]
+    assert all(row.rate for row in rows)

@@ -1,15 +1,22 @@
 """The pretrained pair in the repository: complete, small, and it speaks as its card says."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 import torch
 from safetensors import safe_open
 
+import bins.preprocess
 import vallet
+from config.schema import Settings
+from processors.codecs import build_codec, check_model
 from processors.codecs.speech_rvq import SpeechRVQ
+from tests.conftest import ROOT
 from utils.checkpoint import resolve_checkpoint
+from utils.config import load_settings
+from utils.errors import UserError
 from utils.paths import PRETRAINED
 
 MOST_BYTES = 25_000_000
@@ -38,6 +45,29 @@ def test_its_codec_has_more_codebooks_than_the_pair_uses() -> None:
     assert codec.num_codebooks == 4 and args["preprocess"]["speech_rvq"]["num_codebooks"] == 2
     meta = json.loads((resolve_checkpoint(PRETRAINED, "pretrained").path / "meta.json").read_text())
     assert SpeechRVQ.load(PRETRAINED / SpeechRVQ.file_name, 2).fingerprint() == meta["codec"]
+
+
+def test_its_codec_starts_by_the_settings_of_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("preprocess.acoustic_token_extractor=SpeechRVQ", "preprocess.sample_rate=16000")
+    clip = ROOT / "egs" / "tts" / "VALLE" / "prompt_examples" / "101_3101_000002_000000.wav"
+    flags = [flag for change in changes for flag in ("--set", change)]
+    assert bins.preprocess.main([*flags, "--check_codec", str(clip)]) == 0
+    assert "4 codebooks of 1024, 2.00 kbit/s" in capsys.readouterr().out
+
+    # A model must have as many codebooks as the file. The documents say how many that is.
+    config = ROOT / "config" / "valle.json"
+    no_corpus = ('dataset=["custom"]', "dataset_path.custom=.")
+    settings = load_settings(config, Settings, [*changes, *no_corpus], root=ROOT)
+    codec = build_codec(settings.preprocess, None, ROOT, torch.device("cpu"))
+    assert codec.num_codebooks == 4
+    with pytest.raises(UserError, match=r"model\.num_quantizers and .* must be the codec's, 4 and 1024"):
+        check_model(codec, settings.model)
+    check_model(codec, settings.model.model_copy(update={"num_quantizers": 4}))
+    for document in ("README.md", "egs/tts/VALLE/README.md"):
+        [row] = [
+            line for line in (ROOT / document).read_text().splitlines() if re.match(r"\|.*SpeechRVQ.* 16 kHz", line)
+        ]
+        assert "| 50 | 4 of 1024 | 2 | 50 |" in row
 
 
 def test_it_reads_numbers_as_words_and_finds_them(tts: vallet.TTS) -> None:

@@ -494,15 +494,18 @@ def test_speech_rvq_uses_the_first_codebooks(saved_speech_rvq: Path, speech: lis
     settings = {"acoustic_token_extractor": "SpeechRVQ", "codec_checkpoint": str(saved_speech_rvq)}
     codecs = [
         build_codec(settings_with(**settings, speech_rvq={"num_codebooks": num}), None, ROOT, torch.device("cpu"))
-        for num in (8, 3)
+        for num in (8, 3, None)
     ]
-    assert [codec.num_codebooks for codec in codecs] == [8, 3]
+    assert [codec.num_codebooks for codec in codecs] == [8, 3, 8]
+    assert codecs.pop().fingerprint() == codecs[0].fingerprint()
     assert codecs[0].fingerprint() != codecs[1].fingerprint()
     every, first = (codec.encode(*batch_of(speech[:2]))[0] for codec in codecs)
     assert torch.equal(every[..., :3], first)
     decoded = [codec.decode(first, torch.tensor([20, 20]))[0] for codec in codecs]
     assert torch.equal(*decoded)
-    with pytest.raises(UserError, match=r"preprocess\.speech_rvq\.num_codebooks: 9 is more than the 8"):
+    with pytest.raises(
+        UserError, match=r"preprocess\.speech_rvq\.num_codebooks: 9 is more than the 8.*set it to one of 2 to 8"
+    ):
         build_codec(settings_with(**settings, speech_rvq={"num_codebooks": 9}), None, ROOT, torch.device("cpu"))
 
 

@@ -145,14 +145,20 @@ case $stage in
 esac
 
 # Use the active environment if the project is installed in it (a bare conda base is active, too), else that of make.
-has_project() {
-    "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ["accelerate", "encodec", "lhotse", "phonemizer", "json5", "num2words", "sentencex"])))' 2>/dev/null
-}
-if { [ -n "${VIRTUAL_ENV:-}" ] || [ -n "${CONDA_PREFIX:-}" ]; } && has_project python; then
-    python=python
-elif [ -x "$root/.venv/bin/python" ]; then
+# These are the packages that every stage imports: others, such as encodec and phonemizer, may have been removed.
+python=''
+lacks=''
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    lacks=$(python -c 'from importlib.util import find_spec
+needed = "json5", "numpy", "pydantic", "safetensors", "soundfile", "torch", "torchaudio", "tqdm"
+print(*[name for name in needed if find_spec(name) is None])' 2>/dev/null) || lacks=Python
+    [ -n "$lacks" ] || python=python
+fi
+if [ -z "$python" ] && [ -x "$root/.venv/bin/python" ]; then
     python=$root/.venv/bin/python
-else
+    [ -z "$lacks" ] || echo "run.sh: using $root/.venv, as the active environment has no $lacks" >&2
+elif [ -z "$python" ]; then
+    [ -z "$lacks" ] || echo "run.sh: the active environment has no $lacks" >&2
     echo "run.sh: no environment; run 'make install' in $root, or activate one that has the project installed" >&2
     exit 1
 fi
