@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Import heavy libraries only after the flags are checked.
     from synthesis.load import find_pretrained
-    from synthesis.voices import describe, find_voice, list_voices, read_voice
+    from synthesis.voices import describe, find_removable_voice, find_voice, list_voices, read_voice
     from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.errors import UserError
     from utils.log import log, set_up_logging
@@ -77,12 +77,13 @@ def main(arguments: Sequence[str] | None) -> int:
             except UserError as error:
                 print(f"{name}\t{error}")
         return 0
-    path = find_voice(flags.name, experiment, flags.action)
     if flags.action == "show":
-        print(describe(path))
-    else:
-        path.unlink()
-        log.info("%s is removed", path)
+        print(describe(find_voice(flags.name, experiment, "show")))
+        return 0
+    # Without the flag, only the user's own folder counts.
+    path = find_removable_voice(flags.name, experiment if flags.infer_expt_dir is not None else None)
+    path.unlink()
+    log.info("%s is removed", path)
     return 0
 
 

@@ -17,6 +17,7 @@ from synthesis.spoken_languages import choose_language, split_language_tag
 from synthesis.synthesizer import Synthesizer
 from utils.errors import UserError, first_line
 from utils.files import atomic_write
+from utils.paths import PRETRAINED
 from utils.prompts import MAX_SECONDS, Prompt, prepare_prompt
 
 SUFFIX = ".safetensors"
@@ -226,6 +227,18 @@ def find_voice(name: str, experiment: Path | None, flag: str) -> Path:
         return voices[name]
     there = f"there are {', '.join(voices)}" if voices else "there are none"
     raise UserError(f"{flag}: no voice {name!r}; {there}; bins/voices.py add makes one")
+
+
+def find_removable_voice(name: str, experiment: Path | None) -> Path:
+    """The file of a voice that `remove` may delete: in the experiment's folder if one is given, or in the user's.
+
+    Raises UserError if there is none, or if it comes with the pretrained pair.
+    """
+    own = list_voices(experiment).get(name)
+    shipped = (PRETRAINED / "voices").resolve()
+    if name in list_voices(PRETRAINED) and (own is None or own.resolve().parent == shipped):
+        raise UserError(f"remove: {name!r} comes with the pretrained pair, and is not removed")
+    return find_voice(name, experiment, "remove")
 
 
 def describe(path: Path) -> str:

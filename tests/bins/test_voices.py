@@ -31,7 +31,7 @@ from utils.prompts import prepare_prompt
 def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's own folder; the pretrained pair, which has voices too, is out of sight."""
     monkeypatch.setenv("VALLET_VOICES", str(tmp_path / "voices"))
-    for module in ("utils.paths", "synthesis.load"):
+    for module in ("utils.paths", "synthesis.load", "synthesis.voices"):
         monkeypatch.setattr(f"{module}.PRETRAINED", tmp_path / "pretrained")
     return tmp_path / "voices"
 
@@ -196,6 +196,38 @@ def test_voices_of_the_experiment_come_first(trained: Recipe, voices: Path, anna
     change(voices / "carl.safetensors", codec="another")
     with pytest.raises(UserError, match="carl: the voice was made with another codec than the model's; make it again"):
         load_prompt(load_experiment(experiment, "")[0], voices / "carl.safetensors", "")
+
+
+def test_voices_of_the_pretrained_pair_are_never_removed(
+    trained: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voices: Path, anna: Path, ben: Path, capsys
+) -> None:
+    pair = trained.copied("nar", "pair_with_voices")
+    monkeypatch.setattr("utils.paths.PRETRAINED", pair)
+    monkeypatch.setattr("synthesis.voices.PRETRAINED", pair)
+    (tmp_path / "link").symlink_to(pair)
+    shipped = pair / "voices" / "carl.safetensors"
+    shipped.parent.mkdir()
+    shutil.copyfile(ben, shipped)
+    for flags in ((), ("--infer_expt_dir", str(pair)), ("--infer_expt_dir", str(tmp_path / "link"))):
+        capsys.readouterr()
+        assert trained.call(bins.voices, "remove", "carl", *flags) == 1
+        assert "remove: 'carl' comes with the pretrained pair" in capsys.readouterr().err and shipped.is_file()
+    # A user's own voice of that name is the one that is meant.
+    shutil.copyfile(ben, voices / "carl.safetensors")
+    assert trained.call(bins.voices, "remove", "carl") == 0
+    assert shipped.is_file() and not (voices / "carl.safetensors").exists()
+
+
+def test_voices_of_an_experiment_are_removed_only_if_it_is_named(
+    trained: Recipe, anna: Path, ben: Path, capsys
+) -> None:
+    experiment = trained.copied("nar", "nar_that_loses_a_voice")
+    (experiment / "voices").mkdir()
+    own = Path(shutil.copyfile(anna, experiment / "voices" / "carl.safetensors"))
+    assert trained.call(bins.voices, "remove", "carl") == 1 and own.is_file()
+    assert "remove: no voice 'carl'; there are anna, ben" in capsys.readouterr().err
+    assert trained.call(bins.voices, "remove", "carl", "--infer_expt_dir", str(experiment)) == 0 and not own.exists()
+    assert trained.call(bins.voices, "remove", "ben", "--infer_expt_dir", str(experiment)) == 0 and not ben.exists()
 
 
 def test_a_text_is_recognized_or_beside_the_audio(
