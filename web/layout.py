@@ -20,6 +20,10 @@ _INTRODUCTION = (
     "# Vallet\nReads a text in a voice that you choose: a saved one, or that of a recording of a few seconds. "
     "Use a voice only if its speaker agreed."
 )
+_PRETRAINED_LIMIT = (
+    "The pretrained pair is not understood with recordings of real voices. It speaks well in voices like those that it "
+    "comes with."
+)
 _MARK_COLOURS = ("#f59e0b", "#8b5cf6", "#ef4444", "#0ea5e9")
 CSS = """
 /* Keep a long label beside the player's button, not below it. */
@@ -38,6 +42,7 @@ class _Inputs:
     text: gr.Textbox
     voice: gr.Dropdown
     recording: gr.Column
+    limit: gr.Markdown
     prompt_audio: gr.Audio
     prompt_text: gr.Textbox
     saving: tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]
@@ -110,6 +115,14 @@ def _connect_voices(page: Page, blocks: gr.Blocks, inputs: _Inputs) -> None:
     )
     experiment.change(page.list_sampling, experiment, inputs.sampling, show_progress="hidden", api_visibility="private")
     experiment.change(page.list_voices, [experiment, voice], voice, show_progress="hidden", api_visibility="private")
+    experiment.change(
+        lambda chosen: gr.update(visible=page.is_pretrained(chosen)),
+        experiment,
+        inputs.limit,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     # The default voice is selected here and not when the page is built: programs that give a recording name no voice.
     blocks.load(page.list_experiments, experiment, experiment, show_progress="hidden", api_visibility="private").then(
         page.list_voices, experiment, voice, show_progress="hidden", api_visibility="private"
@@ -139,6 +152,7 @@ def _build_inputs(page: Page) -> _Inputs:
         elem_id="voice",
     )
     with gr.Column(elem_id="recording") as recording:
+        limit = gr.Markdown(_PRETRAINED_LIMIT, visible=page.is_pretrained(names[0]), elem_id="limit")
         prompt_audio = gr.Audio(
             label=f"Recording, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
             sources=["upload", "microphone"],
@@ -188,7 +202,8 @@ def _build_inputs(page: Page) -> _Inputs:
         ]
     # In the order of the handler's arguments, not of the page.
     ordered = [sampling[index] for index in (3, 4, 2, 1, 0)]
-    return _Inputs(text, voice, recording, prompt_audio, prompt_text, saving, experiment, ordered, play, speak, cancel)
+    prompt = prompt_audio, prompt_text
+    return _Inputs(text, voice, recording, limit, *prompt, saving, experiment, ordered, play, speak, cancel)
 
 
 def _build_saving() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]:

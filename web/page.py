@@ -25,6 +25,7 @@ from utils.audio import write_audio
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
 from utils.log import log
+from utils.paths import PRETRAINED
 from utils.prompts import Prompt
 from web.experiments import ExperimentList
 from web.live import LiveSpeeches
@@ -269,6 +270,11 @@ class Page:
                 with suppress(UserError):
                     chosen = default_voice(folder).stem
         return gr.update(choices=[(RECORDING, ""), *((name, name) for name in names)], value=chosen)
+
+    def is_pretrained(self, experiment: str | None) -> bool:
+        """Whether this is the pretrained pair of the repository."""
+        checkpoint = self.experiments.find().get(experiment or "")
+        return checkpoint is not None and experiment_of(checkpoint).resolve() == PRETRAINED.resolve()
 
     def list_sampling(self, experiment: str | None) -> list[dict]:
         """Set the sampling fields to the experiment's own settings."""

@@ -10,7 +10,7 @@ from safetensors import safe_open
 import vallet
 from processors.codecs.speech_rvq import SpeechRVQ
 from utils.checkpoint import resolve_checkpoint
-from utils.paths import PRETRAINED
+from utils.paths import PRETRAINED, ROOT
 
 MOST_BYTES = 25_000_000
 
@@ -38,6 +38,18 @@ def test_its_codec_has_more_codebooks_than_the_pair_uses() -> None:
     assert codec.num_codebooks == 4 and args["preprocess"]["speech_rvq"]["num_codebooks"] == 2
     meta = json.loads((resolve_checkpoint(PRETRAINED, "pretrained").path / "meta.json").read_text())
     assert SpeechRVQ.load(PRETRAINED / SpeechRVQ.file_name, 2).fingerprint() == meta["codec"]
+
+
+def test_the_documents_send_readers_to_its_limits() -> None:
+    manual = (ROOT / "egs/tts/VALLE/README.md").read_text()
+    first_screen = (ROOT / "README.md").read_text().split("\n## ")[0]
+    for text, link in (
+        (first_screen, "(egs/tts/VALLE/pretrained/README.md#limits)"),
+        (manual.split("\n## Voices\n")[1].split("\n## ")[0], "(pretrained/README.md#limits)"),
+    ):
+        [paragraph] = [paragraph for paragraph in text.split("\n\n") if link in paragraph]
+        assert "is not understood with prompts of real voices" in " ".join(paragraph.split())
+    assert "\n## Limits\n" in (PRETRAINED / "README.md").read_text()
 
 
 def test_it_reads_numbers_as_words_and_finds_them(tts: vallet.TTS) -> None:

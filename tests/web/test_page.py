@@ -353,6 +353,12 @@ def test_a_voice_that_cannot_be_saved_is_a_message(
     assert [path.name for path in voices.iterdir()] == ["ben.safetensors"] and not page.unfinished
 
 
+def test_the_page_knows_the_pretrained_pair(page: Page, copy: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not page.is_pretrained("nar") and not page.is_pretrained(None)
+    monkeypatch.setattr("web.page.PRETRAINED", copy.nar)
+    assert page.is_pretrained("nar") and not page.is_pretrained("gone")
+
+
 def test_the_default_voice_is_selected(page: Page, copy: Trained, synthesizer: Synthesizer, voices: Path) -> None:
     """That of the server, or else the first in the experiment's own folder, or else the recording."""
     assert page.list_voices("nar")["value"] == page.list_voices("none")["value"] == ""
