@@ -109,6 +109,10 @@ class Voice(BaseModel):
         if self.codes.shape != (num_frames, codec.num_codebooks) or not is_valid or self.seconds > MAX_SECONDS + 1:
             raise UserError("the voice is damaged: its codes are not of its codec; make it again")
         is_one_of_several = len(synthesizer.languages) > 1
+        language = self.language if is_one_of_several else ""
+        if language:
+            # Here, and not with the text: a language that was not trained is an error of the voice.
+            choose_language("the voice", self.text, language, synthesizer.languages)
         has_language = bool(self.phones) and language_of_symbol(self.phones[0]) is not None
         # Another phonemizer has other phones, and the reference recipe phonemizes prompt and text as one. Phones begin
         # with a symbol of their language in experiments with several languages, and only there.
@@ -122,7 +126,7 @@ class Voice(BaseModel):
             self.seconds,
             codes=self.codes.long(),
             phones=self.phones if has_phones else None,
-            language=self.language if is_one_of_several else "",
+            language=language,
         )
 
 
