@@ -62,16 +62,19 @@ class TTS:
         temperature: float | None = None,
         seed: int | None = None,
         speed: float | None = None,
+        loudness_lufs: float | None = None,
     ) -> SpokenText:
         """Synthesize a text of any length in a saved voice, or in that of a recording, `prompt`, of `prompt_text`.
 
         `voice` is the name of a saved voice, or the path of its file. Without both, it is the first voice in the
-        model's own folder. Parameters that are not given are the model's own settings.
+        model's own folder. Parameters that are not given are the model's own settings. `speed` is 0.5 to 2, and
+        `loudness_lufs` -60 to 0.
 
         The speech is returned even if it failed, with a warning in the log: see its `ended` and `error`. Raises
         UserError if the text or the prompt cannot be used.
         """
-        given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed, "speed": speed}
+        sampling = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed}
+        given = {**sampling, "speed": speed, "loudness_lufs": loudness_lufs}
         request = self._request(text, voice, prompt, prompt_text, given)
         self._queue.submit(request)
         return self._finish(request)
@@ -88,6 +91,7 @@ class TTS:
         temperature: float | None = None,
         seed: int | None = None,
         speed: float | None = None,
+        loudness_lufs: float | None = None,
     ) -> Generator[Tensor, None, SpokenText]:
         """As `say`, but yields the audio as it is made: blocks (N,) of the first part, then one for each further part.
 
@@ -95,7 +99,8 @@ class TTS:
         `say`, bit for bit if the model runs in fp32. Otherwise the first part sounds slightly different. Closing the
         generator cancels the rest. Synthesis begins with the first `next`.
         """
-        given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed, "speed": speed}
+        sampling = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed}
+        given = {**sampling, "speed": speed, "loudness_lufs": loudness_lufs}
         return self._stream(self._request(text, voice, prompt, prompt_text, given))
 
     def _stream(self, request: QueuedRequest) -> Generator[Tensor, None, SpokenText]:
