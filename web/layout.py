@@ -9,7 +9,6 @@ import gradio as gr
 from models.experiment import Experiment
 from utils.prompts import MAX_SECONDS, MIN_SECONDS
 from web.page import Page, Remembered, SpokenResult, sampling_fields
-from web.prompts import MAX_CHARACTERS
 from web.word_marks import PROBLEMS, marked_text, time_rows
 
 # Requests in the synthesis queue, which batches them, and in gradio's queue before it.
@@ -135,11 +134,11 @@ def _build_inputs(page: Page) -> _Inputs:
     top_k, top_p, temperature, seed, speed = sampling_fields(page.settings(Experiment.of(found[names[0]])))
     text = gr.Textbox(
         label="Text",
-        info=f"What is to be said, up to {MAX_CHARACTERS} characters. [pause 1s] makes a pause.",
+        info=f"What is to be said, up to {page.max_characters} characters. [pause 1s] makes a pause.",
         placeholder="The quick brown fox jumps over the lazy dog.",
         lines=3,
         max_lines=8,
-        max_length=MAX_CHARACTERS,
+        max_length=page.max_characters,
         elem_id="text",
     )
     # Custom values, as voices and experiments that are made while the server runs are accepted, too.
@@ -164,7 +163,7 @@ def _build_inputs(page: Page) -> _Inputs:
             label="Text of the recording",
             info="Exactly what is said in the recording. One person, about 3 s, without noise or music, is best.",
             lines=2,
-            max_length=MAX_CHARACTERS,
+            max_length=page.max_characters,
             elem_id="prompt_text",
         )
         saving = _build_saving()

@@ -31,6 +31,7 @@ from web.experiments import ExperimentList
 from web.live import LiveSpeeches
 from web.pictures import draw_speech
 from web.prompts import check_prompt, check_text, read_prompt
+from web.speech_response import ApiLimits
 from web.word_marks import word_notes
 
 _MAX_HISTORY = 10
@@ -76,8 +77,8 @@ class Page:
     """Handlers of the page's events. `settings` reads the infer section of an experiment.
 
     Audio is written below `folder`, gradio's cache, which deletes old files. `voice` is selected at first if the
-    experiment has it. `unfinished` has the requests that are not done, each with its browser session. `live` has the
-    speech that browsers play while it is made.
+    experiment has it. `max_characters` is the limit of a text. `unfinished` has the requests that are not done, each
+    with its browser session. `live` has the speech that browsers play while it is made.
     """
 
     queue: SynthesisQueue
@@ -85,6 +86,7 @@ class Page:
     settings: Callable[[Experiment], InferSettings]
     folder: Path
     voice: str | None = None
+    max_characters: int = ApiLimits.max_characters
     unfinished: list[tuple[str | None, QueuedRequest]] = field(default_factory=list)
     live: LiveSpeeches = field(default_factory=LiveSpeeches)
 
@@ -110,7 +112,7 @@ class Page:
         The player comes first if `play`, while the others are made, and plays what is there.
         """
         try:
-            text = check_text(text, "the text")
+            text = check_text(text, "the text", self.max_characters)
             checkpoint = self._checkpoint(experiment)
             load = self._prompt_loader(voice, prompt_audio, prompt_text, checkpoint)
             settings = self._speech_settings(
@@ -159,7 +161,7 @@ class Page:
         try:
             if not name.strip():
                 raise UserError("the voice has no name; write one, such as anna")
-            text, audio = check_text(prompt_text, "the recording's text"), check_prompt(prompt_audio)
+            text, audio = self._recording(prompt_text, prompt_audio)
             checkpoint = self._checkpoint(experiment)
             folder = experiment_of(checkpoint)
             path = self._new_voice(name.strip(), folder)
@@ -211,8 +213,12 @@ class Page:
             voice = self.voice
         if voice:
             return partial(load_prompt, source=find_voice(voice, experiment_of(checkpoint), "the voice"), text="")
-        text, audio = check_text(prompt_text, "the recording's text"), check_prompt(prompt_audio)
+        text, audio = self._recording(prompt_text, prompt_audio)
         return lambda synthesizer: read_prompt(audio, text, synthesizer.codec.sample_rate_hz)
+
+    def _recording(self, text: str, audio: str | None) -> tuple[str, Path]:
+        """The checked fields of the recording. Raises UserError if one is empty or cannot be used."""
+        return check_text(text, "the recording's text", self.max_characters), check_prompt(audio)
 
     def _progress(self, request: QueuedRequest, session: gr.Request | None, progress: gr.Progress) -> Iterator[None]:
         """Queue a request and show its progress until it is done. Yields after each update."""

@@ -214,7 +214,7 @@ def wait_until(is_there: Callable[[], bool]) -> None:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"text": "  "}, "The text is empty; write it first"),
-    "a long text": ({"text": "a " * 501 + "b"}, "The text has 1003 characters; the limit is 1000"),
+    "a long text": ({"text": "a " * 2048 + "b"}, "The text has 4097 characters; the limit is 4096"),
     "nothing to say": ({"text": "?!"}, "The text '?!' has nothing that can be spoken"),
     "markup": ({"text": "<>"}, "The text '&lt;&gt;' has nothing that can be spoken"),
     "no prompt": ({"prompt_audio": None}, "There is no prompt; upload or record"),
@@ -351,6 +351,15 @@ def test_a_voice_that_cannot_be_saved_is_a_message(
         page.save_voice(**{**given, "experiment": "nar", **changes})
     assert str(voices) not in str(error.value)
     assert [path.name for path in voices.iterdir()] == ["ben.safetensors"] and not page.unfinished
+
+
+def test_the_page_has_the_limit_of_the_server(page: Page) -> None:
+    limited = replace(page, max_characters=50)
+    fields = build_page(limited).blocks.values()
+    most = {field.elem_id: field.max_length for field in fields if isinstance(field, gr.Textbox)}
+    assert most["text"] == most["prompt_text"] == 50
+    with pytest.raises(gr.Error, match="The text has 51 characters; the limit is 50"):
+        next(limited.speak("a" * 51, "", None, "", "nar", *SAMPLING.values(), False, []))
 
 
 def test_the_page_knows_the_pretrained_pair(page: Page, copy: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
