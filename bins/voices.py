@@ -10,6 +10,7 @@ DESCRIPTION = (
     "Voices are prompts that are used by name, with --infer_voice NAME in stages 3 to 5: make one from a recording "
     "(add NAME), list them (list), show one (show NAME), or remove one (remove NAME)."
 )
+FLAGS_OF_ADD = ("voices_dir", "audio", "text", "transcribe", "asr", "asr_model", "language", "consent", "licence")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -35,8 +36,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if flags.action == "list" and flags.name is not None:
         parser.error(f"list: takes no name; show {flags.name} shows a voice")
     if flags.action != "add":
-        for name in ("voices_dir", "audio", "text", "transcribe", "asr", "asr_model", "language", "consent", "licence"):
-            if getattr(flags, name):
+        for name in (*FLAGS_OF_ADD, "set"):
+            if getattr(flags, name) != parser.get_default(name):
                 parser.error(f"--{name} is for add")
     elif flags.audio is None:
         parser.error("--audio: needed with add")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import bins.evaluate
 import bins.inference
 import bins.voices
+from bins.voices import FLAGS_OF_ADD
 from evaluation import recognizers
 from synthesis.load import load_experiment
 from synthesis.synthesizer import Request, Synthesizer
@@ -24,6 +26,7 @@ from synthesis.voices import FORMAT, MAX_BYTES, Voice, find_voice, list_voices, 
 from tests.support.recipe import Recipe, prompt
 from utils.cli import find_path
 from utils.errors import UserError
+from utils.paths import ROOT
 from utils.prompts import prepare_prompt
 
 
@@ -264,6 +267,10 @@ MISTAKES = {
     "no audio": (("add", "anna"), "--audio: needed with add"),
     "list with a name": (("list", "anna"), "list: takes no name"),
     "a flag of add": (("show", "anna", "--consent", "x"), "--consent is for add"),
+    "an empty flag of add": (("show", "anna", "--text", ""), "--text is for add"),
+    "a setting for list": (("list", "--set", "nonsense=1"), "--set is for add"),
+    "a setting for show": (("show", "anna", "--set", "nonsense=1"), "--set is for add"),
+    "a setting for remove": (("remove", "anna", "--set", "nonsense=1"), "--set is for add"),
     "two texts": (("add", "a", "--audio", "x", "--text", "x", "--transcribe"), "--text: --transcribe finds the text"),
     "a recognizer alone": (("add", "a", "--audio", "x", "--asr", "whisper"), "--asr: needs --transcribe"),
     "unknown": (("show", "nobody", "--infer_expt_dir", "NAR"), "show: no voice 'nobody'; there are none"),
@@ -271,6 +278,12 @@ MISTAKES = {
     "no such audio": (("add", "a", "--audio", "x.wav", "--infer_expt_dir", "NAR"), "--audio: no such file"),
     "no pair": (("add", "anna", "--audio", "x.wav"), "this installation has no pretrained pair"),
 }
+
+
+def test_the_manual_has_all_flags() -> None:
+    section = (ROOT / "egs/tts/VALLE/README.md").read_text().split("\n## Voices\n")[1].split("\n## ")[0]
+    described = set(re.findall(r"--(\w+)", section.split("| flag | meaning |")[1]))
+    assert described >= {*FLAGS_OF_ADD, "set", "infer_expt_dir"}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
