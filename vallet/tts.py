@@ -15,7 +15,7 @@ from models.experiment import Experiment
 from synthesis.load import find_pretrained, load_experiment
 from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.synthesizer import Synthesizer
-from synthesis.voices import SUFFIX, default_voice, find_voice, list_voices, load_prompt
+from synthesis.voices import SUFFIX, default_voice, find_voice, load_prompt, usable_voices
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.cli import find_path
 from utils.errors import UserError
@@ -40,6 +40,7 @@ class TTS:
         self._queue = SynthesisQueue(build)
         synthesizer = self._queue.load(checkpoint)
         self.sample_rate_hz = synthesizer.codec.sample_rate_hz
+        self._codec = synthesizer.codec.fingerprint()
         self._settings = synthesizer.settings
         self._queue.start()
         self.close: Callable[[], object] = weakref.finalize(self, self._queue.close)
@@ -47,8 +48,8 @@ class TTS:
 
     @property
     def voices(self) -> list[str]:
-        """The names of the saved voices, those in the model's own folder first."""
-        return list(list_voices(self._experiment.folder))
+        """The names of the saved voices that the model can use, those in its own folder first."""
+        return list(usable_voices(self._experiment.folder, self._codec))
 
     def say(
         self,
@@ -134,7 +135,9 @@ class TTS:
         elif voice is None:
             source = default_voice(folder)
         else:
-            source = find_path(voice, "voice") if voice.endswith(SUFFIX) else find_voice(voice, folder, "voice")
+            source = (
+                find_path(voice, "voice") if voice.endswith(SUFFIX) else find_voice(voice, folder, "voice", self._codec)
+            )
         try:
             settings = self._settings.speech_settings(given)
         except ValidationError as error:

@@ -20,7 +20,17 @@ from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.results import suspects_line
 from synthesis.subtitles import FORMATS, make_cues, write_subtitles
 from synthesis.synthesizer import Synthesizer
-from synthesis.voices import Voice, default_voice, find_voice, list_voices, load_prompt, new_voice_path, write_voice
+from synthesis.voices import (
+    Voice,
+    codec_of,
+    default_voice,
+    find_voice,
+    list_voices,
+    load_prompt,
+    new_voice_path,
+    usable_voices,
+    write_voice,
+)
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
@@ -212,7 +222,8 @@ class Page:
         if not voice and not prompt_audio and not prompt_text.strip():
             voice = self.voice
         if voice:
-            return partial(load_prompt, source=find_voice(voice, experiment_of(checkpoint), "the voice"), text="")
+            folder = experiment_of(checkpoint)
+            return partial(load_prompt, source=find_voice(voice, folder, "the voice", codec_of(checkpoint)), text="")
         text, audio = self._recording(prompt_text, prompt_audio)
         return lambda synthesizer: read_prompt(audio, text, synthesizer.codec.sample_rate_hz)
 
@@ -269,7 +280,7 @@ class Page:
         """Update the choices of voices from the disk. The selection stays if it still exists; None is the default."""
         checkpoint = self.experiments.find().get(experiment or "")
         folder = None if checkpoint is None else experiment_of(checkpoint)
-        names = list(list_voices(folder))
+        names = [] if checkpoint is None else list(usable_voices(experiment_of(checkpoint), codec_of(checkpoint)))
         if chosen is None or (chosen and chosen not in names):
             chosen = self.voice if self.voice in names else ""
             if folder is not None and not chosen:

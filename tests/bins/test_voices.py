@@ -22,7 +22,17 @@ from evaluation import recognizers
 from synthesis.load import load_experiment
 from synthesis.synthesizer import Request, Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem, read_test_list
-from synthesis.voices import FORMAT, MAX_BYTES, Voice, find_voice, list_voices, load_prompt, read_voice, write_voice
+from synthesis.voices import (
+    FORMAT,
+    MAX_BYTES,
+    Voice,
+    find_voice,
+    list_voices,
+    load_prompt,
+    read_voice,
+    usable_voices,
+    write_voice,
+)
 from tests.support.recipe import Recipe, prompt
 from utils.cli import find_path
 from utils.errors import UserError
@@ -194,11 +204,17 @@ def test_voices_of_the_experiment_come_first(trained: Recipe, voices: Path, anna
         capsys.readouterr()
         assert trained.call(bins.voices, "add", name, *flags) == 1
         assert "there is a voice of this name" in capsys.readouterr().err
-    # Another codec cannot speak with it.
+    # Another codec cannot synthesize with it.
     shutil.copyfile(voices / "ben.safetensors", voices / "carl.safetensors")
     change(voices / "carl.safetensors", codec="another")
     with pytest.raises(UserError, match="carl: the voice was made with another codec than the model's; make it again"):
         load_prompt(load_experiment(experiment, "")[0], voices / "carl.safetensors", "")
+    capsys.readouterr()
+    assert trained.call(bins.voices, "list", "--infer_expt_dir", str(experiment)) == 0
+    marks = {row[0]: row[5:] for row in (line.split("\t") for line in capsys.readouterr().out.splitlines())}
+    assert marks == {"anna": [], "ben": [], "carl": ["not for nar_with_voices: made with another codec"]}
+    assert list(usable_voices(experiment, read_voice(voices / "ben.safetensors").codec)) == ["anna", "ben"]
+    assert list(usable_voices(experiment, None)) == ["anna", "ben", "carl"]
 
 
 def test_voices_of_the_pretrained_pair_are_never_removed(

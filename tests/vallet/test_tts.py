@@ -19,7 +19,7 @@ import torch
 import vallet
 from synthesis.speed_and_loudness import change_loudness
 from synthesis.synthesizer import Request, Synthesizer
-from synthesis.voices import Voice, write_voice
+from synthesis.voices import Voice, read_voice, write_voice
 from tests.conftest import ROOT
 from tests.support.pair import Trained
 from utils.audio import write_audio
@@ -198,6 +198,18 @@ def test_the_first_code_of_the_readme_runs_in_another_folder(tmp_path: Path) -> 
     python(code[1], tmp_path)
     [speech] = tmp_path.glob("*.wav")
     assert len(soundfile.read(speech)[0])
+
+
+def test_voices_of_other_codecs_are_left_out(
+    tts: vallet.TTS, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALLET_VOICES", str(tmp_path))
+    made = read_voice(pair / "voices" / "anna.safetensors")
+    write_voice(made, tmp_path / "ben.safetensors")
+    write_voice(made.model_copy(update={"codec": "another"}), tmp_path / "carl.safetensors")
+    assert tts.voices == ["anna", "ben"]
+    with pytest.raises(vallet.UserError, match="no voice 'dora'; there are anna, ben;"):
+        tts.say(TEXTS[0], voice="dora")
 
 
 def test_the_manual_has_the_names_of_the_packages_and_all_that_the_api_has() -> None:

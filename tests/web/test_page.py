@@ -362,6 +362,16 @@ def test_the_page_has_the_limit_of_the_server(page: Page) -> None:
         next(limited.speak("a" * 51, "", None, "", "nar", *SAMPLING.values(), False, []))
 
 
+def test_voices_of_other_codecs_are_not_choices(
+    page: Page, synthesizer: Synthesizer, trained: Trained, voices: Path
+) -> None:
+    audio, text = trained.prompt()
+    made = Voice.from_prompt(prepare_prompt(audio, text, 24000), synthesizer)
+    for name, codec in (("anna", made.codec), ("ben", "another")):
+        write_voice(made.model_copy(update={"codec": codec}), voices / f"{name}.safetensors")
+    assert [name for _, name in page.list_voices("nar")["choices"]] == ["", "anna"]
+
+
 def test_the_page_knows_the_pretrained_pair(page: Page, copy: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not page.is_pretrained("nar") and not page.is_pretrained(None)
     monkeypatch.setattr("web.page.PRETRAINED", copy.nar)
