@@ -21,7 +21,7 @@ from synthesis.load import load_experiment
 from synthesis.queue import SynthesisQueue
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice, write_voice
-from tests.support.disconnects import GOOD, LONG, PATH, TEXT, leave, served, use, wait_until
+from tests.support.disconnects import GOOD, LONG, PATH, TEXT, leave, num_open_files, served, use, wait_until
 from tests.support.long_texts import speak
 from tests.support.pair import Trained
 from utils.audio import write_audio
@@ -378,12 +378,14 @@ def test_a_client_that_leaves_frees_its_place(
 
 def test_random_disconnects_leave_nothing_behind(url: str, api: SpeechApi, client: openai.OpenAI) -> None:
     alone = client.audio.speech.create(**GOOD).content
-    before = threading.active_count()
+    before, files_before = threading.active_count(), num_open_files()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda seed: use(url, seed), range(40)))
     wait_until(lambda: len(api.queue) == 0)
     assert client.audio.speech.create(**GOOD).content == alone
+    # Nothing of the requests is left: no place in the queue, no open answer, and none of 40 connections.
+    wait_until(lambda: len(api.queue) == api.metrics.num_open == 0 and num_open_files() <= files_before + 4, 60)
     # The server's pool of threads is bounded.
     assert threading.active_count() <= before + 12
     assert "vallet_queued_requests 0.0" in httpx.get(f"{url}/metrics").text
