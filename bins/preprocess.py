@@ -153,7 +153,7 @@ def show_text(text: str, config: str | None, experiment: str | None, overrides: 
     else:
         reader = TextToPhones.from_settings(preprocess, table)
     if refusal := reader.refusal("the text", text):
-        raise UserError(f"--show_text: {refusal}")
+        raise UserError(f"--show_text: {refusal} See preprocess.language")
     [phones] = reader.phonemize([text])
     print(f"text:       {text}\nnormalized: {reader.rewrite(text)}\nphones:     {' '.join(phones)}")
     if table is not None:

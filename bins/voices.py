@@ -10,6 +10,7 @@ DESCRIPTION = (
     "Voices are prompts that are used by name, with --infer_voice NAME in stages 3 to 5: make one from a recording "
     "(add NAME), list them (list), show one (show NAME), or remove one (remove NAME)."
 )
+FLAGS_OF_ADD = ("voices_dir", "audio", "text", "transcribe", "asr", "asr_model", "language", "consent", "licence")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -35,8 +36,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if flags.action == "list" and flags.name is not None:
         parser.error(f"list: takes no name; show {flags.name} shows a voice")
     if flags.action != "add":
-        for name in ("voices_dir", "audio", "text", "transcribe", "asr", "asr_model", "language", "consent", "licence"):
-            if getattr(flags, name):
+        for name in (*FLAGS_OF_ADD, "set"):
+            if getattr(flags, name) != parser.get_default(name):
                 parser.error(f"--{name} is for add")
     elif flags.audio is None:
         parser.error("--audio: needed with add")
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     # Import heavy libraries only after the flags are checked.
     from synthesis.load import find_pretrained
-    from synthesis.voices import describe, find_voice, list_voices, read_voice
+    from synthesis.voices import codec_of, describe, find_removable_voice, find_voice, list_voices, read_voice
     from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.errors import UserError
     from utils.log import log, set_up_logging
@@ -65,24 +66,30 @@ def main(arguments: Sequence[str] | None) -> int:
     if flags.action == "add":
         folder = flags.infer_expt_dir or find_pretrained("give --infer_expt_dir with an experiment's folder")
         return add(flags, find_path(str(folder), "--infer_expt_dir"))
-    experiment: Path | None = PRETRAINED
-    if flags.infer_expt_dir is not None:
-        folder = find_path(flags.infer_expt_dir, "--infer_expt_dir")
-        experiment = experiment_of(resolve_checkpoint(folder, "--infer_expt_dir"))
+    experiment: Path = PRETRAINED
+    codec: str | None = None
+    if flags.infer_expt_dir is not None or (PRETRAINED / "args.json").is_file():
+        given = flags.infer_expt_dir
+        folder = PRETRAINED if given is None else find_path(given, "--infer_expt_dir")
+        checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
+        experiment, codec = experiment_of(checkpoint), codec_of(checkpoint)
     if flags.action == "list":
         for name, path in list_voices(experiment).items():
             try:
                 voice = read_voice(path)
-                print(f"{name}\t{voice.seconds:.1f} s\t{voice.language}\t{voice.licence or 'no licence'}\t{path}")
+                note = "" if codec in (None, voice.codec) else f"\tnot for {experiment.name}: made with another codec"
+                shown = f"{voice.seconds:.1f} s\t{voice.language}\t{voice.licence or 'no licence'}\t{path}{note}"
+                print(f"{name}\t{shown}")
             except UserError as error:
                 print(f"{name}\t{error}")
         return 0
-    path = find_voice(flags.name, experiment, flags.action)
     if flags.action == "show":
-        print(describe(path))
-    else:
-        path.unlink()
-        log.info("%s is removed", path)
+        print(describe(find_voice(flags.name, experiment, "show")))
+        return 0
+    # Without the flag, only the user's own folder counts.
+    path = find_removable_voice(flags.name, experiment if flags.infer_expt_dir is not None else None)
+    path.unlink()
+    log.info("%s is removed", path)
     return 0
 
 

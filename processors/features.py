@@ -84,7 +84,7 @@ class UtteranceReader(Dataset):
             raise UserError("no transcript")
         name = f"the transcript ({row.place})" if row.place else "the transcript"
         if refusal := self._readers.reader(row.language).refusal(name, row.text):
-            raise UserError(refusal)
+            raise UserError(f"{refusal} See preprocess.language")
         if not any(phone.isalnum() for phone in phones):
             raise UserError(f"the transcript {row.text!r} has nothing that can be spoken")
         unknown = [phone for phone in phones if self.table is not None and phone not in self.table]

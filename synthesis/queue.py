@@ -105,6 +105,8 @@ class QueuedRequest:
     blocks: list[Tensor] = field(default_factory=list)
     parts: list[ResultRow] = field(default_factory=list)
     was_interrupted: bool = False
+    source_of_errors: Literal["model", "voice", "input"] = "model"
+    """What a UserError of the request is about, by how far it has come; "voice" is the prompt, and "input" the text."""
 
     @property
     def is_long(self) -> bool:
@@ -170,7 +172,7 @@ class SynthesisQueue:
     def close(self) -> None:
         """Stop the thread at the next frame; all unfinished requests fail with UserError."""
         with self._changed:
-            self._is_closed = True
+            self._is_closed = self.is_draining = True
             self._changed.notify()
         # Garbage that is collected in the queue's own thread may be what closes the queue.
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -240,7 +242,10 @@ class SynthesisQueue:
         """Read the prompt and split the text; a request for which this is not possible fails."""
         try:
             sampled = synthesizer.with_settings(**request.settings.model_dump())
-            request.long_text = LongText(sampled, request.text, request.load_prompt(synthesizer))
+            request.source_of_errors = "voice"
+            prompt = request.load_prompt(synthesizer)
+            request.source_of_errors = "input"
+            request.long_text = LongText(sampled, request.text, prompt)
             request.long_text.is_streamed = request.on_block is not None
             if request.in_chunks:
                 request.long_text.send_chunks(request.add_block)

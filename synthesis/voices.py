@@ -15,8 +15,11 @@ from torch import Tensor
 from processors.symbols import language_of_symbol
 from synthesis.spoken_languages import choose_language, split_language_tag
 from synthesis.synthesizer import Synthesizer
+from utils.checkpoint import Checkpoint, load_meta
 from utils.errors import UserError, first_line
 from utils.files import atomic_write
+from utils.log import log
+from utils.paths import PRETRAINED
 from utils.prompts import MAX_SECONDS, Prompt, prepare_prompt
 
 SUFFIX = ".safetensors"
@@ -108,6 +111,10 @@ class Voice(BaseModel):
         if self.codes.shape != (num_frames, codec.num_codebooks) or not is_valid or self.seconds > MAX_SECONDS + 1:
             raise UserError("the voice is damaged: its codes are not of its codec; make it again")
         is_one_of_several = len(synthesizer.languages) > 1
+        language = self.language if is_one_of_several else ""
+        if language:
+            # Here, and not with the text: a language that was not trained is an error of the voice.
+            choose_language("the voice", self.text, language, synthesizer.languages)
         has_language = bool(self.phones) and language_of_symbol(self.phones[0]) is not None
         # Another phonemizer has other phones, and the reference recipe phonemizes prompt and text as one. Phones begin
         # with a symbol of their language in experiments with several languages, and only there.
@@ -121,7 +128,7 @@ class Voice(BaseModel):
             self.seconds,
             codes=self.codes.long(),
             phones=self.phones if has_phones else None,
-            language=self.language if is_one_of_several else "",
+            language=language,
         )
 
 
@@ -202,6 +209,29 @@ def list_voices(experiment: Path | None) -> dict[str, Path]:
     return found
 
 
+def codec_of(checkpoint: Checkpoint) -> str | None:
+    """The fingerprint of the codec that a model was trained with; None if it is not recorded, as in released models."""
+    codec: str | None = load_meta(checkpoint)["codec"]
+    return codec
+
+
+def usable_voices(experiment: Path, codec: str | None) -> dict[str, Voice]:
+    """The voices that a model can use, by name: those made with its codec. None leaves the codec open.
+
+    Damaged files are left out, with a warning.
+    """
+    usable: dict[str, Voice] = {}
+    for name, path in list_voices(experiment).items():
+        try:
+            voice = read_voice(path)
+        except UserError as error:
+            log.warning("%s", error)
+            continue
+        if codec in (None, voice.codec):
+            usable[name] = voice
+    return usable
+
+
 def check_name(name: str) -> str:
     """Raises UserError if a voice cannot have this name."""
     if not _NAME.fullmatch(name):
@@ -219,13 +249,30 @@ def new_voice_path(name: str, experiment: Path, folder: Path | None = None) -> P
     return (folder or user_folder()) / f"{check_name(name)}{SUFFIX}"
 
 
-def find_voice(name: str, experiment: Path | None, flag: str) -> Path:
-    """The file of a voice. Raises UserError naming the flag, and the voices that there are."""
+def find_voice(name: str, experiment: Path | None, flag: str, codec: str | None = None) -> Path:
+    """The file of a voice. Raises UserError naming the flag, and the voices that there are.
+
+    With `codec`, these are only the voices that a model with this codec can use.
+    """
     voices = list_voices(experiment)
     if name in voices:
         return voices[name]
+    if experiment is not None and codec is not None:
+        voices = {usable: voices[usable] for usable in usable_voices(experiment, codec)}
     there = f"there are {', '.join(voices)}" if voices else "there are none"
     raise UserError(f"{flag}: no voice {name!r}; {there}; bins/voices.py add makes one")
+
+
+def find_removable_voice(name: str, experiment: Path | None) -> Path:
+    """The file of a voice that `remove` may delete: in the experiment's folder if one is given, or in the user's.
+
+    Raises UserError if there is none, or if it comes with the pretrained pair.
+    """
+    own = list_voices(experiment).get(name)
+    shipped = (PRETRAINED / "voices").resolve()
+    if name in list_voices(PRETRAINED) and (own is None or own.resolve().parent == shipped):
+        raise UserError(f"remove: {name!r} comes with the pretrained pair, and is not removed")
+    return find_voice(name, experiment, "remove")
 
 
 def describe(path: Path) -> str:

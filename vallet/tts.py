@@ -15,7 +15,7 @@ from models.experiment import Experiment
 from synthesis.load import find_pretrained, load_experiment
 from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.synthesizer import Synthesizer
-from synthesis.voices import SUFFIX, default_voice, find_voice, list_voices, load_prompt
+from synthesis.voices import SUFFIX, default_voice, find_voice, load_prompt, usable_voices
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 from utils.cli import find_path
 from utils.errors import UserError
@@ -40,6 +40,7 @@ class TTS:
         self._queue = SynthesisQueue(build)
         synthesizer = self._queue.load(checkpoint)
         self.sample_rate_hz = synthesizer.codec.sample_rate_hz
+        self._codec = synthesizer.codec.fingerprint()
         self._settings = synthesizer.settings
         self._queue.start()
         self.close: Callable[[], object] = weakref.finalize(self, self._queue.close)
@@ -47,8 +48,8 @@ class TTS:
 
     @property
     def voices(self) -> list[str]:
-        """The names of the saved voices, those in the model's own folder first."""
-        return list(list_voices(self._experiment.folder))
+        """The names of the saved voices that the model can use, those in its own folder first."""
+        return list(usable_voices(self._experiment.folder, self._codec))
 
     def say(
         self,
@@ -62,16 +63,19 @@ class TTS:
         temperature: float | None = None,
         seed: int | None = None,
         speed: float | None = None,
+        loudness_lufs: float | None = None,
     ) -> SpokenText:
         """Synthesize a text of any length in a saved voice, or in that of a recording, `prompt`, of `prompt_text`.
 
         `voice` is the name of a saved voice, or the path of its file. Without both, it is the first voice in the
-        model's own folder. Parameters that are not given are the model's own settings.
+        model's own folder. Parameters that are not given are the model's own settings. `speed` is 0.5 to 2, and
+        `loudness_lufs` -60 to 0.
 
         The speech is returned even if it failed, with a warning in the log: see its `ended` and `error`. Raises
         UserError if the text or the prompt cannot be used.
         """
-        given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed, "speed": speed}
+        sampling = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed}
+        given = {**sampling, "speed": speed, "loudness_lufs": loudness_lufs}
         request = self._request(text, voice, prompt, prompt_text, given)
         self._queue.submit(request)
         return self._finish(request)
@@ -88,6 +92,7 @@ class TTS:
         temperature: float | None = None,
         seed: int | None = None,
         speed: float | None = None,
+        loudness_lufs: float | None = None,
     ) -> Generator[Tensor, None, SpokenText]:
         """As `say`, but yields the audio as it is made: blocks (N,) of the first part, then one for each further part.
 
@@ -95,7 +100,8 @@ class TTS:
         `say`, bit for bit if the model runs in fp32. Otherwise the first part sounds slightly different. Closing the
         generator cancels the rest. Synthesis begins with the first `next`.
         """
-        given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed, "speed": speed}
+        sampling = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed}
+        given = {**sampling, "speed": speed, "loudness_lufs": loudness_lufs}
         return self._stream(self._request(text, voice, prompt, prompt_text, given))
 
     def _stream(self, request: QueuedRequest) -> Generator[Tensor, None, SpokenText]:
@@ -129,7 +135,9 @@ class TTS:
         elif voice is None:
             source = default_voice(folder)
         else:
-            source = find_path(voice, "voice") if voice.endswith(SUFFIX) else find_voice(voice, folder, "voice")
+            source = (
+                find_path(voice, "voice") if voice.endswith(SUFFIX) else find_voice(voice, folder, "voice", self._codec)
+            )
         try:
             settings = self._settings.speech_settings(given)
         except ValidationError as error:

@@ -19,10 +19,9 @@ from starlette.requests import ClientDisconnect
 from config.schema import InferSettings
 from models.experiment import Experiment
 from synthesis.queue import QueuedRequest, SynthesisQueue
-from synthesis.voices import default_voice, find_voice, list_voices, load_prompt, read_voice
+from synthesis.voices import codec_of, default_voice, find_voice, load_prompt, usable_voices
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
-from utils.log import log
 from web.api_errors import ApiError, error_response
 from web.api_metrics import ApiMetrics
 from web.experiments import ExperimentList
@@ -117,7 +116,7 @@ class SpeechApi:
             raise ApiError(400, "instructions: not supported; choose another voice", "instructions")
         checkpoint = self.checkpoint(body.model)
         try:
-            voice = self.voice_file(body, experiment_of(checkpoint))
+            voice = self.voice_file(body, checkpoint)
         except UserError as error:
             raise ApiError(400, str(error), "voice", "voice_not_found") from None
         given = body.model_dump(include={"speed", "seed", "top_k", "top_p", "temperature"})
@@ -140,9 +139,10 @@ class SpeechApi:
             raise ApiError(404, f"model: there is no model {model!r}; see /v1/models", "model", "model_not_found")
         return found[model]
 
-    def voice_file(self, body: SpeechBody, experiment: Path) -> Path:
+    def voice_file(self, body: SpeechBody, checkpoint: Checkpoint) -> Path:
+        experiment = experiment_of(checkpoint)
         name = body.voice.id if isinstance(body.voice, VoiceId) else body.voice or self.voice
-        return find_voice(name, experiment, "voice") if name else default_voice(experiment)
+        return find_voice(name, experiment, "voice", codec_of(checkpoint)) if name else default_voice(experiment)
 
     def models(self) -> list[dict[str, Any]]:
         return [
@@ -151,14 +151,10 @@ class SpeechApi:
         ]
 
     def voices(self, model: str | None) -> list[dict[str, Any]]:
-        """The voices of a model; damaged files are left out."""
+        """The voices that a model can use; damaged files are left out."""
         rows = []
-        for name, path in list_voices(experiment_of(self.checkpoint(model))).items():
-            try:
-                voice = read_voice(path)
-            except UserError as error:
-                log.warning("%s", error)
-                continue
+        checkpoint = self.checkpoint(model)
+        for name, voice in usable_voices(experiment_of(checkpoint), codec_of(checkpoint)).items():
             notes = {"language": voice.language, "consent": voice.consent, "licence": voice.licence}
             rows.append({"id": name, "name": name, "seconds": round(voice.seconds, 2), **notes})
         return rows

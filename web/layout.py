@@ -9,7 +9,6 @@ import gradio as gr
 from models.experiment import Experiment
 from utils.prompts import MAX_SECONDS, MIN_SECONDS
 from web.page import Page, Remembered, SpokenResult, sampling_fields
-from web.prompts import MAX_CHARACTERS
 from web.word_marks import PROBLEMS, marked_text, time_rows
 
 # Requests in the synthesis queue, which batches them, and in gradio's queue before it.
@@ -19,6 +18,10 @@ _MAX_SHOWN = 80
 _INTRODUCTION = (
     "# Vallet\nReads a text in a voice that you choose: a saved one, or that of a recording of a few seconds. "
     "Use a voice only if its speaker agreed."
+)
+_PRETRAINED_LIMIT = (
+    "The pretrained pair is not understood with recordings of real voices. It speaks well in voices like those that it "
+    "comes with."
 )
 _MARK_COLOURS = ("#f59e0b", "#8b5cf6", "#ef4444", "#0ea5e9")
 CSS = """
@@ -38,6 +41,7 @@ class _Inputs:
     text: gr.Textbox
     voice: gr.Dropdown
     recording: gr.Column
+    limit: gr.Markdown
     prompt_audio: gr.Audio
     prompt_text: gr.Textbox
     saving: tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]
@@ -110,6 +114,14 @@ def _connect_voices(page: Page, blocks: gr.Blocks, inputs: _Inputs) -> None:
     )
     experiment.change(page.list_sampling, experiment, inputs.sampling, show_progress="hidden", api_visibility="private")
     experiment.change(page.list_voices, [experiment, voice], voice, show_progress="hidden", api_visibility="private")
+    experiment.change(
+        lambda chosen: gr.update(visible=page.is_pretrained(chosen)),
+        experiment,
+        inputs.limit,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     # The default voice is selected here and not when the page is built: programs that give a recording name no voice.
     blocks.load(page.list_experiments, experiment, experiment, show_progress="hidden", api_visibility="private").then(
         page.list_voices, experiment, voice, show_progress="hidden", api_visibility="private"
@@ -122,11 +134,11 @@ def _build_inputs(page: Page) -> _Inputs:
     top_k, top_p, temperature, seed, speed = sampling_fields(page.settings(Experiment.of(found[names[0]])))
     text = gr.Textbox(
         label="Text",
-        info=f"What is to be said, up to {MAX_CHARACTERS} characters. [pause 1s] makes a pause.",
+        info=f"What is to be said, up to {page.max_characters} characters. [pause 1s] makes a pause.",
         placeholder="The quick brown fox jumps over the lazy dog.",
         lines=3,
         max_lines=8,
-        max_length=MAX_CHARACTERS,
+        max_length=page.max_characters,
         elem_id="text",
     )
     # Custom values, as voices and experiments that are made while the server runs are accepted, too.
@@ -139,6 +151,7 @@ def _build_inputs(page: Page) -> _Inputs:
         elem_id="voice",
     )
     with gr.Column(elem_id="recording") as recording:
+        limit = gr.Markdown(_PRETRAINED_LIMIT, visible=page.is_pretrained(names[0]), elem_id="limit")
         prompt_audio = gr.Audio(
             label=f"Recording, {MIN_SECONDS:g} to {MAX_SECONDS:g} s",
             sources=["upload", "microphone"],
@@ -150,7 +163,7 @@ def _build_inputs(page: Page) -> _Inputs:
             label="Text of the recording",
             info="Exactly what is said in the recording. One person, about 3 s, without noise or music, is best.",
             lines=2,
-            max_length=MAX_CHARACTERS,
+            max_length=page.max_characters,
             elem_id="prompt_text",
         )
         saving = _build_saving()
@@ -188,7 +201,8 @@ def _build_inputs(page: Page) -> _Inputs:
         ]
     # In the order of the handler's arguments, not of the page.
     ordered = [sampling[index] for index in (3, 4, 2, 1, 0)]
-    return _Inputs(text, voice, recording, prompt_audio, prompt_text, saving, experiment, ordered, play, speak, cancel)
+    prompt = prompt_audio, prompt_text
+    return _Inputs(text, voice, recording, limit, *prompt, saving, experiment, ordered, play, speak, cancel)
 
 
 def _build_saving() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.Button]:

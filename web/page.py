@@ -20,16 +20,28 @@ from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.results import suspects_line
 from synthesis.subtitles import FORMATS, make_cues, write_subtitles
 from synthesis.synthesizer import Synthesizer
-from synthesis.voices import Voice, default_voice, find_voice, list_voices, load_prompt, new_voice_path, write_voice
+from synthesis.voices import (
+    Voice,
+    codec_of,
+    default_voice,
+    find_voice,
+    list_voices,
+    load_prompt,
+    new_voice_path,
+    usable_voices,
+    write_voice,
+)
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
 from utils.log import log
+from utils.paths import PRETRAINED
 from utils.prompts import Prompt
 from web.experiments import ExperimentList
 from web.live import LiveSpeeches
 from web.pictures import draw_speech
 from web.prompts import check_prompt, check_text, read_prompt
+from web.speech_response import ApiLimits
 from web.word_marks import word_notes
 
 _MAX_HISTORY = 10
@@ -75,8 +87,8 @@ class Page:
     """Handlers of the page's events. `settings` reads the infer section of an experiment.
 
     Audio is written below `folder`, gradio's cache, which deletes old files. `voice` is selected at first if the
-    experiment has it. `unfinished` has the requests that are not done, each with its browser session. `live` has the
-    speech that browsers play while it is made.
+    experiment has it. `max_characters` is the limit of a text. `unfinished` has the requests that are not done, each
+    with its browser session. `live` has the speech that browsers play while it is made.
     """
 
     queue: SynthesisQueue
@@ -84,6 +96,7 @@ class Page:
     settings: Callable[[Experiment], InferSettings]
     folder: Path
     voice: str | None = None
+    max_characters: int = ApiLimits.max_characters
     unfinished: list[tuple[str | None, QueuedRequest]] = field(default_factory=list)
     live: LiveSpeeches = field(default_factory=LiveSpeeches)
 
@@ -109,7 +122,7 @@ class Page:
         The player comes first if `play`, while the others are made, and plays what is there.
         """
         try:
-            text = check_text(text, "the text")
+            text = check_text(text, "the text", self.max_characters)
             checkpoint = self._checkpoint(experiment)
             load = self._prompt_loader(voice, prompt_audio, prompt_text, checkpoint)
             settings = self._speech_settings(
@@ -158,7 +171,7 @@ class Page:
         try:
             if not name.strip():
                 raise UserError("the voice has no name; write one, such as anna")
-            text, audio = check_text(prompt_text, "the recording's text"), check_prompt(prompt_audio)
+            text, audio = self._recording(prompt_text, prompt_audio)
             checkpoint = self._checkpoint(experiment)
             folder = experiment_of(checkpoint)
             path = self._new_voice(name.strip(), folder)
@@ -209,9 +222,14 @@ class Page:
         if not voice and not prompt_audio and not prompt_text.strip():
             voice = self.voice
         if voice:
-            return partial(load_prompt, source=find_voice(voice, experiment_of(checkpoint), "the voice"), text="")
-        text, audio = check_text(prompt_text, "the recording's text"), check_prompt(prompt_audio)
+            folder = experiment_of(checkpoint)
+            return partial(load_prompt, source=find_voice(voice, folder, "the voice", codec_of(checkpoint)), text="")
+        text, audio = self._recording(prompt_text, prompt_audio)
         return lambda synthesizer: read_prompt(audio, text, synthesizer.codec.sample_rate_hz)
+
+    def _recording(self, text: str, audio: str | None) -> tuple[str, Path]:
+        """The checked fields of the recording. Raises UserError if one is empty or cannot be used."""
+        return check_text(text, "the recording's text", self.max_characters), check_prompt(audio)
 
     def _progress(self, request: QueuedRequest, session: gr.Request | None, progress: gr.Progress) -> Iterator[None]:
         """Queue a request and show its progress until it is done. Yields after each update."""
@@ -262,13 +280,18 @@ class Page:
         """Update the choices of voices from the disk. The selection stays if it still exists; None is the default."""
         checkpoint = self.experiments.find().get(experiment or "")
         folder = None if checkpoint is None else experiment_of(checkpoint)
-        names = list(list_voices(folder))
+        names = [] if checkpoint is None else list(usable_voices(experiment_of(checkpoint), codec_of(checkpoint)))
         if chosen is None or (chosen and chosen not in names):
             chosen = self.voice if self.voice in names else ""
             if folder is not None and not chosen:
                 with suppress(UserError):
                     chosen = default_voice(folder).stem
         return gr.update(choices=[(RECORDING, ""), *((name, name) for name in names)], value=chosen)
+
+    def is_pretrained(self, experiment: str | None) -> bool:
+        """Whether this is the pretrained pair of the repository."""
+        checkpoint = self.experiments.find().get(experiment or "")
+        return checkpoint is not None and experiment_of(checkpoint).resolve() == PRETRAINED.resolve()
 
     def list_sampling(self, experiment: str | None) -> list[dict]:
         """Set the sampling fields to the experiment's own settings."""

@@ -5,16 +5,14 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.prompts import Prompt, check_prompt_length, prepare_prompt
 
-MAX_CHARACTERS = 1000
 
-
-def check_text(text: str, name: str) -> str:
+def check_text(text: str, name: str, max_characters: int) -> str:
     """Strip a text. Raises UserError if it is empty or too long; `name` is what the message calls it."""
     text = text.strip()
     if not text:
         raise UserError(f"{name} is empty; write it first")
-    if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{name} has {len(text)} characters; the limit is {MAX_CHARACTERS}, so split it")
+    if len(text) > max_characters:
+        raise UserError(f"{name} has {len(text)} characters; the limit is {max_characters}, so split it")
     return text
 
 

@@ -129,7 +129,8 @@ def _page(app: FastAPI, api: SpeechApi, host: str, port: int) -> Iterator[None]:
     # Uploaded prompts and synthesized audio.
     with tempfile.TemporaryDirectory(prefix="vallet-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        page = Page(api.queue, api.experiments, api.own_settings, Path(folder), voice=api.voice)
+        most = api.limits.max_characters
+        page = Page(api.queue, api.experiments, api.own_settings, Path(folder), voice=api.voice, max_characters=most)
         page.live.mount(app)
         blocks = build_page(page)
         blocks.max_threads = _MAX_THREADS

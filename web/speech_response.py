@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -21,6 +22,8 @@ from utils.log import log
 from web.api_errors import ApiError, error_response
 from web.api_metrics import ApiMetrics
 from web.audio_formats import CONTENT_TYPES, AudioEncoder
+
+_ADVICE_ON_SETTINGS = re.compile(r"(?:, or )?\b(?:raise|lower|set) infer\.\w+(?: \(\d+\))?(?:, or )?")
 
 CLIENT_LEFT = 499
 """The status of a request whose client has closed the connection, in the metrics."""
@@ -77,10 +80,11 @@ class SpeechResponse(Response):
             pass
         except ApiError as error:
             status = error.status
+            # Messages may quote the text, which the log must not have.
+            log.warning("a request for speech failed: status %d, %s", error.status, error.param or error.code)
             # Once audio was sent, nothing is left but to end the connection before its end.
             if not self._has_started:
                 await error_response(error)(scope, receive, send)
-            log.warning("a request for speech failed: %s", error.message)
         except Exception:
             status = 500
             raise
@@ -142,15 +146,17 @@ class SpeechResponse(Response):
         except UserError as error:
             if self._queue.is_draining:
                 raise ApiError(503, "the server is shutting down", code="shutting_down") from None
-            raise ApiError(400, str(error)) from None
+            field = self._request.source_of_errors
+            raise ApiError(400, f"{field}: {for_client(error)}", field) from None
         except Exception as error:
             log.exception("a request for speech failed")
             raise ApiError(500, "something went wrong on the server; see its log") from error
         if not speech.has_speech:
             # A client that tries again would get the same.
-            raise ApiError(422, str(speech.error), "input", "speech_failed")
+            raise ApiError(422, f"input: {for_client(speech.error)}", "input", "speech_failed")
         if speech.error is not None:
-            log.warning("%s", speech.error)
+            num_failed = sum("error" in part for part in speech.parts)
+            log.warning("%d of %d parts of a text have no speech", num_failed, len(speech.parts))
         return speech
 
     async def _wait(self, coroutine: Any) -> Any:
@@ -199,6 +205,11 @@ class SpeechResponse(Response):
         num_frames = round(text.num_samples / text.sample_rate_hz * text.frame_rate_hz * text.settings.speed)
         counts = {"input_tokens": num_phones, "output_tokens": num_frames, "total_tokens": num_phones + num_frames}
         return _event({"type": "speech.audio.done", "usage": counts})
+
+
+def for_client(message: object) -> str:
+    """The message without its advice on settings, which a client cannot change."""
+    return _ADVICE_ON_SETTINGS.sub("", str(message))
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -63,7 +63,7 @@ class Phonemizer(ABC):
             return None
         shown = ", ".join(_described(letter, text) for letter in letters[:_SHOWN_LETTERS])
         more = ", ..." if len(letters) > _SHOWN_LETTERS else ""
-        return f"{name} has letters that preprocess.language cannot read: {shown}{more}; is it in another language?"
+        return f"{name} has letters that cannot be read in its language: {shown}{more}; is it in another language?"
 
 
 def join_words_and_marks(pieces: Iterable[Sequence[str]]) -> list[str]:

@@ -149,7 +149,7 @@ def test_a_letter_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> 
     failures = (tmp_path / "data/custom/failures.jsonl").read_text(encoding="utf-8").splitlines()
     reasons = {row["id"]: row["reason"] for row in map(json.loads, failures)}
     assert reasons["u07"].startswith(
-        "the transcript (metadata.csv, line 9) has letters that preprocess.language cannot read: 한 (HANGUL SYLLABLE"
+        "the transcript (metadata.csv, line 9) has letters that cannot be read in its language: 한 (HANGUL SYLLABLE"
     )
     assert reasons["u08"].startswith("no language: neither the corpus nor")
     assert "espeak-ng has no language tlh" in reasons["u09"]

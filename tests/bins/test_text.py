@@ -122,7 +122,7 @@ def test_a_text_is_shown_without_a_corpus(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("--show_text", "привет"), "--show_text: the text has letters that preprocess.language cannot read"),
+        (("--show_text", "привет"), "--show_text: the text has letters that cannot be read in its language"),
         (("--show_text", "a", "--set", "preprocess.languag=de"), "did you mean preprocess.language"),
         (("--show_text", "a", "--infer_expt_dir", "nowhere"), "--infer_expt_dir: no such file or folder"),
     ],

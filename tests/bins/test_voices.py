@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,14 +17,26 @@ from safetensors.torch import load_file, save_file
 import bins.evaluate
 import bins.inference
 import bins.voices
+from bins.voices import FLAGS_OF_ADD
 from evaluation import recognizers
 from synthesis.load import load_experiment
 from synthesis.synthesizer import Request, Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem, read_test_list
-from synthesis.voices import FORMAT, MAX_BYTES, Voice, find_voice, list_voices, load_prompt, read_voice, write_voice
+from synthesis.voices import (
+    FORMAT,
+    MAX_BYTES,
+    Voice,
+    find_voice,
+    list_voices,
+    load_prompt,
+    read_voice,
+    usable_voices,
+    write_voice,
+)
 from tests.support.recipe import Recipe, prompt
 from utils.cli import find_path
 from utils.errors import UserError
+from utils.paths import ROOT
 from utils.prompts import prepare_prompt
 
 
@@ -31,7 +44,7 @@ from utils.prompts import prepare_prompt
 def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's own folder; the pretrained pair, which has voices too, is out of sight."""
     monkeypatch.setenv("VALLET_VOICES", str(tmp_path / "voices"))
-    for module in ("utils.paths", "synthesis.load"):
+    for module in ("utils.paths", "synthesis.load", "synthesis.voices"):
         monkeypatch.setattr(f"{module}.PRETRAINED", tmp_path / "pretrained")
     return tmp_path / "voices"
 
@@ -191,11 +204,49 @@ def test_voices_of_the_experiment_come_first(trained: Recipe, voices: Path, anna
         capsys.readouterr()
         assert trained.call(bins.voices, "add", name, *flags) == 1
         assert "there is a voice of this name" in capsys.readouterr().err
-    # Another codec cannot speak with it.
+    # Another codec cannot synthesize with it.
     shutil.copyfile(voices / "ben.safetensors", voices / "carl.safetensors")
     change(voices / "carl.safetensors", codec="another")
     with pytest.raises(UserError, match="carl: the voice was made with another codec than the model's; make it again"):
         load_prompt(load_experiment(experiment, "")[0], voices / "carl.safetensors", "")
+    capsys.readouterr()
+    assert trained.call(bins.voices, "list", "--infer_expt_dir", str(experiment)) == 0
+    marks = {row[0]: row[5:] for row in (line.split("\t") for line in capsys.readouterr().out.splitlines())}
+    assert marks == {"anna": [], "ben": [], "carl": ["not for nar_with_voices: made with another codec"]}
+    assert list(usable_voices(experiment, read_voice(voices / "ben.safetensors").codec)) == ["anna", "ben"]
+    assert list(usable_voices(experiment, None)) == ["anna", "ben", "carl"]
+
+
+def test_voices_of_the_pretrained_pair_are_never_removed(
+    trained: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voices: Path, anna: Path, ben: Path, capsys
+) -> None:
+    pair = trained.copied("nar", "pair_with_voices")
+    monkeypatch.setattr("utils.paths.PRETRAINED", pair)
+    monkeypatch.setattr("synthesis.voices.PRETRAINED", pair)
+    (tmp_path / "link").symlink_to(pair)
+    shipped = pair / "voices" / "carl.safetensors"
+    shipped.parent.mkdir()
+    shutil.copyfile(ben, shipped)
+    for flags in ((), ("--infer_expt_dir", str(pair)), ("--infer_expt_dir", str(tmp_path / "link"))):
+        capsys.readouterr()
+        assert trained.call(bins.voices, "remove", "carl", *flags) == 1
+        assert "remove: 'carl' comes with the pretrained pair" in capsys.readouterr().err and shipped.is_file()
+    # A user's own voice of that name is the one that is meant.
+    shutil.copyfile(ben, voices / "carl.safetensors")
+    assert trained.call(bins.voices, "remove", "carl") == 0
+    assert shipped.is_file() and not (voices / "carl.safetensors").exists()
+
+
+def test_voices_of_an_experiment_are_removed_only_if_it_is_named(
+    trained: Recipe, anna: Path, ben: Path, capsys
+) -> None:
+    experiment = trained.copied("nar", "nar_that_loses_a_voice")
+    (experiment / "voices").mkdir()
+    own = Path(shutil.copyfile(anna, experiment / "voices" / "carl.safetensors"))
+    assert trained.call(bins.voices, "remove", "carl") == 1 and own.is_file()
+    assert "remove: no voice 'carl'; there are anna, ben" in capsys.readouterr().err
+    assert trained.call(bins.voices, "remove", "carl", "--infer_expt_dir", str(experiment)) == 0 and not own.exists()
+    assert trained.call(bins.voices, "remove", "ben", "--infer_expt_dir", str(experiment)) == 0 and not ben.exists()
 
 
 def test_a_text_is_recognized_or_beside_the_audio(
@@ -232,6 +283,10 @@ MISTAKES = {
     "no audio": (("add", "anna"), "--audio: needed with add"),
     "list with a name": (("list", "anna"), "list: takes no name"),
     "a flag of add": (("show", "anna", "--consent", "x"), "--consent is for add"),
+    "an empty flag of add": (("show", "anna", "--text", ""), "--text is for add"),
+    "a setting for list": (("list", "--set", "nonsense=1"), "--set is for add"),
+    "a setting for show": (("show", "anna", "--set", "nonsense=1"), "--set is for add"),
+    "a setting for remove": (("remove", "anna", "--set", "nonsense=1"), "--set is for add"),
     "two texts": (("add", "a", "--audio", "x", "--text", "x", "--transcribe"), "--text: --transcribe finds the text"),
     "a recognizer alone": (("add", "a", "--audio", "x", "--asr", "whisper"), "--asr: needs --transcribe"),
     "unknown": (("show", "nobody", "--infer_expt_dir", "NAR"), "show: no voice 'nobody'; there are none"),
@@ -239,6 +294,12 @@ MISTAKES = {
     "no such audio": (("add", "a", "--audio", "x.wav", "--infer_expt_dir", "NAR"), "--audio: no such file"),
     "no pair": (("add", "anna", "--audio", "x.wav"), "this installation has no pretrained pair"),
 }
+
+
+def test_the_manual_has_all_flags() -> None:
+    section = (ROOT / "egs/tts/VALLE/README.md").read_text().split("\n## Voices\n")[1].split("\n## ")[0]
+    described = set(re.findall(r"--(\w+)", section.split("| flag | meaning |")[1]))
+    assert described >= {*FLAGS_OF_ADD, "set", "infer_expt_dir"}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

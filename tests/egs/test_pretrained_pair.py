@@ -13,11 +13,10 @@ import vallet
 from config.schema import Settings
 from processors.codecs import build_codec, check_model
 from processors.codecs.speech_rvq import SpeechRVQ
-from tests.conftest import ROOT
 from utils.checkpoint import resolve_checkpoint
 from utils.config import load_settings
 from utils.errors import UserError
-from utils.paths import PRETRAINED
+from utils.paths import PRETRAINED, ROOT
 
 MOST_BYTES = 25_000_000
 
@@ -68,6 +67,18 @@ def test_its_codec_starts_by_the_settings_of_the_manual(capsys: pytest.CaptureFi
             line for line in (ROOT / document).read_text().splitlines() if re.match(r"\|.*SpeechRVQ.* 16 kHz", line)
         ]
         assert "| 50 | 4 of 1024 | 2 | 50 |" in row
+
+
+def test_the_documents_send_readers_to_its_limits() -> None:
+    manual = (ROOT / "egs/tts/VALLE/README.md").read_text()
+    first_screen = (ROOT / "README.md").read_text().split("\n## ")[0]
+    for text, link in (
+        (first_screen, "(egs/tts/VALLE/pretrained/README.md#limits)"),
+        (manual.split("\n## Voices\n")[1].split("\n## ")[0], "(pretrained/README.md#limits)"),
+    ):
+        [paragraph] = [paragraph for paragraph in text.split("\n\n") if link in paragraph]
+        assert "is not understood with prompts of real voices" in " ".join(paragraph.split())
+    assert "\n## Limits\n" in (PRETRAINED / "README.md").read_text()
 
 
 def test_it_reads_numbers_as_words_and_finds_them(tts: vallet.TTS) -> None:

@@ -19,7 +19,7 @@ def test_a_text_in_another_script_is_a_failure_with_its_letters(tmp_path: Path) 
     ]
     first, good, last = UtteranceReader([rows], defaults().preprocess, None)[0]
     assert good.failure is None and good.phones
-    assert "cannot read: 你 (CJK UNIFIED IDEOGRAPH-4F60), 好 (CJK" in str(first.failure)
+    assert "cannot be read in its language: 你 (CJK UNIFIED IDEOGRAPH-4F60), 好 (CJK" in str(first.failure)
     assert "е (CYRILLIC SMALL LETTER IE), ...; is it" in str(last.failure)
     graphemes = defaults().preprocess.model_copy(update={"phone_extractor": "graphemes"})
     assert [loaded.failure for loaded in UtteranceReader([rows], graphemes, None)[0]] == [None] * 3

@@ -1,6 +1,7 @@
 """Many requests to the API, most of which leave early: `python -m tests.support.disconnects NUM`.
 
-Starts a server of its own with a tiny pair, and prints threads, open files, queue entries and memory before and after.
+Starts a server of its own with a tiny pair, prints threads, open files, queue entries and memory ten times, and checks
+at the end that they did not grow.
 """
 
 import gc
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +72,42 @@ def use(url: str, seed: int) -> None:
         leave(url, body, int(draw.choice([0, 1, 300])))
 
 
-def wait_until(is_there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
+def wait_until(is_there: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
     while not is_there():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def _state(api: SpeechApi) -> str:
-    gc.collect()
-    status = Path("/proc/self/status").read_text()
-    memory = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
-    files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (an iterator would count itself)
-    return f"{threading.active_count()} threads, {files} files, {len(api.queue)} queued, {int(memory) // 1024} MiB"
+def num_open_files() -> int:
+    """Open files and connections of this process."""
+    return len(os.listdir("/dev/fd"))  # noqa: PTH208 (an iterator would count itself)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is there while the server has nothing to do. The memory is in MiB."""
+
+    threads: int
+    files: int
+    queued: int
+    open_requests: int
+    memory: int
+
+    @classmethod
+    def of(cls, api: SpeechApi) -> "_State":
+        gc.collect()
+        status = Path("/proc/self/status").read_text()
+        memory = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+        counts = threading.active_count(), num_open_files(), len(api.queue), api.metrics.num_open
+        return cls(*counts, int(memory) // 1024)
+
+    def check(self, first: "_State") -> None:
+        """Raises AssertionError if requests left something behind since the `first` state."""
+        assert self.queued == self.open_requests == 0, self
+        # The server's pool of threads grows to its bound. The last connections may be about to be closed.
+        assert self.threads <= first.threads + 12 and self.files <= first.files + 8, (first, self)
+        assert self.memory <= first.memory + 64, (first, self)
 
 
 def main(num: int) -> None:
@@ -102,12 +127,16 @@ def main(num: int) -> None:
         queue = SynthesisQueue(lambda checkpoint: load_experiment(checkpoint.path, "")[0])
         api = SpeechApi(queue, ExperimentList(trained.log_dir), lambda experiment: experiment.settings().infer)
         with served(api) as url:
+            states: list[_State] = []
             for first in range(0, num, max(1, num // 10)):
                 with ThreadPoolExecutor(8) as pool:
                     list(pool.map(lambda seed: use(url, seed), range(first, min(num, first + max(1, num // 10)))))
-                wait_until(lambda: len(api.queue) == 0)
-                print(min(num, first + max(1, num // 10)), _state(api), flush=True)
-        print("after the server", _state(api), flush=True)
+                wait_until(lambda: len(api.queue) == api.metrics.num_open == 0)
+                states.append(_State.of(api))
+                print(min(num, first + max(1, num // 10)), states[-1], flush=True)
+            # The first requests also load what stays: compare with the state after them.
+            states[-1].check(states[0])
+        print("after the server", _State.of(api), flush=True)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def text_cases() -> Iterator[Case]:
     for name, text in spoken.items():
         yield Case(f"text: {name}", GOOD, text)
     for name, text in {"cyrillic": "Привет", "chinese": "你好", "arabic": "مرحبا"}.items():
-        yield Case(f"text: {name}", GOOD, text, "letters that preprocess.language cannot read")
+        yield Case(f"text: {name}", GOOD, text, "letters that cannot be read in its language")
     marks = {"stops": "...", "marks": "?!", "dashes": "—", "quotes": '""'}
     blank = {"empty": "", "spaces": "  \t ", "breaks": "\n\n", "null": None, "a number": 5, "a list": ["hello"]}
     for name, text in marks.items():

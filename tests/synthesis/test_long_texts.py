@@ -168,7 +168,7 @@ def test_a_text_with_letters_that_cannot_be_read_is_refused_before_it_is_synthes
 
     synthesizer = build()
     synthesizer.tokenizer = TextTokenizer(Latin, synthesizer.tokenizer._table, add_blank=False)
-    with pytest.raises(UserError, match=r"the text has letters that preprocess\.language cannot read: ж \(CYR"):
+    with pytest.raises(UserError, match=r"the text has letters that cannot be read in its language: ж \(CYR"):
         LongText(synthesizer, f"{TEXT} ж", prompt)
 
 

@@ -1,6 +1,7 @@
 """The Python API: the speech of stage 3, streaming, threads, and packages of others with our names."""
 
 import gc
+import inspect
 import re
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ import soundfile
 import torch
 
 import vallet
+from synthesis.speed_and_loudness import change_loudness
 from synthesis.synthesizer import Request, Synthesizer
-from synthesis.voices import Voice, write_voice
+from synthesis.voices import Voice, read_voice, write_voice
 from tests.conftest import ROOT
 from tests.support.pair import Trained
 from utils.audio import write_audio
@@ -59,6 +61,10 @@ def test_a_text_is_the_speech_of_stage_3(
         assert torch.equal(tts.say(TEXTS[0], voice=voice, seed=3).audio, wanted.audio)
     assert not torch.equal(tts.say(TEXTS[0], seed=4).audio, wanted.audio) and tts.voices == ["anna"]
     assert tts.say(TEXTS[0], seed=3, speed=2.0).seconds == pytest.approx(wanted.seconds / 2, abs=1e-3)
+    louder = tts.say(TEXTS[0], seed=3, loudness_lufs=-14.0)
+    assert torch.equal(louder.audio, change_loudness(wanted.audio, 24000, -14.0))
+    assert not torch.equal(louder.audio, wanted.audio)
+    assert torch.equal(torch.cat(list(tts.stream(TEXTS[0], seed=3, loudness_lufs=-14.0))), louder.audio)
     speech.save(str(tmp_path / "speech.wav"))
     write_audio(tmp_path / "wanted.wav", wanted.audio, 24000)
     assert (tmp_path / "speech.wav").read_bytes() == (tmp_path / "wanted.wav").read_bytes()
@@ -192,6 +198,30 @@ def test_the_first_code_of_the_readme_runs_in_another_folder(tmp_path: Path) -> 
     python(code[1], tmp_path)
     [speech] = tmp_path.glob("*.wav")
     assert len(soundfile.read(speech)[0])
+
+
+def test_voices_of_other_codecs_are_left_out(
+    tts: vallet.TTS, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALLET_VOICES", str(tmp_path))
+    made = read_voice(pair / "voices" / "anna.safetensors")
+    write_voice(made, tmp_path / "ben.safetensors")
+    write_voice(made.model_copy(update={"codec": "another"}), tmp_path / "carl.safetensors")
+    assert tts.voices == ["anna", "ben"]
+    with pytest.raises(vallet.UserError, match="no voice 'dora'; there are anna, ben;"):
+        tts.say(TEXTS[0], voice="dora")
+
+
+def test_the_manual_has_the_names_of_the_packages_and_all_that_the_api_has() -> None:
+    section = (ROOT / "egs/tts/VALLE/README.md").read_text().split("\n## Python\n")[1].split("\n## ")[0]
+    [names] = re.findall(r"^- Our packages are named (.*?)\.", section, re.MULTILINE | re.DOTALL)
+    assert tuple(re.findall(r"`(\w+)`", names)) == PACKAGES
+    # Of arguments and attributes, each is named.
+    arguments = [*inspect.signature(vallet.TTS.say).parameters][2:]
+    assert arguments == [*inspect.signature(vallet.TTS.stream).parameters][2:]
+    attributes = [name for name in dir(vallet.SpokenText) if not name.startswith("_") and name != "has_speech"]
+    for name in [*arguments, *attributes, "audio", "sample_rate_hz", "tts.voices", "subtitles="]:
+        assert re.search(rf"`[^`]*\b{re.escape(name)}", section), name
 
 
 @pytest.mark.parametrize("name", ["utils", "models"])

@@ -214,7 +214,7 @@ def wait_until(is_there: Callable[[], bool]) -> None:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"text": "  "}, "The text is empty; write it first"),
-    "a long text": ({"text": "a " * 501 + "b"}, "The text has 1003 characters; the limit is 1000"),
+    "a long text": ({"text": "a " * 2048 + "b"}, "The text has 4097 characters; the limit is 4096"),
     "nothing to say": ({"text": "?!"}, "The text '?!' has nothing that can be spoken"),
     "markup": ({"text": "<>"}, "The text '&lt;&gt;' has nothing that can be spoken"),
     "no prompt": ({"prompt_audio": None}, "There is no prompt; upload or record"),
@@ -351,6 +351,31 @@ def test_a_voice_that_cannot_be_saved_is_a_message(
         page.save_voice(**{**given, "experiment": "nar", **changes})
     assert str(voices) not in str(error.value)
     assert [path.name for path in voices.iterdir()] == ["ben.safetensors"] and not page.unfinished
+
+
+def test_the_page_has_the_limit_of_the_server(page: Page) -> None:
+    limited = replace(page, max_characters=50)
+    fields = build_page(limited).blocks.values()
+    most = {field.elem_id: field.max_length for field in fields if isinstance(field, gr.Textbox)}
+    assert most["text"] == most["prompt_text"] == 50
+    with pytest.raises(gr.Error, match="The text has 51 characters; the limit is 50"):
+        next(limited.speak("a" * 51, "", None, "", "nar", *SAMPLING.values(), False, []))
+
+
+def test_voices_of_other_codecs_are_not_choices(
+    page: Page, synthesizer: Synthesizer, trained: Trained, voices: Path
+) -> None:
+    audio, text = trained.prompt()
+    made = Voice.from_prompt(prepare_prompt(audio, text, 24000), synthesizer)
+    for name, codec in (("anna", made.codec), ("ben", "another")):
+        write_voice(made.model_copy(update={"codec": codec}), voices / f"{name}.safetensors")
+    assert [name for _, name in page.list_voices("nar")["choices"]] == ["", "anna"]
+
+
+def test_the_page_knows_the_pretrained_pair(page: Page, copy: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not page.is_pretrained("nar") and not page.is_pretrained(None)
+    monkeypatch.setattr("web.page.PRETRAINED", copy.nar)
+    assert page.is_pretrained("nar") and not page.is_pretrained("gone")
 
 
 def test_the_default_voice_is_selected(page: Page, copy: Trained, synthesizer: Synthesizer, voices: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from utils.errors import UserError
-from web.prompts import MAX_CHARACTERS, check_prompt, check_text, read_prompt
+from web.prompts import check_prompt, check_text, read_prompt
 
 RATE = 16000
 
@@ -19,11 +19,14 @@ def noise(path: Path, seconds: float, level: float = 0.1, rate: int = RATE) -> P
 
 
 def test_texts_are_stripped_and_limited() -> None:
-    assert check_text(" a dog\n", "the text") == "a dog"
-    assert len(check_text("a" * MAX_CHARACTERS, "the text")) == MAX_CHARACTERS
-    for text, words in (("", "the text is empty"), (" \n", "the text is empty"), ("a" * 1001, "has 1001 characters")):
+    assert check_text(" a dog\n", "the text", 5) == "a dog"
+    for text, words in (
+        ("", "the text is empty"),
+        (" \n", "the text is empty"),
+        ("a" * 6, "6 characters; the limit is 5"),
+    ):
         with pytest.raises(UserError, match=words):
-            check_text(text, "the text")
+            check_text(text, "the text", 5)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])

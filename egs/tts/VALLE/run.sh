@@ -87,7 +87,7 @@ Stage 5, web page and HTTP API:
   --infer_voice NAME        a saved voice for requests that name none
   --api_key KEY             key that clients of the API, and users of the page as a password, must give (default: the
                             variable VALLET_API_KEY, if it is set)
-  --max_characters N        longest text of the API (default 4096)
+  --max_characters N        longest text, on the page and in the API (default 4096)
   --max_waiting N           requests that may be in the queue before the API refuses more (default 32)
   --max_seconds S           longest time of a request to the API (default 600)
   --drain_seconds S         how long SIGTERM lets requests be finished (default 60)
