@@ -15,12 +15,11 @@ import torch
 from sentencex import segment
 from torch import Tensor
 
-from utils.errors import UserError
+from processors.inline import PHONES, find_pauses
 from utils.prompts import find_sound
 
 Phonemize = Callable[[Sequence[str]], list[list[str]]]
 """Gives the phones of each text."""
-MAX_PAUSE_SECONDS = 60.0
 
 # The silence that is inserted after a comma, another mark in a sentence, a sentence, a paragraph. The neighbours keep
 # `_EDGE_SECONDS` of their own in addition. In read speech (CMU ARCTIC, LJSpeech, VCTK and LibriTTS; pauses found by
@@ -34,9 +33,6 @@ _FADE_SECONDS = 0.01
 # Pieces that are phonemized at once; bounds the memory that a book takes.
 _PIECES_PER_CALL = 1000
 
-_PAUSE = re.compile(r"\[\s*pause\b([^\[\]]*)\]", re.IGNORECASE)
-_PAUSE_LENGTH = re.compile(r"\s+([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*s\s*", re.IGNORECASE)
-_PHONES = re.compile(r"\[\[[^\[\]]*\]\]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CLOSERS = "\"'”’»›)]}」』）】》〉］｝"
 _OPENERS = "([{（【［｛"
@@ -110,7 +106,7 @@ def split_text(text: str, phonemize: Phonemize, max_phones: float, language: str
     """
     text = text.strip()
     # What must not be cut is hidden from the search: letters take its place.
-    masked = _PHONES.sub(lambda match: "x" * len(match.group()), _SURROGATES.sub("x", text))
+    masked = re.sub(PHONES, lambda match: "x" * len(match.group()), _SURROGATES.sub("x", text))
     pieces = _sections(masked)
     for worst in (Cut.SENTENCE, Cut.CLAUSE, Cut.WORD, Cut.INSIDE):
         divided: list[_Piece] = []
@@ -135,15 +131,7 @@ def split_text(text: str, phonemize: Phonemize, max_phones: float, language: str
 
 def _sections(text: str) -> list[_Piece]:
     """The stretches of a text between pauses and paragraphs; some may be empty."""
-    ends: list[tuple[int, int, float | None]] = []
-    for match in _PAUSE.finditer(text):
-        length = _PAUSE_LENGTH.fullmatch(match.group(1))
-        if length is None or float(length.group(1)) > MAX_PAUSE_SECONDS:
-            raise UserError(
-                f"{match.group()}: takes a length of at most {MAX_PAUSE_SECONDS:g} s, as in [pause 0.5s]; correct it, "
-                "or remove it"
-            )
-        ends.append((*match.span(), float(length.group(1))))
+    ends: list[tuple[int, int, float | None]] = list(find_pauses(text))
     for match in re.finditer(r"\s+", text):
         num_breaks = len(f".{match.group()}.".splitlines()) - 1
         if num_breaks > 1 or "\u2029" in match.group():
