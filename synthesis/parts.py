@@ -16,6 +16,7 @@ from sentencex import segment
 from torch import Tensor
 
 from processors.inline import PHONES, find_pauses
+from processors.normalization.phrases import find_phrases
 from utils.prompts import find_sound
 
 Phonemize = Callable[[Sequence[str]], list[list[str]]]
@@ -56,7 +57,8 @@ class Cut(IntEnum):
     SENTENCE = 1
     CLAUSE = 2
     WORD = 3
-    # Between the words of an abbreviation ("z. B.") or the digits of a number ("10 000").
+    # Between the words of an abbreviation ("z. B."), the digits of a number ("10 000"), a number and its unit ("$5
+    # million", "20 km"), a month and its day, a title or a Roman numeral and its name.
     INSIDE = 4
 
 
@@ -105,8 +107,7 @@ def split_text(text: str, phonemize: Phonemize, max_phones: float, language: str
     abbreviations that sentencex knows. Raises UserError if the length of a `[pause]` is missing or too large.
     """
     text = text.strip()
-    # What must not be cut is hidden from the search: letters take its place.
-    masked = re.sub(PHONES, lambda match: "x" * len(match.group()), _SURROGATES.sub("x", text))
+    masked = _masked(text)
     pieces = _sections(masked)
     for worst in (Cut.SENTENCE, Cut.CLAUSE, Cut.WORD, Cut.INSIDE):
         divided: list[_Piece] = []
@@ -127,6 +128,16 @@ def split_text(text: str, phonemize: Phonemize, max_phones: float, language: str
         # Nothing follows the end of the text.
         parts[-1] = replace(parts[-1], cut=Cut.SECTION, pause_seconds=0.0)
     return lead_seconds, parts
+
+
+def sentence_ends(text: str, language: str) -> list[int]:
+    """Where the sentences of a text end: after the white space, in order. `language` is as in `split_text`."""
+    return [end for end, cut in _cuts(_masked(text), language) if cut == Cut.SENTENCE]
+
+
+def _masked(text: str) -> str:
+    """The text with letters in place of inline phones, which must not be cut, and of surrogates."""
+    return re.sub(PHONES, lambda match: "x" * len(match.group()), _SURROGATES.sub("x", text))
 
 
 def _sections(text: str) -> list[_Piece]:
@@ -163,6 +174,7 @@ def _cuts(text: str, language: str) -> Iterator[tuple[int, Cut]]:
     for sentence in segment(language, text):
         end += len(sentence)
         sentence_ends.append(end)
+    inside = {position for start, end in find_phrases(text, language) for position in range(start + 1, end)}
     for match in _CUT.finditer(text):
         is_space = match.group().isspace()
         last = match.start() if is_space else match.end()
@@ -176,7 +188,7 @@ def _cuts(text: str, language: str) -> Iterator[tuple[int, Cut]]:
         is_between_digits = after.isdigit() and text[match.start() - 1 : match.start()].isdigit()
         if is_between_digits and match.group() in _DIGIT_MARKS:
             continue
-        if is_between_digits and is_space:
+        if (is_between_digits and is_space) or match.start() in inside:
             cut = Cut.INSIDE
         elif ends_sentence:
             cut = Cut.SENTENCE

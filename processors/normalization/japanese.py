@@ -3,7 +3,7 @@
 import re
 
 from processors.normalization.cjk import SIGN, N, groups_of_four, is_code, names_with_digits, one_by_one, split_number
-from processors.normalization.engine import Rules, Section, any_of
+from processors.normalization.engine import Neighbours, Rules, Section, any_of
 from processors.normalization.web import WebWords, web_rules
 
 _LARGE = ("", "万", "億", "兆")
@@ -59,6 +59,7 @@ _UNITS = {
     "°": "度",
     "%": "パーセント",
 }
+NEIGHBOURS = Neighbours(after_number=[*_UNITS, *_CURRENCIES])
 
 
 def cardinal(whole: str) -> str:
