@@ -8,7 +8,8 @@ from processors.normalization.web import WebWords, web_rules
 
 _LARGE = ("", "万", "億", "兆")
 _DASH = r"\s?[-–—~～〜]\s?"
-_CODE_DIGITS = ("ゼロ", "一", "二", "三", "四", "五", "六", "七", "八", "九")
+# OpenJTalk reads 一二三四 as one thousand two hundred thirty-four, and katakana as they are written.
+_CODE_DIGITS = ("ゼロ", "イチ", "ニ", "サン", "ヨン", "ゴ", "ロク", "ナナ", "ハチ", "キュー")
 _DECIMALS = "〇一二三四五六七八九"
 _CURRENCIES = {
     "¥": "円",
