@@ -126,6 +126,12 @@ def test_show_text_refuses_a_wrong_pause() -> None:
         call(bins.preprocess, "--show_text", "Hello [pause 5] there")
 
 
+@pytest.mark.parametrize("text", ["", " \n", "[language en] "])
+def test_show_text_refuses_an_empty_text(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--show_text: the text is empty"):
+        call(bins.preprocess, "--show_text", text)
+
+
 def test_a_text_is_shown_without_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The default config has a placeholder where the path of a corpus belongs.
     assert call(bins.preprocess, "--show_text", "Dr. Lee paid $5 🎉") == 0
