@@ -146,6 +146,8 @@ def show_text(text: str, config: str | None, experiment: str | None, overrides: 
         folder = Experiment.of(resolve_checkpoint(find_path(experiment, "--infer_expt_dir"), "--infer_expt_dir"))
         preprocess, table = folder.settings(overrides).preprocess, SymbolTable.load(folder.symbols)
     language, text = split_language_tag(text)
+    if not text.strip():
+        raise UserError("--show_text: the text is empty; give it one")
     if preprocess.language == AUTO:
         if not language:
             raise UserError("--show_text: begin the text with its language, as in [language zh]")

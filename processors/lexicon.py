@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from config.schema import PreprocessSettings
+from processors.inline import PHONES_OR_PAUSE
 from utils.config import resolve_path
 from utils.errors import UserError
 from utils.paths import ROOT
@@ -13,8 +14,6 @@ from utils.text_files import read_text_file
 
 # Letters and marks that no spelling has: a value with one of them is IPA.
 _IPA_LETTER = re.compile("[\u0250-\u02af\u02b0\u02b2\u02b7\u02c8\u02cc\u02d0\u02d1\u02de\u1d00-\u1dbf]")
-# What the lexicon must leave alone: inline phones and pauses.
-_PROTECTED = r"\[\[[^\[\]]*\]\]|\[pause\b[^\[\]]*\]"
 # Scripts that have no spaces between words: there, a word has no boundary to look for.
 _UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 _LETTER = rf"(?:(?!{_UNSPACED})\w)"
@@ -33,7 +32,9 @@ class Lexicon:
         # that are no single word, such as "C++" and "New York", are searched for.
         special = [word for word in spoken if not _WORD.fullmatch(word)]
         self._pattern = re.compile(
-            f"{_PROTECTED}|(?P<special>{'|'.join([*map(_whole, sorted(special, key=len, reverse=True)), '(?!)'])})"
+            # Inline phones and pauses come first, and are left unchanged.
+            f"{PHONES_OR_PAUSE.pattern}"
+            f"|(?P<special>{'|'.join([*map(_whole, sorted(special, key=len, reverse=True)), '(?!)'])})"
             f"|(?P<word>{_WORD.pattern})",
             re.IGNORECASE,
         )

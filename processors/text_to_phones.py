@@ -8,11 +8,13 @@ from typing import Protocol
 from config.schema import PreprocessSettings
 from processors.frontends import build_phonemizer
 from processors.frontends.base import Phonemizer
+from processors.inline import find_pauses, split_at_pauses
 from processors.languages import AUTO, language_name
 from processors.lexicon import Lexicon
 from processors.normalization import normalize
 from processors.normalization.engine import any_of
 from processors.symbols import SymbolTable, join_words, language_symbol
+from utils.errors import UserError
 
 # Inline phones, with the ending of an English possessive, which belongs to their word.
 _INLINE = re.compile(r"\[\[([^\[\]]*)\]\]((?:['’]s\b)?)")
@@ -28,9 +30,10 @@ _SYLLABIC_L = "əl(?![aeiouyæɑɐɒɔəɚɛɜɪʊʌᵻ])"
 class TextToPhones(Phonemizer):
     """A text frontend that first does what `preprocess.lexicon` and `preprocess.normalize_text` ask.
 
-    Phones in double brackets, such as [[həˈloʊ]], are taken as they are written. `phones` are those of the symbol
-    table, if there is one already; they decide whether tʃ is one phone or two. With `has_symbol` the phones of a text
-    begin with a symbol of the language.
+    Phones in double brackets, such as [[həˈloʊ]], are taken as they are written. A pause, [pause 0.5s], is a word
+    boundary, as silence has no phones, and each side of it is read as a text of its own. `phones` are those of the
+    symbol table, if there is one already; they decide whether tʃ is one phone or two. With `has_symbol` the phones of a
+    text begin with a symbol of the language.
     """
 
     def __init__(
@@ -69,22 +72,42 @@ class TextToPhones(Phonemizer):
         return cls(frontend, language or settings.language, normalizes, lexicon, phones, language is not None)
 
     def rewrite(self, text: str) -> str:
-        """The text that the frontend reads: after the lexicon and normalization, with inline phones in it."""
-        if self._lexicon is not None:
-            text = self._lexicon.apply(text)
-        return normalize(text, self._language) if self._normalizes else text
+        """The text after the lexicon and normalization, for the frontend, with inline phones and pauses in it."""
+        pauses = [text[pause.start : pause.end] for pause in find_pauses(text)]
+        if not pauses:
+            return self._rewrite(text)
+        stretches = [self._rewrite(stretch).strip() for stretch in split_at_pauses(text)]
+        shown = [item for pair in zip(stretches, [*pauses, ""], strict=True) for item in pair]
+        return " ".join(filter(None, shown))
 
     def phonemize(self, texts: Sequence[str]) -> list[list[str]]:
-        # Plain text, inline phones, their ending, plain text, ...
-        pieces = [_INLINE.split(self.rewrite(text)) for text in texts]
-        plain = iter(self._frontend.phonemize([piece for text_pieces in pieces for piece in text_pieces[::3]]))
-        return [[*self._start, *self._joined(text_pieces, plain)] for text_pieces in pieces]
+        """Raises UserError if a pause has no valid length."""
+        # For each stretch between pauses: plain text, inline phones, their ending, plain text, ...
+        pieces = [[_INLINE.split(self._rewrite(stretch)) for stretch in split_at_pauses(text)] for text in texts]
+        all_plain = [piece for stretches in pieces for stretch in stretches for piece in stretch[::3]]
+        plain = iter(self._frontend.phonemize(all_plain))
+        return [
+            [*self._start, *join_words([self._joined(stretch, plain) for stretch in stretches])] for stretches in pieces
+        ]
+
+    def refusal(self, name: str, text: str) -> str | None:
+        try:
+            return super().refusal(name, text)
+        except UserError as error:
+            return f"{name}: {error}"
 
     def unreadable(self, text: str) -> list[str]:
-        return self._frontend.unreadable(" ".join(_INLINE.split(self.rewrite(text))[::3]))
+        """Raises UserError if a pause has no valid length."""
+        stretches = [_INLINE.split(self._rewrite(stretch)) for stretch in split_at_pauses(text)]
+        return self._frontend.unreadable(" ".join(piece for stretch in stretches for piece in stretch[::3]))
+
+    def _rewrite(self, stretch: str) -> str:
+        if self._lexicon is not None:
+            stretch = self._lexicon.apply(stretch)
+        return normalize(stretch, self._language) if self._normalizes else stretch
 
     def _joined(self, pieces: list[str], plain: Iterator[list[str]]) -> list[str]:
-        """The phones of a text; takes the frontend's output for each piece of plain text from the iterator."""
+        """The phones of a stretch; takes the frontend's output for each piece of plain text from the iterator."""
         words = [next(plain)]
         for index in range(1, len(pieces), 3):
             # Without white space between them, inline phones and their neighbours are one word.

@@ -15,12 +15,12 @@ import torch
 from sentencex import segment
 from torch import Tensor
 
-from utils.errors import UserError
+from processors.inline import PHONES, find_pauses
+from processors.normalization.phrases import find_phrases
 from utils.prompts import find_sound
 
 Phonemize = Callable[[Sequence[str]], list[list[str]]]
 """Gives the phones of each text."""
-MAX_PAUSE_SECONDS = 60.0
 
 # The silence that is inserted after a comma, another mark in a sentence, a sentence, a paragraph. The neighbours keep
 # `_EDGE_SECONDS` of their own in addition. In read speech (CMU ARCTIC, LJSpeech, VCTK and LibriTTS; pauses found by
@@ -34,9 +34,6 @@ _FADE_SECONDS = 0.01
 # Pieces that are phonemized at once; bounds the memory that a book takes.
 _PIECES_PER_CALL = 1000
 
-_PAUSE = re.compile(r"\[\s*pause\b([^\[\]]*)\]", re.IGNORECASE)
-_PAUSE_LENGTH = re.compile(r"\s+([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*s\s*", re.IGNORECASE)
-_PHONES = re.compile(r"\[\[[^\[\]]*\]\]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CLOSERS = "\"'”’»›)]}」』）】》〉］｝"
 _OPENERS = "([{（【［｛"
@@ -60,7 +57,8 @@ class Cut(IntEnum):
     SENTENCE = 1
     CLAUSE = 2
     WORD = 3
-    # Between the words of an abbreviation ("z. B.") or the digits of a number ("10 000").
+    # Between the words of an abbreviation ("z. B."), the digits of a number ("10 000"), a number and its unit ("$5
+    # million", "20 km"), a month and its day, a title or a Roman numeral and its name.
     INSIDE = 4
 
 
@@ -109,8 +107,7 @@ def split_text(text: str, phonemize: Phonemize, max_phones: float, language: str
     abbreviations that sentencex knows. Raises UserError if the length of a `[pause]` is missing or too large.
     """
     text = text.strip()
-    # What must not be cut is hidden from the search: letters take its place.
-    masked = _PHONES.sub(lambda match: "x" * len(match.group()), _SURROGATES.sub("x", text))
+    masked = _masked(text)
     pieces = _sections(masked)
     for worst in (Cut.SENTENCE, Cut.CLAUSE, Cut.WORD, Cut.INSIDE):
         divided: list[_Piece] = []
@@ -133,17 +130,19 @@ def split_text(text: str, phonemize: Phonemize, max_phones: float, language: str
     return lead_seconds, parts
 
 
+def sentence_ends(text: str, language: str) -> list[int]:
+    """Where the sentences of a text end: after the white space, in order. `language` is as in `split_text`."""
+    return [end for end, cut in _cuts(_masked(text), language) if cut == Cut.SENTENCE]
+
+
+def _masked(text: str) -> str:
+    """The text with letters in place of inline phones, which must not be cut, and of surrogates."""
+    return re.sub(PHONES, lambda match: "x" * len(match.group()), _SURROGATES.sub("x", text))
+
+
 def _sections(text: str) -> list[_Piece]:
     """The stretches of a text between pauses and paragraphs; some may be empty."""
-    ends: list[tuple[int, int, float | None]] = []
-    for match in _PAUSE.finditer(text):
-        length = _PAUSE_LENGTH.fullmatch(match.group(1))
-        if length is None or float(length.group(1)) > MAX_PAUSE_SECONDS:
-            raise UserError(
-                f"{match.group()}: takes a length of at most {MAX_PAUSE_SECONDS:g} s, as in [pause 0.5s]; correct it, "
-                "or remove it"
-            )
-        ends.append((*match.span(), float(length.group(1))))
+    ends: list[tuple[int, int, float | None]] = list(find_pauses(text))
     for match in re.finditer(r"\s+", text):
         num_breaks = len(f".{match.group()}.".splitlines()) - 1
         if num_breaks > 1 or "\u2029" in match.group():
@@ -175,6 +174,7 @@ def _cuts(text: str, language: str) -> Iterator[tuple[int, Cut]]:
     for sentence in segment(language, text):
         end += len(sentence)
         sentence_ends.append(end)
+    inside = {position for start, end in find_phrases(text, language) for position in range(start + 1, end)}
     for match in _CUT.finditer(text):
         is_space = match.group().isspace()
         last = match.start() if is_space else match.end()
@@ -188,7 +188,7 @@ def _cuts(text: str, language: str) -> Iterator[tuple[int, Cut]]:
         is_between_digits = after.isdigit() and text[match.start() - 1 : match.start()].isdigit()
         if is_between_digits and match.group() in _DIGIT_MARKS:
             continue
-        if is_between_digits and is_space:
+        if (is_between_digits and is_space) or match.start() in inside:
             cut = Cut.INSIDE
         elif ends_sentence:
             cut = Cut.SENTENCE

@@ -1,17 +1,18 @@
 """Subtitles beside the audio, from the times of the words: SubRip (srt) or WebVTT (vtt)."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from processors.inline import without_marks
+from synthesis.parts import sentence_ends
 from utils.files import atomic_write
 
 FORMATS = ("srt", "vtt")
 # A cue is at most two lines of 42 characters, and ends at sentences and at pauses.
 _MAX_CHARACTERS, _MAX_SECONDS, _PAUSE_SECONDS = 84, 7.0, 0.7
-_SENTENCE_ENDS = (".", "!", "?", "。", "！", "？", "…")
-_CLOSERS = "\"'”’»)]」』"
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,13 @@ class Cue:
     end: float
 
 
-def make_cues(text: str, words: Sequence[dict[str, Any]]) -> list[Cue]:
-    """The cues of a text, from `words` of `results.jsonl`. Each shows the text as it is written."""
+def make_cues(text: str, words: Sequence[dict[str, Any]], language: str = "en") -> list[Cue]:
+    """The cues of a text, from `words` of `results.jsonl`.
+
+    Each shows the text as it is written, but without pauses and the brackets of inline phones. `language` is a language
+    code, for the abbreviations that end no sentence.
+    """
+    ends = sentence_ends(text, language)
     cues: list[Cue] = []
     begin, position, first = 0, 0, None
     for index, word in enumerate(words):
@@ -36,14 +42,16 @@ def make_cues(text: str, words: Sequence[dict[str, Any]]) -> list[Cue]:
         is_end = after is None
         if after is not None:
             num_characters = position + 1 + len(after["word"]) - begin
+            # The first sentence end at or after the word is before the next word.
+            next_end = bisect_left(ends, position)
             is_end = (
-                word["word"].rstrip(_CLOSERS).endswith(_SENTENCE_ENDS)
+                (next_end < len(ends) and ends[next_end] <= max(position, text.find(after["word"], position)))
                 or after["start"] - word["end"] >= _PAUSE_SECONDS
                 or num_characters > _MAX_CHARACTERS
                 or after["end"] - first["start"] > _MAX_SECONDS
             )
         if is_end:
-            shown = " ".join(text[begin:position].split())
+            shown = " ".join(without_marks(text[begin:position]).split())
             cues.append(Cue(shown, first["start"], max(word["end"], first["start"] + 0.001)))
             first = None
     return cues

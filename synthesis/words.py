@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from processors.inline import PHONES_OR_PAUSE
 from synthesis.parts import IDEOGRAPH
 
 # A gap of this length between two words is no pause: it belongs to the first word.
 _SHORTEST_PAUSE_SECONDS = 0.1
-_TOKEN = re.compile(r"\s*(?:\[\[[^\[\]]*\]\]|\S)+\s*")
+_TOKEN = re.compile(rf"\s*(?:{PHONES_OR_PAUSE.pattern}|\S)+\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def split_words(text: str) -> list[str]:
 
     In scripts without spaces between words, each character is one.
     """
-    return [word for token in _TOKEN.findall(text) for word in re.split(rf"(?<=\S)(?={IDEOGRAPH})", token) if word]
+    tokens = [match[0] for match in _TOKEN.finditer(text)]
+    return [word for token in tokens for word in re.split(rf"(?<=\S)(?={IDEOGRAPH})", token) if word]
 
 
 def is_sound(phone: str) -> bool:

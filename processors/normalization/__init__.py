@@ -13,13 +13,13 @@ import importlib
 import re
 from functools import cache
 
+from processors.inline import PHONES_OR_PAUSE
 from processors.normalization import others
 from processors.normalization.engine import Section, apply_sections
 from processors.normalization.markup import drop_emoji, fold_characters, strip_markup
 
-# Inline phones and pauses are not text.
-_PROTECTED = re.compile(r"\[\[[^\[\]]*\]\]|\[pause\b[^\[\]]*\]")
-# Private-use characters stand for them meanwhile. No rule changes these, and they have no sound of their own.
+# Private-use characters stand for inline phones and pauses meanwhile. No rule changes these, and they have no sound of
+# their own.
 _PLACEHOLDERS = re.compile("[\U000f0000-\U0010ffff]")
 _FIRST_PLACEHOLDER = 0xF0000
 _MAX_ROUNDS = 5
@@ -40,7 +40,7 @@ def normalize(text: str, language: str) -> str:
         protected.append(match[0])
         return chr(_FIRST_PLACEHOLDER + len(protected) - 1)
 
-    spoken, written = _PROTECTED.sub(hide, _PLACEHOLDERS.sub("", text)), ""
+    spoken, written = PHONES_OR_PAUSE.sub(hide, _PLACEHOLDERS.sub("", text)), ""
     # One round is enough for nearly all texts. More of them leave nothing that a later call would change.
     for _ in range(_MAX_ROUNDS):
         if spoken == written:

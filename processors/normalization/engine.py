@@ -23,6 +23,23 @@ class Section(NamedTuple):
     rules: Rules
 
 
+class Neighbours(NamedTuple):
+    """Words that belong to the number or the name beside them, for a text that is divided.
+
+    `numbers`, `not_names` and `rulers` are patterns: numbers in words, capitalized words that follow no title, and
+    names with Roman numerals.
+    """
+
+    after_number: Sequence[str] = ()
+    months: Sequence[str] = ()
+    short_months: Sequence[str] = ()
+    before_name: Sequence[str] = ()
+    before_number: Sequence[str] = ()
+    numbers: str = "(?!)"
+    not_names: str = "(?!)"
+    rulers: str = "(?!)"
+
+
 def apply(rules: Rules, text: str) -> str:
     """The text after each rule, in order: a rule sees what those before it left."""
     for pattern, replacement in rules:

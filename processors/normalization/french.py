@@ -2,7 +2,16 @@
 
 import re
 
-from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words, words_after
+from processors.normalization.engine import (
+    Neighbours,
+    Rules,
+    Section,
+    any_of,
+    cardinal,
+    digit_groups,
+    in_words,
+    words_after,
+)
 from processors.normalization.european import (
     FRACTION,
     QUANTITY,
@@ -134,6 +143,20 @@ _FEMININE = (
     "tonne|seconde|minute|milliseconde|kilocalorie|livre|heure|journée|semaine|année|foi|sœur|mère|personne|femme|fille"
     "|page|place|chambre|bouteille|tasse|pièce|voiture|maison|étoile|rue|ligne|image|vidéo|chanson|question"
     "|réponse|idée"
+)
+NEIGHBOURS = Neighbours(
+    after_number=[
+        *_UNITS,
+        *(name.split()[0] for names in _UNITS.values() for name in names.split("|")),
+        *_CURRENCIES,
+        *(name for names in _CURRENCIES.values() for name in names.split("|") if name),
+        *_SCALES,
+        *("heures", "heure", "h", "millions", "million", "milliards", "milliard", "mille"),
+    ],
+    months=_MONTHS,
+    short_months=list(_SHORT_MONTHS),
+    before_name=[*(name.rstrip(".") for name in _TITLES), "monsieur", "madame", "saint", "sainte"],
+    before_number=["art", "chap", "vol", "fig", "n°"],
 )
 _LETTERS = "UE|EU|PME|VIH|IA|JO|ID|FAQ|OGM|QI"
 _PARTS = {2: "demi", 3: "tiers", 4: "quart"}

@@ -3,6 +3,7 @@
 import re
 
 from processors.normalization.engine import (
+    Neighbours,
     Rules,
     Section,
     any_of,
@@ -176,6 +177,22 @@ _SCALES = {
     "Mrd": ("Milliarde", "Milliarden"),
     "Tsd.": ("Tausend", "Tausend"),
 }
+NEIGHBOURS = Neighbours(
+    after_number=[
+        *_UNITS,
+        *(name.split()[0] for names in _UNITS.values() for name in names.split("|")),
+        *_CURRENCIES,
+        *(name for names in _CURRENCIES.values() for name in names if name),
+        *_SCALES,
+        *(name for names in _SCALES.values() for name in names),
+        "Uhr",
+    ],
+    months=_MONTHS,
+    short_months=list(_SHORT_MONTHS),
+    before_name=["Dr", "Prof", "Hr", "Hrn", "Fr", "St", "Herr", "Herrn", "Frau"],
+    before_number=["Nr", "Abb", "Abs", "Art", "Bd", "Kap"],
+    rulers=_RULERS,
+)
 # The ordinal ends in -n after these, in -e after an article, and otherwise in -r.
 _DATIVE = r"(?:[Aa]m|[Ii]m|[Vv]om|[Zz]um|[Zz]ur|[Bb]eim|dem|den|des|bis|jedem|jeden|seinem|ihrem|einem|einer|der)"
 _NOMINATIVE = r"(?:[Dd]er|[Dd]ie|[Dd]as|jede|jeder|jedes)"

@@ -3,12 +3,13 @@
 import re
 
 from processors.normalization.cjk import SIGN, N, groups_of_four, is_code, names_with_digits, one_by_one, split_number
-from processors.normalization.engine import Rules, Section, any_of
+from processors.normalization.engine import Neighbours, Rules, Section, any_of
 from processors.normalization.web import WebWords, web_rules
 
 _LARGE = ("", "万", "億", "兆")
 _DASH = r"\s?[-–—~～〜]\s?"
-_CODE_DIGITS = ("ゼロ", "一", "二", "三", "四", "五", "六", "七", "八", "九")
+# OpenJTalk reads 一二三四 as one thousand two hundred thirty-four, and katakana as they are written.
+_CODE_DIGITS = ("ゼロ", "イチ", "ニ", "サン", "ヨン", "ゴ", "ロク", "ナナ", "ハチ", "キュー")
 _DECIMALS = "〇一二三四五六七八九"
 _CURRENCIES = {
     "¥": "円",
@@ -59,6 +60,7 @@ _UNITS = {
     "°": "度",
     "%": "パーセント",
 }
+NEIGHBOURS = Neighbours(after_number=[*_UNITS, *_CURRENCIES])
 
 
 def cardinal(whole: str) -> str:

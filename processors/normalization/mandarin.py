@@ -11,7 +11,7 @@ from processors.normalization.cjk import (
     one_by_one,
     split_number,
 )
-from processors.normalization.engine import Rules, Section, any_of, words_before
+from processors.normalization.engine import Neighbours, Rules, Section, any_of, words_before
 from processors.normalization.web import WebWords, web_rules
 
 _LARGE = ("", "万", "亿", "万亿")
@@ -74,6 +74,7 @@ _UNITS = {
     "℉": "华氏度",
     "°": "度",
 }
+NEIGHBOURS = Neighbours(after_number=[*_UNITS, *_CURRENCIES])
 
 
 def cardinal(whole: str) -> str:

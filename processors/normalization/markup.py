@@ -30,7 +30,8 @@ _MARKDOWN: Rules = [
     (re.compile(r"~~(?=\S)((?:(?!~~).)+)(?<=\S)~~"), r"\1"),
     (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
     (re.compile(r"(?<![\w_])_(?=[^\s_])([^_\n]+?)(?<=\S)_(?![\w_])"), r"\1"),
-    (re.compile(r"^[ \t]*(?:>[ \t]?)+", re.MULTILINE), ""),
+    # A quotation, but ">5" is a comparison.
+    (re.compile(r"^[ \t]*(?:>(?![.0-9$£€=])[ \t]?)+", re.MULTILINE), ""),
 ]
 # Headings and list items often have no mark at their end, and without one would run into the next line.
 _OPEN_LINE = re.compile(r"^[ \t]*(?:#{1,6}|[-*+•‣▪●])[ \t]+(.*?)[ \t#]*$", re.MULTILINE)

@@ -2,7 +2,16 @@
 
 import re
 
-from processors.normalization.engine import Rules, Section, any_of, cardinal, digit_groups, in_words, words_after
+from processors.normalization.engine import (
+    Neighbours,
+    Rules,
+    Section,
+    any_of,
+    cardinal,
+    digit_groups,
+    in_words,
+    words_after,
+)
 from processors.normalization.european import (
     FRACTION,
     QUANTITY,
@@ -135,6 +144,20 @@ _SCALES = {"M": "millones", "k": "mil"}
 _FEMININE = ("hora", "horas", "tonelada", "toneladas", "libra", "libras", "kilocaloría", "kilocalorías")
 # Nouns on -a that are masculine.
 _MASCULINE = "(?:día|problema|sistema|programa|tema|mapa|idioma|planeta|poema|clima)s?"
+NEIGHBOURS = Neighbours(
+    after_number=[
+        *_UNITS,
+        *(name.split()[0] for names in _UNITS.values() for name in names.split("|")),
+        *_CURRENCIES,
+        *(name for names in _CURRENCIES.values() for name in names.split("|") if name),
+        *_SCALES,
+        *("millones", "millón", "mil"),
+    ],
+    months=_MONTHS,
+    short_months=list(_SHORT_MONTHS),
+    before_name=["Sr", "Sra", "Srta", "Sres", "Dr", "Dra", "Prof", "Dña", "D", "San", "Santa", "señor", "señora"],
+    before_number=["pág", "págs", "núm", "cap", "art", "vol"],
+)
 _LETTERS = "UE|ADN|VIH|URL|FAQ|OMS|IA|USB|CEO|ONG"
 _QUEENS = ("Isabel", "María", "Juana", "Cristina", "Margarita", "Catalina", "Victoria")
 

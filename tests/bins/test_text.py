@@ -107,6 +107,31 @@ def test_an_experiment_without_the_setting_reads_texts_as_they_are_written(tmp_p
     assert experiment.settings(["preprocess.normalize_text=auto"]).preprocess.normalize_text == "auto"
 
 
+def test_a_transcript_with_a_wrong_pause_is_left_out_and_others_have_no_phones_of_theirs(config: Path) -> None:
+    prepare(config, {})
+    before = sorted(phones(config))
+    table = config.parent / "corpus" / "metadata.csv"
+    lines = table.read_text().splitlines()
+    table.write_text(
+        "\n".join([lines[0].replace(" for", " [pause 5] for"), *lines[1:]]).replace(" for $5", "[pause 1s]for $5")
+    )
+    prepare(config, {})
+    [failure] = (config.parent / "data" / "custom" / "failures.jsonl").read_text().splitlines()
+    assert "[pause 5] takes a length of at most 60 s, as in [pause 0.5s]" in json.loads(failure)["reason"]
+    assert set(phones(config)) < set(before)
+
+
+def test_show_text_refuses_a_wrong_pause() -> None:
+    with pytest.raises(UserError, match=r"^--show_text: the text: \[pause 5\] takes a length of at most 60 s"):
+        call(bins.preprocess, "--show_text", "Hello [pause 5] there")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "[language en] "])
+def test_show_text_refuses_an_empty_text(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--show_text: the text is empty"):
+        call(bins.preprocess, "--show_text", text)
+
+
 def test_a_text_is_shown_without_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The default config has a placeholder where the path of a corpus belongs.
     assert call(bins.preprocess, "--show_text", "Dr. Lee paid $5 🎉") == 0

@@ -67,6 +67,22 @@ def test_numbers_and_inline_phones_are_read() -> None:
     assert reader.phonemize(["3個"]) == reader.phonemize(["三個"])
 
 
+def test_digits_of_telephone_numbers_and_codes_are_read_one_by_one(japanese: Phonemizer) -> None:
+    reader = TextToPhones.from_settings(
+        settings_with(phone_extractor="pyopenjtalk", language="ja", normalize_text="auto")
+    )
+
+    def sounds(text: str) -> str:
+        return "".join(phone for phone in reader.phonemize([text])[0] if phone.isalpha()).lower()
+
+    names = dict(zip("0123456789", "zero ichi ni saN yoN go roku nana hachi kyuu".lower().split(), strict=True))
+    for code in ("03-1234-5678", "090-1357-9246", "0120-444-113", "〒100-0001", "007", "0919", "12345678901234567"):
+        digits = "".join(names.get(character, "") for character in code)
+        assert sounds(code) == ("yuubiNbaNgoo".lower() if code[0] == "〒" else "") + digits
+    # A number is read as one, and its decimals one by one.
+    assert sounds("1234") == "seNnihyakusaNjuuyoN".lower() and sounds("2.005") == "niteNzerozerogo".lower() + "o"
+
+
 def test_it_can_be_pickled_and_refuses_other_languages(japanese: Phonemizer) -> None:
     assert phones(pickle.loads(pickle.dumps(japanese)), "雨") == "a ↓ m e"
     with pytest.raises(UserError, match=r"preprocess\.phone_extractor: pyopenjtalk reads ja alone, .* is cmn"):

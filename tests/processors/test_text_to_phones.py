@@ -1,6 +1,7 @@
 """The lexicon, inline phones, and the order in which a text is rewritten."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from config.schema import PreprocessSettings
 from processors.frontends import build_phonemizer
 from processors.lexicon import Lexicon, lexicon_fingerprint
-from processors.symbols import SymbolTable
+from processors.symbols import SymbolTable, join_words
 from processors.text import TextTokenizer
 from processors.text_to_phones import TextToPhones
+from synthesis.parts import split_text
 from tests.conftest import defaults, requires
 from tests.processors.test_text import GOLDEN, NASTY, random_texts
 from utils.errors import UserError
@@ -65,6 +67,32 @@ def test_normalization_is_done_when_asked() -> None:
 )
 def test_inline_phones_are_taken_as_written(text: str, expected: str, normalize_text: str) -> None:
     assert phones(text, normalize_text=normalize_text) == expected
+
+
+@pytest.mark.parametrize("normalize_text", ["auto", "none"])
+@pytest.mark.parametrize("mark", ["[pause 0.5s]", " [pause 0.5s] ", "[ Pause .5 S]", "[pause 1s][pause 2s]"])
+def test_a_pause_is_a_word_boundary_without_phones(mark: str, normalize_text: str) -> None:
+    plain = phones("Hello, there", normalize_text=normalize_text)
+    assert phones(f"Hello,{mark}there", normalize_text=normalize_text) == plain
+    assert phones(f"{mark}Hello, there{mark}", normalize_text=normalize_text) == plain
+    assert phones(mark, normalize_text=normalize_text) == ""
+    # Each side is read as in a part of its own, so "$5 million" is not one amount here.
+    reader = TextToPhones.from_settings(settings_with(normalize_text=normalize_text))
+    text = f"It costs $5{mark}million for Henry{mark}VIII."
+    _, parts = split_text(text, reader.phonemize, 100, "en")
+    assert len(parts) == 3
+    assert reader.phonemize([text])[0] == join_words(reader.phonemize([part.text for part in parts]))
+
+
+@pytest.mark.parametrize("wrong", ["[pause]", "[pause 5]", "[pause 61s]", "[pause -1s]", "[PAUSE one second]"])
+def test_a_pause_without_a_valid_length_is_refused(wrong: str) -> None:
+    reader = TextToPhones.from_settings(settings_with())
+    reason = f"{wrong} takes a length of at most 60 s, as in [pause 0.5s]; correct it, or remove it"
+    assert reader.refusal("the text", f"Hello {wrong} there") == f"the text: {reason}"
+    for read in (reader.rewrite, reader.unreadable, lambda text: reader.phonemize([text])):
+        with pytest.raises(UserError, match=re.escape(reason)):
+            read(f"Hello {wrong} there")
+    assert reader.refusal("the text", "Hello [pauses] [[pause 9]]") is None
 
 
 def test_a_text_in_a_batch_gives_what_it_gives_alone(lexicon: Path) -> None:

@@ -23,6 +23,15 @@ words = st.one_of(st.sampled_from(ATOMS), st.text("abcABCäß", min_size=1, max_
 written = st.lists(st.tuples(words, st.sampled_from(MARKS)), max_size=40).map(
     lambda pairs: "".join(word + mark for word, mark in pairs)
 )
+# Words that belong together; a cut between them is the last resort.
+PHRASES = (
+    *("$5 million", "20 km", "9:30 p.m.", "twenty dollars", "3 percent", "Jan. 5", "5 May 2020", "St. John", "Dr. Lee"),
+    *("Henry VIII", "Rocky IV", "No. 12", "USD 30", "Chapter 5"),
+)
+sentences = st.lists(
+    st.tuples(st.text("xyz", min_size=3, max_size=8), st.sampled_from(PHRASES), st.sampled_from((" ", ", ", ". Xyz "))),
+    max_size=20,
+).map(lambda rows: "".join(f"{word} {phrase}{mark}" for word, phrase, mark in rows))
 pause = re.compile(r"\[pause [^\]]*\]")
 
 
@@ -73,6 +82,30 @@ def test_no_word_number_or_phones_are_cut(text: str, max_phones: int) -> None:
     for atom in ATOMS:
         # The word is in one part each time. It is counted with what stands beside it, as "abc3.5" holds "3.5".
         assert sum(part.text.count(atom) for part in parts) == text.count(atom)
+
+
+@given(sentences, st.integers(20, 80))
+@settings(max_examples=200, deadline=None)
+def test_no_phrase_is_cut(text: str, max_phones: int) -> None:
+    parts = split(text, max_phones)
+    assert all(part.num_phones <= max_phones + 1 for part in parts)
+    for phrase in PHRASES:
+        assert sum(part.text.count(phrase) for part in parts) == text.count(phrase)
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_phrases_are_cut_if_nothing_else_helps(phrase: str) -> None:
+    words = phrase.split()
+    assert texts(phrase, max(map(len, words)) + 1) == words
+
+
+@pytest.mark.parametrize(
+    ("language", "phrase"),
+    [("de", "5 Mio. Euro"), ("de", "3. Mai"), ("fr", "5 mai 2020"), ("fr", "Louis XIV"), ("es", "5 de enero de 2020")],
+)
+def test_phrases_of_other_languages_are_not_cut(language: str, phrase: str) -> None:
+    for max_phones in range(len(phrase) + 1, 40):
+        assert any(phrase in part for part in texts(f"aaaa bbbb cccc {phrase} dddd eeee ffff", max_phones, language))
 
 
 @given(written)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from synthesis.subtitles import make_cues, write_subtitles
+from synthesis.words import split_words
 
 TEXT = """ So it was. They went home -> "and then" the rain came & came;
 but who <would> have known that it rains on a day like this, as nobody said a word about it before? Ja,  ja."""
@@ -48,6 +49,28 @@ def test_subtitles_have_the_words_of_the_text(file_format: str, tmp_path: Path) 
     assert spans[0][0] == words[0]["start"] and spans[-1][1] == words[-1]["end"]
     assert all(start < end for start, end in spans)
     assert all(a[1] <= b[0] for a, b in pairwise(spans))
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "shown"),
+    [
+        ("en", "Dr. Lee paid $5. Then he left.", ["Dr. Lee paid $5.", "Then he left."]),
+        (
+            "en",
+            "It was 9 a.m. on Jan. 5 in St. Louis, e.g. there!",
+            ["It was 9 a.m. on Jan. 5 in St. Louis, e.g. there!"],
+        ),
+        ("en", 'He said "No." She left! Why?', ['He said "No."', "She left!", "Why?"]),
+        ("en", "Say [[həˈloʊ]] to [[dʒ. x]]. [pause 0.5s] Bye.", ["Say həˈloʊ to dʒ. x.", "Bye."]),
+        ("de", "Das ist z. B. Dr. Braun. Und dann?", ["Das ist z. B. Dr. Braun.", "Und dann?"]),
+    ],
+)
+def test_cues_end_with_sentences_and_show_no_marks(language: str, text: str, shown: list[str]) -> None:
+    words, time = [], 0.0
+    for word in split_words(text):
+        words.append({"word": word.strip(), "start": time, "end": time + 0.1})
+        time += 0.1
+    assert [cue.text for cue in make_cues(text, words, language) if cue.text] == shown
 
 
 def test_hours_and_no_words() -> None:

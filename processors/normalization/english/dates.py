@@ -53,6 +53,8 @@ def _in_digits(match: re.Match[str], is_day_first: bool) -> str:
 def _time(match: re.Match[str]) -> str:
     """five fifteen PM, nine oh five, ten o'clock"""
     hour, minute, second, half = (match[name] for name in ("hour", "minute", "second", "half"))
+    if int(hour) in (0, 24) and minute == "00" and not second and not half:
+        return "twelve" if re.match(r"\s*midnight", words_after(match)) else "midnight"
     parts = [in_words(int(hour), "en")]
     if minute is not None and (int(minute) or second):
         parts.append(year(minute))
@@ -76,11 +78,17 @@ def _dates(is_day_first: bool) -> Rules:
             re.compile(rf"\b({any_of(WEEKDAYS)})\b\.?(?=,?\s(?:{any_of(MONTH_NAMES)}\b|[0-9]))"),
             lambda m: WEEKDAYS[m[1]],
         ),
+        (
+            re.compile(rf"\b({any_of(WEEKDAYS)})\b\.?\s?[-–]\s?({any_of(WEEKDAYS)})\b(?:\.(?!$))?"),
+            lambda m: f"{WEEKDAYS[m[1]]} to {WEEKDAYS[m[2]]}",
+        ),
+        # The Sun is none.
+        (re.compile(rf"(?<!\b[Tt]he )\b({any_of(WEEKDAYS)})\.(?!\w)"), lambda m: WEEKDAYS[m[1]] + stop(m)),
         (re.compile(rf"\b({any_of(set(MONTH_NAMES) - set(MONTHS))})\.(?=\s)"), lambda m: MONTH_NAMES[m[1]]),
         (re.compile(rf"\b({any_of(set(WEEKDAYS.values()))})\s?[-–]\s?(?={any_of(set(WEEKDAYS.values()))})"), r"\1 to "),
         (
             re.compile(
-                r"(?<![\w.,/-])(?P<year>[12][0-9]{3})([-/])(?P<first>[01]?[0-9])\2(?P<second>[0-3]?[0-9])(?![\w/-])"
+                r"(?<![\w.,/-])(?P<year>[12][0-9]{3})([-/.])(?P<first>[01]?[0-9])\2(?P<second>[0-3]?[0-9])(?![\w/-])"
             ),
             partial(_in_digits, is_day_first=False),
         ),
@@ -90,9 +98,17 @@ def _dates(is_day_first: bool) -> Rules:
             ),
             partial(_in_digits, is_day_first=is_day_first),
         ),
+        # With stops, the day is first in all countries.
         (
             re.compile(
-                r"(?P<before>\b(?:[Oo]n|[Bb]y|[Ss]ince|[Uu]ntil|[Dd]ue) )(?P<first>[0-3]?[0-9])/(?P<second>[0-3]?[0-9])"
+                r"(?<![\w.,/-])(?P<first>[0-3]?[0-9])\.(?P<second>[01]?[0-9])\.(?P<year>[12][0-9]{3})(?![\w/-]|\.[0-9])"
+            ),
+            partial(_in_digits, is_day_first=True),
+        ),
+        (
+            re.compile(
+                rf"(?P<before>\b(?:[Oo]n|[Bb]y|[Ss]ince|[Uu]ntil|[Dd]ue|{any_of(set(WEEKDAYS.values()))},?) )"
+                r"(?P<first>[0-3]?[0-9])/(?P<second>[0-3]?[0-9])"
                 r"(?P<year>)(?![\w/-])"
             ),
             partial(_in_digits, is_day_first=is_day_first),

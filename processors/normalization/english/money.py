@@ -3,9 +3,9 @@
 import re
 import unicodedata
 
-from processors.normalization.engine import Rules, any_of, cardinal, in_words, words_before
+from processors.normalization.engine import Rules, any_of, cardinal, digit_groups, in_words, words_before
 from processors.normalization.english.numbers import DASH, FRACTION, QUANTITY, SIGN, N, fraction, number, quantity
-from processors.normalization.english.words import CURRENCIES, PER, SCALES, UNITS
+from processors.normalization.english.words import CURRENCIES, PER, SCALES, TELEPHONE, UNITS
 
 _SCALE = rf"(?:\s?(?P<scale>{any_of(SCALES)})\b)?"
 _SYMBOLS = any_of(name for name in CURRENCIES if not name.isalpha())
@@ -65,6 +65,22 @@ def _feet(match: re.Match[str]) -> str:
 
 
 MEASURES: Rules = [
+    # Telephone numbers before the spaces and apostrophes between thousands.
+    (
+        re.compile(
+            rf"\b({any_of(TELEPHONE)})(\.?:?\s)(?=[0-9(])((?:[0-9]|[ ().-](?=[ (]?[0-9])|\)(?= ?[0-9])){{7,}})(?![\w-])"
+        ),
+        lambda m: f"{TELEPHONE[m[1]]}{': ' if ':' in m[2] else ' '}{digit_groups(m[3], 'en')}",
+    ),
+    (re.compile(r"(?<![\w.,-])0[0-9]{2,4} [0-9]{3,4} [0-9]{3,4}(?![\w-])"), lambda m: digit_groups(m[0], "en")),
+    (
+        re.compile(
+            r"(?<![\w.,'’-])(?<![0-9] )[1-9][0-9]{0,2}"
+            r"(?:(?:[ \u00a0\u202f\u2009][0-9]{3}){2,}|[ ]000|[\u00a0\u202f\u2009][0-9]{3}|(?:['’][0-9]{3})+)"
+            r"(?!\w|[.,-]?[ ]?[0-9]{4}|,?[0-9]| [0-9])"
+        ),
+        lambda m: re.sub("[^0-9]", ",", m[0]),
+    ),
     # Signs that numbers need in another form: 2½, 5,50 € and 5%-10%.
     (re.compile("([0-9])?([¼-¾⅐-⅞])"), lambda m: f"{m[1] or ''} {unicodedata.normalize('NFKC', m[2])}".strip()),
     (re.compile(r"(?<![\w.,])([0-9]+),([0-9]{2})(?=\s?€)|(?<=€)([0-9]+),([0-9]{2})(?![0-9])"), _comma_to_point),

@@ -158,8 +158,10 @@ NUMBERS: Rules = [
         ),
         lambda m: m[1] + one_by_one(m[2], "en"),
     ),
+    (re.compile(r"\b[vV]\.?\s?(?=[0-9]+\.[0-9]+)"), "version "),
     (re.compile(r"(?<![\w.])[0-9]+(?:\.[0-9]+){2,}(?![\w.]*[0-9])"), _version),
-    (re.compile(r"\b[vV]\.?\s?(?=[0-9]+(?:\.[0-9]+| point ))"), "version "),
+    # Two equal numbers are no range: a 50-50 chance, 20-20 vision.
+    (re.compile(r"(?<![\w.,/-])([1-9][0-9])[-–]\1(?![\w/-]|[.,][0-9])"), lambda m: f"{number(m[1])} {number(m[1])}"),
     # Fractions before ranges, which would take the 1-1 of 1-1/2.
     (re.compile(rf"{FRACTION}(?![\w/]|\.[0-9])"), fraction),
     (re.compile(r"(?<![\w’'])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:st|nd|rd|th)\b"), lambda m: ordinal(m[1])),

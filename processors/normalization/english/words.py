@@ -154,6 +154,14 @@ CURRENCIES = {
     "RMB": ("yuan", "yuan", "fen", "fen"),
     "SEK": ("Swedish krona", "Swedish kronor", "ore", "ore"),
 }
+# Before a telephone number.
+TELEPHONE = {
+    "Tel": "Telephone",
+    "tel": "telephone",
+    "TEL": "telephone",
+    **{name: name for name in ("Telephone", "telephone", "Phone", "phone", "Call", "call", "Mobile", "mobile")},
+    **{name: name for name in ("Fax", "fax", "WhatsApp", "Hotline", "hotline")},
+}
 # What a price is for, as in $5/mo.
 PER = {
     "mo": "month",
