@@ -11,6 +11,7 @@ from safetensors import safe_open
 import bins.preprocess
 import vallet
 from config.schema import Settings
+from evaluation.recognizers import RATE_HZ, build_recognizer
 from processors.codecs import build_codec, check_model
 from processors.codecs.speech_rvq import SpeechRVQ
 from utils.checkpoint import resolve_checkpoint
@@ -88,6 +89,16 @@ def test_it_reads_numbers_as_words_and_finds_them(tts: vallet.TTS) -> None:
     assert [word["word"] for word in as_digits.words][3] == "$5,"
     # A second has some three words. Speech that is not that of the text is much shorter or longer.
     assert 2.5 < as_digits.seconds < 7
+
+
+@pytest.mark.parametrize("voice", ["ada", "eve"])
+def test_a_price_is_heard_as_words(tts: vallet.TTS, voice: str) -> None:
+    pytest.importorskip("pocketsphinx")
+    speech = tts.say("The ticket costs $5.", voice=voice)
+    assert speech.sample_rate_hz == RATE_HZ
+    words = build_recognizer("pocketsphinx", language="en-us").transcribe(speech.audio.numpy()).split()
+    # The recognizer makes errors itself, and speech is not the same on each CPU.
+    assert {"five", "dollar", "dollars"} & set(words), words
 
 
 def test_every_voice_of_its_own_speaks(tts: vallet.TTS) -> None:
