@@ -206,7 +206,7 @@ MISTAKES: dict[str, tuple[Any, int, str | None, str]] = {
     "a long input": ({**GOOD, "input": "a" * 501}, 400, "input", "has 501 characters; the limit is 500"),
     "marks": ({**GOOD, "input": "?!"}, 400, "input", "input: the text '?!' has nothing that can be spoken"),
     "another script": ({**GOOD, "input": "Привет"}, 400, "input", "input: the text has letters that cannot be read"),
-    "a wrong pause": ({**GOOD, "input": "Hi [pause 99 s] you"}, 400, "input", "input: the text: [pause 99 s] takes a length of"),
+    "a wrong pause": ({**GOOD, "input": "Hi [pause 99 s] you"}, 400, "input", "input: the text: [pause 99 s] takes a"),
     "an untrained language": ({**GOOD, "input": "[language zh] Hi"}, 400, "input", "input: the experiment was not"),
     "a tag inside": ({**GOOD, "input": "Hi [language zh] you"}, 400, "input", "input: [language zh]: a text begins"),
     "an unknown field": ({**GOOD, "pitch": 1}, 400, "pitch", "pitch: Extra inputs"),
