@@ -2,11 +2,9 @@
 
 from functools import cache
 
-import librosa
 import numpy as np
-from librosa.effects import trim as trim_silence
-from librosa.filters import mel
-from librosa.sequence import dtw
+
+from evaluation.locked_librosa import librosa
 
 HOP_SECONDS = 0.01
 _WINDOW_SECONDS = 0.04
@@ -18,7 +16,7 @@ _FLOOR_DB = 40
 
 def trim(audio: np.ndarray) -> np.ndarray:
     """Remove silence from both ends of (N,) audio."""
-    return trim_silence(audio, top_db=_FLOOR_DB - 5)[0]
+    return librosa.effects.trim(audio, top_db=_FLOOR_DB - 5)[0]
 
 
 def mel_cepstra(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -36,7 +34,7 @@ def mel_cepstra(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 @cache
 def _filters(sample_rate_hz: int, size: int) -> np.ndarray:
-    return mel(sr=sample_rate_hz, n_fft=size, n_mels=_NUM_MELS)
+    return librosa.filters.mel(sr=sample_rate_hz, n_fft=size, n_mels=_NUM_MELS)
 
 
 @cache
@@ -51,5 +49,5 @@ def align(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
     """
     squares = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
     distances = 10 / np.log(10) * np.sqrt(2 * squares)
-    _, path = dtw(C=distances)
+    _, path = librosa.sequence.dtw(C=distances)
     return float(distances[path[:, 0], path[:, 1]].mean()), path[::-1]

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import librosa
 import numpy as np
 import torch
 
+from evaluation.locked_librosa import librosa
 from evaluation.recognizers import RATE_HZ
 from utils.errors import UserError, first_line
 

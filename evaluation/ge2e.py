@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from evaluation.cepstra import trim
+from evaluation.locked_librosa import librosa
 from evaluation.recognizers import RATE_HZ
 from utils.errors import UserError
 

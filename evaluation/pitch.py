@@ -1,9 +1,9 @@
 """Pitch, and the correlation of two recordings' pitch."""
 
-import librosa
 import numpy as np
 
 from evaluation.cepstra import HOP_SECONDS
+from evaluation.locked_librosa import librosa
 
 _LOWEST_HZ, _HIGHEST_HZ = 60, 500
 # With fewer voiced frames a correlation means nothing.

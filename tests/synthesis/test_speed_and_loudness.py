@@ -1,12 +1,12 @@
 """Speech that is faster, slower or of another loudness keeps its pitch, and its times stay right."""
 
-import librosa
 import numpy as np
 import pyloudnorm
 import pytest
 import torch
 from torch import Tensor
 
+from evaluation.locked_librosa import librosa
 from synthesis.parts import Cut, Part, join_part
 from synthesis.speed_and_loudness import change_loudness, change_speed
 from tests.conftest import Messages
