@@ -216,6 +216,7 @@ class LongText:
         cost = sum((row["end"] - row["start"]) * row["real_time_factor"] for row in parts)
         failed = [(number, row) for number, row in enumerate(parts, start=1) if "error" in row]
         summary: ResultRow = {
+            "language": self.language,
             "seconds": round(self.num_samples / self.sample_rate_hz, 3),
             "real_time_factor": round(cost / spoken_seconds, 4),
             "ended": failed[0][1]["ended"] if failed else "eos",

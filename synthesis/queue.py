@@ -51,6 +51,11 @@ class SpokenText:
         return self.summary.get("error")
 
     @property
+    def language(self) -> str:
+        """The language in which the text was read."""
+        return str(self.summary["language"])
+
+    @property
     def parts(self) -> list[ResultRow]:
         """The parts of the text: each with its `text`, its `start` and `end` in seconds, and how it `ended`."""
         return list(self.summary["parts"])
@@ -79,7 +84,7 @@ class SpokenText:
             raise UserError("subtitles need the times of words; load a model that has them with infer.word_times true")
         write_audio(Path(path), self.audio, self.sample_rate_hz)
         if subtitles is not None:
-            write_subtitles(Path(path).with_suffix(f".{subtitles}"), make_cues(self.text, self.words))
+            write_subtitles(Path(path).with_suffix(f".{subtitles}"), make_cues(self.text, self.words, self.language))
 
 
 @dataclass(eq=False)

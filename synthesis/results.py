@@ -163,7 +163,7 @@ def add_subtitles(rows: Sequence[ResultRow], output_dir: Path, file_format: str)
     for row in rows:
         if "words" in row:
             path = output_dir / f"{row['name']}.{file_format}"
-            write_subtitles(path, make_cues(row["text"], row["words"]))
+            write_subtitles(path, make_cues(row["text"], row["words"], row["language"]))
         elif "audio" in row:
             log.warning("%s: no subtitles, as the times of its words are not known", row["name"])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from processors.inline import without_marks
+from processors.languages import language_code
 from synthesis.parts import sentence_ends
 from utils.files import atomic_write
 
@@ -24,13 +25,13 @@ class Cue:
     end: float
 
 
-def make_cues(text: str, words: Sequence[dict[str, Any]], language: str = "en") -> list[Cue]:
+def make_cues(text: str, words: Sequence[dict[str, Any]], language: str) -> list[Cue]:
     """The cues of a text, from `words` of `results.jsonl`.
 
-    Each shows the text as it is written, but without pauses and the brackets of inline phones. `language` is a language
-    code, for the abbreviations that end no sentence.
+    Each shows the text as it is written, but without pauses and the brackets of inline phones. `language` decides
+    which abbreviations end no sentence.
     """
-    ends = sentence_ends(text, language)
+    ends = sentence_ends(text, language_code(language))
     cues: list[Cue] = []
     begin, position, first = 0, 0, None
     for index, word in enumerate(words):

@@ -322,7 +322,7 @@ def _result(speech: SpokenText, audio: Path) -> SpokenResult:
     notes = word_notes(speech.words, speech.suspects)
     subtitles = [audio.with_suffix(f".{suffix}") for suffix in FORMATS if speech.words]
     for path in subtitles:
-        write_subtitles(path, make_cues(speech.text, speech.words))
+        write_subtitles(path, make_cues(speech.text, speech.words, speech.language))
     return SpokenResult(speech.text, speech.words, notes, subtitles)
 
 

@@ -25,7 +25,7 @@ def timed(text: str) -> list[dict]:
 def test_subtitles_have_the_words_of_the_text(file_format: str, tmp_path: Path) -> None:
     words = timed(TEXT)
     path = tmp_path / f"a.{file_format}"
-    write_subtitles(path, make_cues(TEXT, words))
+    write_subtitles(path, make_cues(TEXT, words, "en-us"))
     blocks = path.read_text(encoding="utf-8").strip().split("\n\n")
     if file_format == "vtt":
         assert blocks.pop(0).strip() == "WEBVTT"
@@ -54,14 +54,14 @@ def test_subtitles_have_the_words_of_the_text(file_format: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("language", "text", "shown"),
     [
-        ("en", "Dr. Lee paid $5. Then he left.", ["Dr. Lee paid $5.", "Then he left."]),
+        ("en-us", "Dr. Lee paid $5. Then he left.", ["Dr. Lee paid $5.", "Then he left."]),
         (
-            "en",
+            "en-us",
             "It was 9 a.m. on Jan. 5 in St. Louis, e.g. there!",
             ["It was 9 a.m. on Jan. 5 in St. Louis, e.g. there!"],
         ),
-        ("en", 'He said "No." She left! Why?', ['He said "No."', "She left!", "Why?"]),
-        ("en", "Say [[həˈloʊ]] to [[dʒ. x]]. [pause 0.5s] Bye.", ["Say həˈloʊ to dʒ. x.", "Bye."]),
+        ("en-us", 'He said "No." She left! Why?', ['He said "No."', "She left!", "Why?"]),
+        ("en-us", "Say [[həˈloʊ]] to [[dʒ. x]]. [pause 0.5s] Bye.", ["Say həˈloʊ to dʒ. x.", "Bye."]),
         ("de", "Das ist z. B. Dr. Braun. Und dann?", ["Das ist z. B. Dr. Braun.", "Und dann?"]),
     ],
 )
@@ -74,8 +74,8 @@ def test_cues_end_with_sentences_and_show_no_marks(language: str, text: str, sho
 
 
 def test_hours_and_no_words() -> None:
-    assert make_cues("", []) == []
+    assert make_cues("", [], "en-us") == []
     [cue] = make_cues(
-        "a b", [{"word": "a", "start": 3661.5, "end": 3661.6}, {"word": "b", "start": 3661.7, "end": 3662}]
+        "a b", [{"word": "a", "start": 3661.5, "end": 3661.6}, {"word": "b", "start": 3661.7, "end": 3662}], "en-us"
     )
     assert (cue.text, cue.start, cue.end) == ("a b", 3661.5, 3662)
