@@ -11,7 +11,7 @@ import torch
 from models.contract import Example, TokenizedRequest
 from models.valle.ar import AR
 from models.valle.collate import IGNORED, pad
-from models.valle.generate import ARGenerator
+from models.valle.generate import ARGenerator, CachedStep
 from models.valle.valle import VALLE
 from modules.precision import Bf16Linear, Int8Linear, SplitLinear
 from modules.sampling import TokenSampler
@@ -158,6 +158,27 @@ def test_cached_equals_uncached_alone_and_in_a_batch(model, prompted) -> None:
         # The first logits differ on purpose: their end of speech is masked by the minimum length of 1.
         for step, logits in enumerate(all_logits[1:], start=1):
             assert torch.allclose(recorder.seen[step][0][row], logits, atol=1e-4)
+
+
+def test_a_step_that_reads_every_slot_equals_one_that_reads_the_used_ones(model, prompted, monkeypatch) -> None:
+    """A CUDA graph has fixed shapes: it reads all slots, of which the last batch filled some."""
+    sampler, floor = TokenSampler(top_p=0.9), torch.ones(3, dtype=torch.long)
+
+    def generate(generator: ARGenerator, chosen: slice, limits: list[int]) -> list[list[int]]:
+        text, text_lens, codes, codes_lens = padded(prompted[chosen])
+        arguments = (text, text_lens, codes[..., 0], codes_lens, sampler, [7, 8, 9][chosen], floor[chosen])
+        return [row.codes[:, 0].tolist() for row in generator.generate(*arguments, torch.tensor(limits))]
+
+    batches = (slice(0, 2), [20, 30]), (slice(1, 3), [9, 14]), (slice(0, 3), [12, 12, 12])
+    expected = [generate(ARGenerator(model.ar), *batch) for batch in batches]
+
+    def call(step: CachedStep, codes: torch.Tensor) -> torch.Tensor:
+        step.codes.copy_(codes)
+        return step._step(step.bias.shape[-1])
+
+    monkeypatch.setattr(CachedStep, "__call__", call)
+    generator = ARGenerator(model.ar)
+    assert [generate(generator, *batch) for batch in batches] == expected
 
 
 def test_generation_has_a_minimum_and_a_maximum_length(model, prompted) -> None:
