@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-web test-docker faults lint bench clean
+.PHONY: install demo test test-web test-gpu test-docker faults lint bench clean
 
 install: $(STAMP)
 
@@ -31,6 +31,12 @@ test-web: $(STAMP)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ echo "a browser is needed: apt-get install chromium chromium-driver"; exit 1; }
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m browser tests/web
+
+# What only a GPU shows; make test runs it, too, where there is one. GPU_TESTS_DEVICE=cpu tests the tests without one.
+test-gpu: $(STAMP)
+	@test "$(GPU_TESTS_DEVICE)" = cpu || $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || \
+		{ echo "a GPU that torch can use is needed"; exit 1; }
+	GPU_TESTS_DEVICE=$(or $(GPU_TESTS_DEVICE),cuda) $(BIN)/python -m pytest -m gpu tests/gpu
 
 # What the Dockerfile installs, in a new environment of PYTHON's version, without Docker.
 test-docker: $(STAMP)
