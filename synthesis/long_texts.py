@@ -19,6 +19,7 @@ from synthesis.speed_and_loudness import change_loudness, change_speed
 from synthesis.spoken_languages import choose_language, split_language_tag
 from synthesis.synthesizer import Request, Speech, Synthesizer
 from utils.errors import UserError
+from utils.memory import return_freed_memory
 from utils.prompts import MIN_SECONDS, Prompt
 
 ResultRow = dict[str, Any]
@@ -279,4 +280,5 @@ def synthesize_parts(
             text.error = result if len(text.parts) == 1 else UserError(f"the part {shown!r}: {result}")
         else:
             done.append((text, *text.add(result)))
+    return_freed_memory()
     return done
