@@ -221,6 +221,9 @@ class TrainSettings(Section):
     init_nar_from_ar: bool = Field(
         description="begin a NAR with the layers and embeddings of the trained AR; false: with random ones"
     )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="decay of an exponential moving average of the weights, which is validated and exported; 0: none"
+    )
     max_epoch: Count
     max_steps: Count | None = Field(description="optimizer steps at which training stops; null: max_epoch alone")
     optimizer: Literal["AdamW", "Adam"]

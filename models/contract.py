@@ -284,10 +284,13 @@ class CodecLM(nn.Module, ABC):
         """The part of the model that a weight belongs to; a checkpoint may hold some parts alone."""
         return ""
 
-    def named_weights(self) -> dict[str, Tensor]:
-        """The weights by checkpoint name. Tied weights are the same tensor."""
+    def named_weights(self, others: Mapping[int, Tensor] | None = None) -> dict[str, Tensor]:
+        """The weights by checkpoint name. Tied weights are the same tensor.
+
+        `others` are tensors to give in place of parameters, by the `id` of the parameter.
+        """
         own = self.state_dict(keep_vars=True)
-        values = {id(value): value.detach() for value in own.values()}
+        values = {id(value): value.detach() for value in own.values()} | dict(others or {})
         return {self.weight_name(name): values[id(value)] for name, value in own.items()}
 
     def load_named_weights(self, weights: Mapping[str, Tensor], assign: bool = False) -> list[str]:

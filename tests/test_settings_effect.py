@@ -149,6 +149,7 @@ ROWS = [
     Row("train.init_from_codec", True, weights, {"model.share_embedding": False}),
     Row("train.init_from_codec", True, weights, refused=True),
     Row("train.init_nar_from_ar", True, weights, refused=True),
+    Row("train.ema_decay", 0.5, weights),
     Row("train.max_epoch", 2, checkpoints, EPOCH),
     Row("train.max_steps", 2, checkpoints),
     Row("train.optimizer", "Adam", weights),
