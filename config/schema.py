@@ -214,6 +214,9 @@ class TrainSettings(Section):
     audio_token_dropout: Fraction = Field(
         description="share of the AR's audio inputs masked, so that it reads the text"
     )
+    condition_dropout: Fraction = Field(
+        description="probability that the AR is trained on an utterance without its text, as infer.guidance needs"
+    )
     init_from_codec: bool = Field(
         description="begin with the codec's vectors as embeddings of its codes and as weights of the output layers; "
         "false: with random ones"
@@ -290,6 +293,10 @@ class SpeechSettings(SamplingSettings):
 class InferSettings(SpeechSettings):
     """Stage 3."""
 
+    guidance: Annotated[float, Field(ge=1, le=10)] = Field(
+        description="how far the AR follows the text beyond its own prediction (classifier-free guidance); 1: not, and "
+        "at no cost; needs a training with train.condition_dropout"
+    )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8 (CPUs): the AR in int8, the NAR in bf16"
     )

@@ -156,6 +156,8 @@ class CodecLM(nn.Module, ABC):
     """Keys that no weight of the pretrained part depends on."""
     reads_codes: ClassVar[bool] = False
     """Whether the model has `read_codes`: what ranks candidates by likelihood, and finds the words in the speech."""
+    supports_guidance: ClassVar[bool] = False
+    """Whether `forward` takes `condition_dropout`, and generation follows the `guidance` of its sampler."""
     frames_per_step: int = 1
     """The frames that a step of generation reads and writes. A prompt must have a multiple of them."""
 
@@ -170,7 +172,10 @@ class CodecLM(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Any, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
-        """Losses by name."""
+        """Losses by name. `audio_token_dropout` is the share of audio inputs that training masks.
+
+        A model with `supports_guidance` also takes `condition_dropout`, the probability that training hides a text.
+        """
 
     @property
     @abstractmethod

@@ -123,6 +123,22 @@ def check_codec(source: Checkpoint, fingerprint: str) -> None:
         raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
 
 
+def check_guidance(settings: Settings) -> None:
+    """Raises UserError if the model cannot drop texts or be guided as the settings ask, or was not trained for it."""
+    for key, is_used in (
+        ("train.condition_dropout", settings.train.condition_dropout > 0),
+        ("infer.guidance", settings.infer.guidance != 1),
+    ):
+        if is_used and not model_class(settings.model_type).supports_guidance:
+            default = "0" if key.startswith("train") else "1"
+            raise UserError(f"{key}: {settings.model_type} has no guidance; set it to {default}")
+    if settings.infer.guidance != 1 and not settings.train.condition_dropout:
+        raise UserError(
+            "infer.guidance: the AR was trained without train.condition_dropout, and predicts nothing of use without a "
+            "text; set it to 1, or train the AR with train.condition_dropout 0.1"
+        )
+
+
 def longest_sequences(utterance_seconds: float, settings: TrainSettings) -> dict[str, float]:
     """How long speech may be, alone and after a prompt, after a training on utterances of at most this length.
 

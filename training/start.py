@@ -36,7 +36,8 @@ class InitialState:
     """`resume_from` restores everything; otherwise training starts from `weights`, which may be empty.
 
     `is_new` says that no checkpoint of the same model is continued; of a pretrained part, the weights may be given.
-    `superseded` are the experiment's own checkpoints that this training does not continue.
+    `superseded` are the experiment's own checkpoints that this training does not continue. `pretrained` is the
+    checkpoint that the pretrained part comes from, in a stage that has one.
     """
 
     table: SymbolTable
@@ -44,6 +45,7 @@ class InitialState:
     resume_from: Checkpoint | None
     is_new: bool
     superseded: list[Checkpoint]
+    pretrained: Checkpoint | None = None
 
 
 def resolve_start(
@@ -80,8 +82,9 @@ def resolve_start(
                 f"--ar_model_ckpt_dir: {pretrained.path} is not the AR model in {source.path}; leave the flag out, "
                 "or use --resume_type finetune"
             )
+    origin = (pretrained or source) if train_stage in kind.pretrained_stages else None
     if source is None or resume_type != "resume":
-        return InitialState(table, weights, None, source is None, existing)
+        return InitialState(table, weights, None, source is None, existing, origin)
 
     if not source.can_resume:
         raise UserError(f"--resume_type: {source.path} holds weights alone; continue from it with finetune")
@@ -91,7 +94,7 @@ def resolve_start(
     # The same folder may be written in several ways, by a link or with "..".
     is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
     superseded = [checkpoint for checkpoint in existing if checkpoint.step > source.step or not is_own]
-    return InitialState(table, {}, source, False, superseded)
+    return InitialState(table, {}, source, False, superseded, origin)
 
 
 def _check_stage(
@@ -147,6 +150,20 @@ def with_kept_schedule(settings: Settings, start: InitialState) -> Settings:
     log.info("train.total_training_steps: %d, as this run began with it", total)
     train = settings.train.model_copy(update={"total_training_steps": total})
     return settings.model_copy(update={"train": train})
+
+
+def with_kept_dropout(settings: Settings, start: InitialState) -> Settings:
+    """For a stage with a pretrained part, which does not train: the `condition_dropout` that it was trained with.
+
+    So the experiment's settings say whether its speech can be guided.
+    """
+    if start.pretrained is None:
+        return settings
+    kept = Experiment.of(start.pretrained).settings().train.condition_dropout
+    if kept == settings.train.condition_dropout:
+        return settings
+    log.info("train.condition_dropout: %g, as the AR model was trained with it", kept)
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"condition_dropout": kept})})
 
 
 def _checkpoint_to_start_from(

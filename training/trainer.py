@@ -160,12 +160,16 @@ class Trainer:
             torch.distributed.all_reduce(counts, group=self.cpu_group)
         num_targets = dict(zip(models, counts.clamp(min=1), strict=True))
 
+        dropouts = [self.settings.audio_token_dropout]
+        if self.settings.condition_dropout:
+            # Only models with guidance take it.
+            dropouts.append(self.settings.condition_dropout)
         self.model.train()
         for index, batch in enumerate(batches, start=1):
             # Ranks reduce their gradients once a step, with the last batch.
             with nullcontext() if index == len(batches) else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast(self.autocast):
-                    losses = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
+                    losses = self.model(batch.to(self.accelerator.device), *dropouts)
                 loss = sum(sums.loss_sum / num_targets[sums.model] for sums in losses.values())
                 # The ranks' gradients are averaged, but their losses are parts of one mean.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
