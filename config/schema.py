@@ -195,6 +195,16 @@ class DataloaderSettings(Section):
     num_worker: CountOrZero = Field(description="processes that build batches; 0: the training process itself")
 
 
+class LoraSettings(Section):
+    """Training of an adapter in place of the weights (LoRA, arXiv 2106.09685)."""
+
+    rank: CountOrZero = Field(description="rank of the updates; 0: train the weights themselves")
+    alpha: Positive = Field(description="updates are scaled by alpha / rank")
+    targets: Annotated[list[str], Field(min_length=1)] = Field(
+        description="names of the linear layers that get an update, such as in_proj and linear1"
+    )
+
+
 class TrainSettings(Section):
     """Stage 2."""
 
@@ -224,6 +234,7 @@ class TrainSettings(Section):
     init_nar_from_ar: bool = Field(
         description="begin a NAR with the layers and embeddings of the trained AR; false: with random ones"
     )
+    lora: LoraSettings
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="decay of an exponential moving average of the weights, which is validated and exported; 0: none"
     )

@@ -158,6 +158,10 @@ class CodecLM(nn.Module, ABC):
     """Whether the model has `read_codes`: what ranks candidates by likelihood, and finds the words in the speech."""
     supports_guidance: ClassVar[bool] = False
     """Whether `forward` takes `condition_dropout`, and generation follows the `guidance` of its sampler."""
+    adapter_names: Mapping[str, str] | None = None
+    """With an adapter (`models/adapter.py`): its weights by name, with their names in checkpoints, which hold only
+    these.
+    """
     frames_per_step: int = 1
     """The frames that a step of generation reads and writes. A prompt must have a multiple of them."""
 
@@ -294,9 +298,16 @@ class CodecLM(nn.Module, ABC):
 
         `others` are tensors to give in place of parameters, by the `id` of the parameter.
         """
+        saved = self._saved_weights()
+        values = {id(value): value.detach() for _, value in saved.values()} | dict(others or {})
+        return {name: values[id(value)] for name, (_, value) in saved.items()}
+
+    def _saved_weights(self) -> dict[str, tuple[str, Tensor]]:
+        """The weights that a checkpoint holds, by their names there, each with its own name."""
         own = self.state_dict(keep_vars=True)
-        values = {id(value): value.detach() for value in own.values()} | dict(others or {})
-        return {self.weight_name(name): values[id(value)] for name, value in own.items()}
+        if self.adapter_names is not None:
+            return {saved: (name, own[name]) for name, saved in self.adapter_names.items()}
+        return {self.weight_name(name): (name, value) for name, value in own.items()}
 
     def load_named_weights(self, weights: Mapping[str, Tensor], assign: bool = False) -> list[str]:
         """Load weights by checkpoint name; returns the names that are missing.
@@ -305,7 +316,7 @@ class CodecLM(nn.Module, ABC):
         costs no more memory than its weights. Of tied weights one is enough. Raises ValueError for a name that is
         unknown, a wrong shape, or tied weights that differ.
         """
-        expected = {self.weight_name(name): (name, value) for name, value in self.state_dict(keep_vars=True).items()}
+        expected = self._saved_weights()
         for name, value in weights.items():
             if name not in expected:
                 raise ValueError(f"unknown weight {name}")

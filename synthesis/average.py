@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from config.schema import Settings
+from models.experiment import read_weights
 from synthesis.convert import check_new_folder, write_model
-from utils.checkpoint import Checkpoint, find_checkpoints, load_meta, load_weights
+from utils.checkpoint import Checkpoint, find_checkpoints, load_meta
 from utils.errors import UserError
 from utils.log import progress_bar
 
@@ -42,8 +43,8 @@ def mean_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
 
     Raises UserError if the checkpoints do not have the same weights.
     """
-    # Files are memory-mapped: one weight of each is in memory at a time.
-    each = [load_weights(checkpoint) for checkpoint in checkpoints]
+    # Files are memory-mapped: one weight of each is in memory at a time, but for the layers of adapters.
+    each = [read_weights(checkpoint) for checkpoint in checkpoints]
     shapes = [{name: value.shape for name, value in weights.items()} for weights in each]
     for checkpoint, own in zip(checkpoints, shapes, strict=True):
         if own != shapes[-1]:

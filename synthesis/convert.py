@@ -18,12 +18,22 @@ from utils.paths import ROOT
 from utils.text_files import read_text_file
 
 
-def convert(source: Checkpoint, settings: Settings, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+def convert(
+    source: Checkpoint,
+    settings: Settings,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    merge: bool = False,
+) -> Path:
     """Write `source`, with all that inference needs, to a new experiment folder; returns the new checkpoint's path.
 
-    Weights become safetensors of `dtype`. Raises UserError if the model is not complete, or the folder has a file that
-    would be written.
+    Weights become safetensors of `dtype`. With `merge`, `source` is an adapter, and is merged into its base. Raises
+    UserError if the model is not complete, or the folder has a file that would be written.
     """
+    if source.is_adapter and not merge:
+        raise UserError(f"--input: {source.path} is an adapter; --merge writes it merged into its base")
+    if merge and not source.is_adapter:
+        raise UserError(f"--merge: {source.path} is no adapter; leave the flag out")
     check_new_folder(folder, settings, "--output")
     weights = load_model(source, settings).named_weights()
     # Tied weights stay one tensor.
@@ -81,11 +91,13 @@ def write_model(
     # They count for the checkpoint that they name, which keeps its name.
     if origin.attention_heads.is_file():
         copy_file(origin.attention_heads, experiment.attention_heads)
+    # Weights that are written are those of a whole model.
+    own = {key: value for key, value in meta.items() if key != "adapter"}
     return save_checkpoint(
         experiment.checkpoints,
         checkpoint_name(source.epoch, source.step, source.loss),
         weights=weights,
         state=None,
-        meta={**meta, "epoch": source.epoch, "step": source.step, "ends_epoch": True},
+        meta=own | {"epoch": source.epoch, "step": source.step, "ends_epoch": True},
         rank_states=(),
     )

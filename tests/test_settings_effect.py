@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.observations import (
     World,
+    adapter,
     aligns,
     architecture,
     checkpoints,
@@ -150,6 +151,10 @@ ROWS = [
     Row("train.init_from_codec", True, weights, {"model.share_embedding": False}),
     Row("train.init_from_codec", True, weights, refused=True),
     Row("train.init_nar_from_ar", True, weights, refused=True),
+    Row("train.lora.rank", 2, adapter, {"train.lora.rank": 1}),
+    Row("train.lora.rank", 2, weights, refused=True),
+    Row("train.lora.alpha", 1, adapter, {"train.lora.rank": 1}),
+    Row("train.lora.targets", ["linear1"], adapter, {"train.lora.rank": 1}),
     Row("train.ema_decay", 0.5, weights),
     Row("train.max_epoch", 2, checkpoints, EPOCH),
     Row("train.max_steps", 2, checkpoints),
