@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None) -> int:
     parser.add_argument(
         "--dtype", choices=("fp32", "bf16"), default="fp32", help="of the weights; bf16 halves the file (default fp32)"
     )
+    parser.add_argument("--merge", action="store_true", help="the input is an adapter: merge it into its base")
     flags = parser.parse(arguments)
 
     # Import heavy libraries only after the flags are checked.
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None) -> int:
     set_up_logging()
     source = resolve_checkpoint(find_path(flags.input, "--input"), "--input")
     dtype = torch.bfloat16 if flags.dtype == "bf16" else torch.float32
-    written = convert(source, Experiment.of(source).settings(flags.set), Path(flags.output).absolute(), dtype)
+    settings, folder = Experiment.of(source).settings(flags.set), Path(flags.output).absolute()
+    written = convert(source, settings, folder, dtype, flags.merge)
     log.info("%s is now %s", source.path, written)
     return 0
 

@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None) -> int:
     import torch
 
     from config.schema import Settings
-    from models.experiment import Experiment
+    from models.experiment import Experiment, check_guidance
     from processors.codecs import build_codec
     from processors.text import TextTokenizer
     from training.prepared import read_preprocessed, with_measured_limits, with_recorded_text
     from training.run import TrainingRun
-    from training.start import resolve_start, with_kept_schedule
+    from training.start import resolve_start, with_kept_dropout, with_kept_schedule
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
 
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None) -> int:
         resume_from=flags.resume_from_ckpt_path and find_path(flags.resume_from_ckpt_path, "--resume_from_ckpt_path"),
         resume_type=flags.resume_type or "resume",
     )
-    settings = with_kept_schedule(settings, start)
+    settings = with_kept_dropout(with_kept_schedule(settings, start), start)
+    check_guidance(settings)
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
     tokenizer = TextTokenizer.from_settings(settings.preprocess, start.table)
     return TrainingRun(settings, experiment, data, start, flags.model_train_stage, codec, tokenizer).run()

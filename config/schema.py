@@ -195,6 +195,16 @@ class DataloaderSettings(Section):
     num_worker: CountOrZero = Field(description="processes that build batches; 0: the training process itself")
 
 
+class LoraSettings(Section):
+    """Training of an adapter in place of the weights (LoRA, arXiv 2106.09685)."""
+
+    rank: CountOrZero = Field(description="rank of the updates; 0: train the weights themselves")
+    alpha: Positive = Field(description="updates are scaled by alpha / rank")
+    targets: Annotated[list[str], Field(min_length=1)] = Field(
+        description="names of the linear layers that get an update, such as in_proj and linear1"
+    )
+
+
 class TrainSettings(Section):
     """Stage 2."""
 
@@ -214,12 +224,19 @@ class TrainSettings(Section):
     audio_token_dropout: Fraction = Field(
         description="share of the AR's audio inputs masked, so that it reads the text"
     )
+    condition_dropout: Fraction = Field(
+        description="probability that the AR is trained on an utterance without its text, as infer.guidance needs"
+    )
     init_from_codec: bool = Field(
         description="begin with the codec's vectors as embeddings of its codes and as weights of the output layers; "
         "false: with random ones"
     )
     init_nar_from_ar: bool = Field(
         description="begin a NAR with the layers and embeddings of the trained AR; false: with random ones"
+    )
+    lora: LoraSettings
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="decay of an exponential moving average of the weights, which is validated and exported; 0: none"
     )
     max_epoch: Count
     max_steps: Count | None = Field(description="optimizer steps at which training stops; null: max_epoch alone")
@@ -287,6 +304,10 @@ class SpeechSettings(SamplingSettings):
 class InferSettings(SpeechSettings):
     """Stage 3."""
 
+    guidance: Annotated[float, Field(ge=1, le=10)] = Field(
+        description="how far the AR follows the text beyond its own prediction (classifier-free guidance); 1: not, and "
+        "at no cost; needs a training with train.condition_dropout"
+    )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         description="of the weights; auto: bf16 on a GPU, fp32 on a CPU; int8 (CPUs): the AR in int8, the NAR in bf16"
     )

@@ -156,6 +156,12 @@ class CodecLM(nn.Module, ABC):
     """Keys that no weight of the pretrained part depends on."""
     reads_codes: ClassVar[bool] = False
     """Whether the model has `read_codes`: what ranks candidates by likelihood, and finds the words in the speech."""
+    supports_guidance: ClassVar[bool] = False
+    """Whether `forward` takes `condition_dropout`, and generation follows the `guidance` of its sampler."""
+    adapter_names: Mapping[str, str] | None = None
+    """With an adapter (`models/adapter.py`): its weights by name, with their names in checkpoints, which hold only
+    these.
+    """
     frames_per_step: int = 1
     """The frames that a step of generation reads and writes. A prompt must have a multiple of them."""
 
@@ -170,7 +176,10 @@ class CodecLM(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Any, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
-        """Losses by name."""
+        """Losses by name. `audio_token_dropout` is the share of audio inputs that training masks.
+
+        A model with `supports_guidance` also takes `condition_dropout`, the probability that training hides a text.
+        """
 
     @property
     @abstractmethod
@@ -284,11 +293,21 @@ class CodecLM(nn.Module, ABC):
         """The part of the model that a weight belongs to; a checkpoint may hold some parts alone."""
         return ""
 
-    def named_weights(self) -> dict[str, Tensor]:
-        """The weights by checkpoint name. Tied weights are the same tensor."""
+    def named_weights(self, others: Mapping[int, Tensor] | None = None) -> dict[str, Tensor]:
+        """The weights by checkpoint name. Tied weights are the same tensor.
+
+        `others` are tensors to give in place of parameters, by the `id` of the parameter.
+        """
+        saved = self._saved_weights()
+        values = {id(value): value.detach() for _, value in saved.values()} | dict(others or {})
+        return {name: values[id(value)] for name, (_, value) in saved.items()}
+
+    def _saved_weights(self) -> dict[str, tuple[str, Tensor]]:
+        """The weights that a checkpoint holds, by their names there, each with its own name."""
         own = self.state_dict(keep_vars=True)
-        values = {id(value): value.detach() for value in own.values()}
-        return {self.weight_name(name): values[id(value)] for name, value in own.items()}
+        if self.adapter_names is not None:
+            return {saved: (name, own[name]) for name, saved in self.adapter_names.items()}
+        return {self.weight_name(name): (name, value) for name, value in own.items()}
 
     def load_named_weights(self, weights: Mapping[str, Tensor], assign: bool = False) -> list[str]:
         """Load weights by checkpoint name; returns the names that are missing.
@@ -297,7 +316,7 @@ class CodecLM(nn.Module, ABC):
         costs no more memory than its weights. Of tied weights one is enough. Raises ValueError for a name that is
         unknown, a wrong shape, or tied weights that differ.
         """
-        expected = {self.weight_name(name): (name, value) for name, value in self.state_dict(keep_vars=True).items()}
+        expected = self._saved_weights()
         for name, value in weights.items():
             if name not in expected:
                 raise ValueError(f"unknown weight {name}")

@@ -1,6 +1,7 @@
 """An experiment folder: its files, its settings, and the checked loading of its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from config.schema import Settings, TrainSettings, ValleSettings
+from config.schema import LoraSettings, Settings, TrainSettings, ValleSettings
 from models import model_class
+from models.adapter import fingerprint, merged
 from models.contract import CodecLM, TokenizedRequest
 from models.valle.reference import adapted_settings, frame_limits
-from utils.checkpoint import Checkpoint, experiment_of, load_meta, load_weights
-from utils.config import read_settings, read_values
+from utils.checkpoint import META, Checkpoint, experiment_of, load_meta, load_weights, resolve_checkpoint
+from utils.config import read_settings, read_values, resolve_path
 from utils.errors import UserError
 from utils.log import log
 from utils.paths import ROOT
@@ -104,7 +106,7 @@ def _saved_lexicon(content: Mapping[str, Any]) -> Any:
 
 def load_model(source: Checkpoint, settings: Settings) -> CodecLM:
     """The complete model of a checkpoint. Raises UserError if a part of it is missing."""
-    weights = load_weights(source)
+    weights = read_weights(source)
     kind = model_class(settings.model_type)
     if part := kind.missing_part(weights, None):
         raise UserError(
@@ -117,10 +119,88 @@ def load_model(source: Checkpoint, settings: Settings) -> CodecLM:
     return model
 
 
+@dataclass(frozen=True)
+class AdapterOrigin:
+    """What a checkpoint records of an adapter: its base, the base's `fingerprint`, and its settings."""
+
+    base: Checkpoint
+    fingerprint: str
+    settings: LoraSettings
+
+    def to_meta(self) -> dict[str, Any]:
+        """For `meta.json`. A base below the repository's root has a path relative to it."""
+        path = self.base.path.absolute()
+        base = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        return {"base": str(base), "fingerprint": self.fingerprint, **self.settings.model_dump()}
+
+
+def adapter_origin(source: Checkpoint) -> AdapterOrigin:
+    """The origin of an adapter. Its base is looked for at its recorded path, then beside the adapter's experiment.
+
+    Raises UserError if the base is missing.
+    """
+    meta_file = source.path / META
+    try:
+        recorded = dict(load_meta(source)["adapter"])
+        base, expected = Path(recorded.pop("base")), str(recorded.pop("fingerprint"))
+        settings = LoraSettings.model_validate(recorded)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{meta_file}: does not name the base of the adapter; use another checkpoint") from error
+    # An experiment's folder, its `checkpoint` folder and the checkpoint are the last three parts.
+    beside = experiment_of(source).parent.joinpath(*base.parts[-3:])
+    for path in (resolve_path(str(base), ROOT), beside):
+        with suppress(UserError):
+            found = resolve_checkpoint(path, str(meta_file))
+            if not found.is_adapter:
+                return AdapterOrigin(found, expected, settings)
+    raise UserError(f'{source.path}: its base {base} is missing; put it back, or name it as "base" in {meta_file}')
+
+
+def read_weights(source: Checkpoint) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name; an adapter is merged into its base.
+
+    Raises UserError if a file is damaged, or the base is missing or another one.
+    """
+    if not source.is_adapter:
+        return load_weights(source)
+    origin = adapter_origin(source)
+    try:
+        return merged(read_base(origin, source), load_weights(source), origin.settings)
+    except ValueError as error:
+        raise UserError(f"{source.path}: {error}; use another checkpoint") from error
+
+
+def read_base(origin: AdapterOrigin, source: Checkpoint) -> dict[str, Tensor]:
+    """The weights of the base of an adapter. Raises UserError if they are not those that it was trained on."""
+    weights = load_weights(origin.base)
+    if fingerprint(weights) != origin.fingerprint:
+        raise UserError(
+            f"{source.path}: {origin.base.path} is not the base that it was trained on; name that one as "
+            f'"base" in {source.path / META}'
+        )
+    return weights
+
+
 def check_codec(source: Checkpoint, fingerprint: str) -> None:
     """Raises UserError if a checkpoint was trained on another codec's codes: its speech would be noise."""
     if load_meta(source)["codec"] not in (None, fingerprint):
         raise UserError(f"preprocess.codec_checkpoint: not the codec that {source.path} was trained with")
+
+
+def check_guidance(settings: Settings) -> None:
+    """Raises UserError if the model cannot drop texts or be guided as the settings ask, or was not trained for it."""
+    for key, is_used in (
+        ("train.condition_dropout", settings.train.condition_dropout > 0),
+        ("infer.guidance", settings.infer.guidance != 1),
+    ):
+        if is_used and not model_class(settings.model_type).supports_guidance:
+            default = "0" if key.startswith("train") else "1"
+            raise UserError(f"{key}: {settings.model_type} has no guidance; set it to {default}")
+    if settings.infer.guidance != 1 and not settings.train.condition_dropout:
+        raise UserError(
+            "infer.guidance: the AR was trained without train.condition_dropout, and predicts nothing of use without a "
+            "text; set it to 1, or train the AR with train.condition_dropout 0.1"
+        )
 
 
 def longest_sequences(utterance_seconds: float, settings: TrainSettings) -> dict[str, float]:
@@ -156,4 +236,6 @@ def reference_limits(settings: Settings) -> Callable[[TokenizedRequest], tuple[i
 def holds_whole_model(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds a complete model. Raises UserError if it or its experiment is damaged."""
     settings = Experiment.of(checkpoint).settings()
-    return model_class(settings.model_type).missing_part(load_weights(checkpoint), None) is None
+    # Names are enough: an adapter is not merged.
+    holder = adapter_origin(checkpoint).base if checkpoint.is_adapter else checkpoint
+    return model_class(settings.model_type).missing_part(load_weights(holder), None) is None

@@ -14,7 +14,8 @@ class TokenSampler:
 
     `top_k` 1 is greedy and 0 keeps all codes; `top_p` keeps the smallest set of codes with at least this mass. With a
     `repetition_window` above 0, a code that fills more than `repetition_threshold` of the window's frames is drawn
-    again from all codes (repetition-aware sampling, VALL-E 2, arXiv 2406.05370, section 3).
+    again from all codes (repetition-aware sampling, VALL-E 2, arXiv 2406.05370, section 3). With a `guidance` above 1,
+    logits are those of `guide` (classifier-free guidance, arXiv 2207.12598).
     """
 
     top_k: int = 0
@@ -22,6 +23,7 @@ class TokenSampler:
     temperature: float = 1.0
     repetition_window: int = 0
     repetition_threshold: float = 0.1
+    guidance: float = 1.0
 
     @property
     def num_draws(self) -> int:
@@ -43,6 +45,11 @@ class TokenSampler:
             again = share > self.repetition_threshold
             chosen = torch.where(again, sample(logits / self.temperature, noise[-1]), chosen)
         return chosen
+
+    def guide(self, logits: Tensor) -> Tensor:
+        """Guided logits (B, ...) from those of B rows with their texts, then of the same rows without: (2B, ...)."""
+        with_text, without_text = logits.chunk(2)
+        return without_text + self.guidance * (with_text - without_text)
 
     def _filter(self, logits: Tensor) -> Tensor:
         """Divide by the temperature, and set codes that top-k or top-p excludes to minus infinity."""

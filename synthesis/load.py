@@ -11,6 +11,7 @@ from models.experiment import (
     MEASURED_LIMITS,
     Experiment,
     check_codec,
+    check_guidance,
     load_model,
     longest_sequences,
     reference_limits,
@@ -82,6 +83,7 @@ def load_synthesizer(
 ) -> Synthesizer:
     """A synthesizer for a checkpoint. Raises UserError if the model is incomplete or was trained with another codec."""
     check_codec(source, codec.fingerprint())
+    check_guidance(settings)
     model = load_model(source, settings)
     model.prepare_inference(pick_inference_precision(settings.infer.precision, device), device)
     # If the corpus was not measured, its utterances are at most `max_duration` long.

@@ -350,6 +350,7 @@ class Synthesizer:
             temperature=settings.temperature,
             repetition_window=settings.repetition_window,
             repetition_threshold=settings.repetition_threshold,
+            guidance=settings.guidance,
         )
 
     def tokenize(self, requests: Sequence[Request], continual: bool) -> list[TokenizedRequest | UserError]:

@@ -46,7 +46,7 @@ EXCEPTIONS: dict[str, set[str]] = {
 ROOMS = {*ALLOWED, "tests"}
 NEEDS = {"config": {"pydantic"}, "modules": {"torch"}}
 """For a folder, all that it may import beside the standard library."""
-BINS = ("preprocess", "train", "inference", "convert", "bench", "evaluate", "webui", "voices", "serve")
+BINS = ("preprocess", "train", "inference", "convert", "average", "bench", "evaluate", "webui", "voices", "serve")
 HEAVY = (
     "torch",
     "torchaudio",

@@ -164,6 +164,8 @@ def test_a_model_trains_with_fsdp_as_in_one_process(
     """Two steps in one process, two with FSDP on two, two in one: as six in one, whose every step has two batches."""
     experiments = config.parent / "ckpts"
     still = {"model.dropout": 0.0, "train.audio_token_dropout": 0.0, "train.max_sentences": 2, "train.base_lr": 1e-3}
+    # Averages are sharded and handed on, too.
+    still["train.ema_decay"] = 0.5
     alone = {**still, "train.gradient_accumulation_step": 2}
     train(config, "uninterrupted", 1, {**alone, "train.max_steps": 6})
     train(config, "handed_on", 1, {**alone, "train.max_steps": 2})

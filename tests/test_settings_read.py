@@ -82,6 +82,8 @@ def run_all_stages(folder: Path) -> None:
     train(config, "ar", 1, {})
     fixed = {"train.use_dynamic_batchsize": False, "train.tracker": ["tensorboard"], "train.valid_interval": 2}
     train(config, "nar", 2, fixed, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
+    base = ("--resume_from_ckpt_path", str(folder / "ckpts" / "nar"), "--resume_type", "finetune")
+    train(config, "adapter", 0, {"train.lora.rank": 1, "train.max_steps": 1}, *base)
     prompt = str(corpus / "wavs" / "u00.wav")
     (folder / "list.txt").write_text(f"early birds|quiet rivers|{prompt}\n")
     nar = folder / "ckpts" / "nar"

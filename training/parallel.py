@@ -4,7 +4,7 @@ Torch's module for sharded tensors takes a third of a second to import, so it is
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.contract import CodecLM, LossSums
 from modules.transformer import TransformerLayer
+from training.averaging import AveragedWeights
 from utils.errors import UserError
 
 
@@ -87,14 +88,16 @@ class EvalModel:
         self._device = accelerator.device
 
     @contextmanager
-    def synced(self, trained: CodecLM) -> Iterator[CodecLM]:
-        """The model with the weights of the trained one. A collective: every rank must enter it."""
-        is_copy = self.model is not trained
-        if is_copy:
-            self.model.to(self._device).load_named_weights(gather(trained.named_weights()))
+    def synced(self, trained: CodecLM, averages: AveragedWeights | None = None) -> Iterator[CodecLM]:
+        """The model with the weights of the trained one, or their averages. A collective: every rank must enter it."""
+        if self.model is trained:
+            with nullcontext() if averages is None else averages.in_place():
+                yield self.model
+            return
+        weights = trained.named_weights() if averages is None else averages.named(trained)
+        self.model.to(self._device).load_named_weights(gather(weights))
         yield self.model
-        if is_copy:
-            self.model.cpu()
+        self.model.cpu()
 
 
 def all_reduce_max(values: Sequence[int], group: Any) -> list[int]:

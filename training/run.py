@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
 
 from config.schema import Settings
 from models import model_class
+from models.adapter import add_adapter
 from models.contract import CodecLM
 from models.experiment import Experiment, load_checked
 from processors.codecs import check_model
@@ -103,6 +105,11 @@ class TrainingRun:
                 model.init_from_pretrained()
             except ValueError as error:
                 raise UserError(f"train.init_nar_from_ar: {error}") from error
+        if self.start.adapter is not None:
+            try:
+                add_adapter(model, settings.train.lora)
+            except ValueError as error:
+                raise UserError(f"train.lora.targets: {error}") from error
         model.configure_training(settings.train)
         # Copied before the trainer shards the model.
         eval_model = EvalModel(model, accelerator)
@@ -124,8 +131,13 @@ class TrainingRun:
             folder=self.experiment.folder,
             accelerator=accelerator,
             samples=self._build_samples(eval_model.model, data, accelerator),
-            meta={"train_stage": self.train_stage, "codec": self.data.codec_fingerprint},
+            meta=self._meta(),
         )
+
+    def _meta(self) -> dict[str, Any]:
+        """What checkpoints record beside their progress."""
+        meta: dict[str, Any] = {"train_stage": self.train_stage, "codec": self.data.codec_fingerprint}
+        return meta if self.start.adapter is None else {**meta, "adapter": self.start.adapter.to_meta()}
 
     def _init_codes(self, model: CodecLM) -> None:
         """Raises UserError if the codec has no vectors, or the model cannot begin with them."""

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from config.schema import Settings
 from models import model_class
+from models.adapter import fingerprint
 from models.contract import CodecLM
-from models.experiment import Experiment
+from models.experiment import AdapterOrigin, Experiment, adapter_origin, read_base, read_weights
 from processors.codecs import codec_class
 from processors.symbols import SymbolTable
 from training.prepared import PreprocessedData
@@ -36,7 +37,9 @@ class InitialState:
     """`resume_from` restores everything; otherwise training starts from `weights`, which may be empty.
 
     `is_new` says that no checkpoint of the same model is continued; of a pretrained part, the weights may be given.
-    `superseded` are the experiment's own checkpoints that this training does not continue.
+    `superseded` are the experiment's own checkpoints that this training does not continue. `pretrained` is the
+    checkpoint that the pretrained part comes from, in a stage that has one. With an `adapter` to train, `weights` are
+    those of its base.
     """
 
     table: SymbolTable
@@ -44,6 +47,8 @@ class InitialState:
     resume_from: Checkpoint | None
     is_new: bool
     superseded: list[Checkpoint]
+    pretrained: Checkpoint | None = None
+    adapter: AdapterOrigin | None = None
 
 
 def resolve_start(
@@ -67,11 +72,16 @@ def resolve_start(
     pretrained = None if ar_model is None else resolve_checkpoint(ar_model, "--ar_model_ckpt_dir")
     source = _checkpoint_to_start_from(experiment, existing, resume, resume_from)
     _check_stage(settings.model_type, kind, train_stage, source, pretrained)
+    adapter = _adapter_to_train(settings, experiment, source, pretrained, resume_type)
     table = _extended_table(settings, data, kind, source, pretrained)
+    if adapter is not None:
+        num_new = len(table) - len(SymbolTable.load(Experiment.of(adapter.base).symbols))
+        if num_new:
+            log.warning("%d phones are new to the base, and an adapter does not train their embeddings", num_new)
 
-    weights = {} if source is None else _weights_for(train_stage, source, kind)
+    weights = {} if source is None else _weights_for(train_stage, source, kind, adapter)
     if pretrained is not None:
-        pretrained_weights = kind.pretrained_part(load_weights(pretrained))
+        pretrained_weights = kind.pretrained_part(read_weights(pretrained))
         if source is None or resume_type != "resume":
             weights |= pretrained_weights
         elif not _equal(pretrained_weights, kind.pretrained_part(weights)):
@@ -80,8 +90,9 @@ def resolve_start(
                 f"--ar_model_ckpt_dir: {pretrained.path} is not the AR model in {source.path}; leave the flag out, "
                 "or use --resume_type finetune"
             )
+    origin = (pretrained or source) if train_stage in kind.pretrained_stages else None
     if source is None or resume_type != "resume":
-        return InitialState(table, weights, None, source is None, existing)
+        return InitialState(table, weights, None, source is None, existing, origin, adapter)
 
     if not source.can_resume:
         raise UserError(f"--resume_type: {source.path} holds weights alone; continue from it with finetune")
@@ -91,7 +102,43 @@ def resolve_start(
     # The same folder may be written in several ways, by a link or with "..".
     is_own = bool(existing) and experiment.checkpoints.samefile(source.path.parent)
     superseded = [checkpoint for checkpoint in existing if checkpoint.step > source.step or not is_own]
-    return InitialState(table, {}, source, False, superseded)
+    return InitialState(table, {} if adapter is None else weights, source, False, superseded, origin, adapter)
+
+
+def _adapter_to_train(
+    settings: Settings,
+    experiment: Experiment,
+    source: Checkpoint | None,
+    pretrained: Checkpoint | None,
+    resume_type: ResumeType,
+) -> AdapterOrigin | None:
+    """The adapter that the settings ask for; None if the weights themselves train.
+
+    Raises UserError where there is no model to adapt, or the adapter that is resumed has other settings.
+    """
+    lora = settings.train.lora
+    is_resumed = source is not None and resume_type == "resume"
+    if is_resumed and source is not None and source.is_adapter:
+        origin = adapter_origin(source)
+        if origin.settings != lora:
+            trained = ", ".join(f"{key} {value}" for key, value in origin.settings.model_dump().items())
+            raise UserError(f"train.lora: {source.path} is an adapter of {trained}; resume it with these settings")
+        return origin
+    if not lora.rank:
+        return None
+    if source is None or is_resumed:
+        found = "" if source is None else f"{source.path} is no adapter; "
+        raise UserError(
+            f"train.lora.rank: {found}an adapter begins with a trained model, named by --resume_from_ckpt_path, and "
+            "--resume_type finetune"
+        )
+    if source.is_adapter:
+        raise UserError(f"train.lora.rank: {source.path} is an adapter; merge it first (bins/convert.py --merge)")
+    if pretrained is not None:
+        raise UserError("--ar_model_ckpt_dir: an adapter keeps the AR model of its base; leave the flag out")
+    if experiment.checkpoints.is_dir() and experiment.checkpoints.samefile(source.path.parent):
+        raise UserError("--name: an adapter cannot be in the folder of its base; choose another name")
+    return AdapterOrigin(source, fingerprint(load_weights(source)), lora)
 
 
 def _check_stage(
@@ -149,6 +196,20 @@ def with_kept_schedule(settings: Settings, start: InitialState) -> Settings:
     return settings.model_copy(update={"train": train})
 
 
+def with_kept_dropout(settings: Settings, start: InitialState) -> Settings:
+    """For a stage with a pretrained part, which does not train: the `condition_dropout` that it was trained with.
+
+    So the experiment's settings say whether its speech can be guided.
+    """
+    if start.pretrained is None:
+        return settings
+    kept = Experiment.of(start.pretrained).settings().train.condition_dropout
+    if kept == settings.train.condition_dropout:
+        return settings
+    log.info("train.condition_dropout: %g, as the AR model was trained with it", kept)
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"condition_dropout": kept})})
+
+
 def _checkpoint_to_start_from(
     experiment: Experiment, existing: list[Checkpoint], resume: bool, resume_from: Path | None
 ) -> Checkpoint | None:
@@ -165,9 +226,14 @@ def _checkpoint_to_start_from(
     return None
 
 
-def _weights_for(train_stage: int, source: Checkpoint, kind: type[CodecLM]) -> dict[str, Tensor]:
-    """The weights that a stage starts from; raises UserError when the checkpoint lacks a part that it needs."""
-    weights = load_weights(source)
+def _weights_for(
+    train_stage: int, source: Checkpoint, kind: type[CodecLM], adapter: AdapterOrigin | None
+) -> dict[str, Tensor]:
+    """The weights that a stage starts from, or an adapter's base.
+
+    Raises UserError when the checkpoint lacks a part that the stage needs.
+    """
+    weights = read_weights(source) if adapter is None else read_base(adapter, source)
     if part := kind.missing_part(weights, train_stage):
         raise UserError(
             f"--resume_from_ckpt_path: {source.path} holds no {part}, which --model_train_stage {train_stage} needs"

@@ -15,6 +15,7 @@ from torch import Tensor
 from config.schema import TrainSettings
 from models.contract import Batch, CodecLM
 from training import parallel
+from training.averaging import AveragedWeights
 from training.data import TrainData
 from training.metrics import MAX_NON_FINITE_STEPS, MetricSums, NonFiniteSteps
 from training.parallel import EvalModel, all_reduce_max, full_tensor, gather, local_shard
@@ -78,6 +79,7 @@ class Trainer:
         self.model, self.optimizer = parallel.prepare(model, optimizer, accelerator)
         # FSDP replaced the parameters by sharded ones.
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.averages = AveragedWeights(self.parameters, settings.ema_decay) if settings.ema_decay else None
 
     def train(self) -> int:
         """Train from `progress` to the last step, and save a checkpoint.
@@ -158,12 +160,16 @@ class Trainer:
             torch.distributed.all_reduce(counts, group=self.cpu_group)
         num_targets = dict(zip(models, counts.clamp(min=1), strict=True))
 
+        dropouts = [self.settings.audio_token_dropout]
+        if self.settings.condition_dropout:
+            # Only models with guidance take it.
+            dropouts.append(self.settings.condition_dropout)
         self.model.train()
         for index, batch in enumerate(batches, start=1):
             # Ranks reduce their gradients once a step, with the last batch.
             with nullcontext() if index == len(batches) else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast(self.autocast):
-                    losses = self.model(batch.to(self.accelerator.device), self.settings.audio_token_dropout)
+                    losses = self.model(batch.to(self.accelerator.device), *dropouts)
                 loss = sum(sums.loss_sum / num_targets[sums.model] for sums in losses.values())
                 # The ranks' gradients are averaged, but their losses are parts of one mean.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
@@ -176,13 +182,15 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.averages is not None:
+            self.averages.update()
         return gradient_norm
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Scores on the fixed validation batches, logged; then the samples."""
+        """Scores of the weights that are exported on the fixed validation batches, logged; then the samples."""
         metrics = self.new_metrics()
-        with self.eval_model.synced(self.unwrapped_model) as model:
+        with self.eval_model.synced(self.unwrapped_model, self.averages) as model:
             model.eval()
             for batch in self.data.valid_batches:
                 with self.accelerator.autocast():
@@ -209,6 +217,12 @@ class Trainer:
         self.saved = replace(self.progress)
         random_states: list[dict[str, Any]] = gather_object([random_state(self.accelerator.device)])
         weights, optimizer = gather(self.unwrapped_model.named_weights()), gather(self.optimizer.state_dict())
+        averaged = {}
+        if self.averages is not None:
+            # Inference takes the averages. Resuming needs the parameters as well, in the optimizer's order.
+            trained = gather([parameter.detach() for parameter in self.parameters])
+            averaged["averaged"] = {"parameters": trained, "num_updates": self.averages.num_updates}
+            weights = gather(self.averages.named(self.unwrapped_model))
         if self.accelerator.is_main_process:
             progress, settings = self.progress, self.settings
             folder = self.folder / "checkpoint"
@@ -216,7 +230,8 @@ class Trainer:
                 folder,
                 checkpoint.checkpoint_name(progress.epoch, progress.step, progress.loss),
                 weights=weights,
-                state=resumable(optimizer, settings.optimizer, progress, len(random_states), self.data.fingerprint()),
+                state=averaged
+                | resumable(optimizer, settings.optimizer, progress, len(random_states), self.data.fingerprint()),
                 meta={**self.meta, **asdict(progress), "ends_epoch": ends_epoch},
                 rank_states=random_states,
             )
@@ -250,6 +265,12 @@ class Trainer:
         state = load_resumable(source, self.settings.optimizer)
         weights = parallel.shard_weights(checkpoint.load_weights(source), self.unwrapped_model)
         self.unwrapped_model.load_named_weights(weights)
+        if "averaged" in state:
+            # The exported weights are averages.
+            if self.averages is not None:
+                self.averages.load(self.unwrapped_model, weights, state["averaged"]["num_updates"])
+            for parameter, trained in zip(self.parameters, state["averaged"]["parameters"], strict=True):
+                parameter.data.copy_(parallel.shard_like(trained, parameter))
         self.progress = restore(state, self.optimizer, self.parameters, self.settings, self.data.fingerprint())
         self.saved = replace(self.progress)
         num_before, num_now = state["num_processes"], self.accelerator.num_processes

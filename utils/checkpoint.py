@@ -1,8 +1,9 @@
 """The one place that knows how checkpoints are named, written, found and rotated.
 
-`checkpoint/epoch-%04d_step-%07d_loss-%.6f/` holds `model.safetensors`, the training state and `meta.json`. Checkpoints
-of the reference recipe are read as well: `[final_]epoch-...` with `model.safetensors` or `pytorch_model.bin`, and
-without `meta.json`.
+`checkpoint/epoch-%04d_step-%07d_loss-%.6f/` holds `model.safetensors`, the training state and `meta.json`. That of an
+adapter has `adapter.safetensors` in place of the model's weights, and its `meta.json` names the base. Checkpoints of
+the reference recipe are read as well: `[final_]epoch-...` with `model.safetensors` or `pytorch_model.bin`, and without
+`meta.json`.
 """
 
 import json
@@ -23,7 +24,7 @@ from torch import Tensor
 from utils.errors import UserError, first_line
 from utils.files import fsync
 
-WEIGHTS, STATE, META = "model.safetensors", "training_state.pt", "meta.json"
+WEIGHTS, ADAPTER, STATE, META = "model.safetensors", "adapter.safetensors", "training_state.pt", "meta.json"
 _META_KEYS = {"train_stage", "codec", "ends_epoch"}
 _NAME = re.compile(r"epoch-(\d+)_step-(\d+)_loss-(-?\d+\.\d+|nan|inf)")
 _REFERENCE_NAME = re.compile(r"(final_)?epoch-(\d+)(?:_step-(\d+))?(?:_loss-(-?\d+\.\d+))?.*")
@@ -42,8 +43,13 @@ class Checkpoint:
 
     @property
     def weights(self) -> Path:
-        names = _REFERENCE_WEIGHTS if self.is_reference else (WEIGHTS,)
+        names = _REFERENCE_WEIGHTS if self.is_reference else (WEIGHTS, ADAPTER)
         return next((self.path / name for name in names if (self.path / name).is_file()), self.path / WEIGHTS)
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the weights are those of an adapter alone."""
+        return self.weights.name == ADAPTER
 
     @property
     def can_resume(self) -> bool:
@@ -63,7 +69,8 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
-        if match and (path / WEIGHTS).is_file() and _read_meta(path).keys() >= _META_KEYS:
+        has_weights = (path / WEIGHTS).is_file() or (path / ADAPTER).is_file()
+        if match and has_weights and _read_meta(path).keys() >= _META_KEYS:
             found.append(Checkpoint(path, int(match[1]), int(match[2]), float(match[3])))
     if not found:
         return _find_reference_checkpoints(folder)
@@ -115,14 +122,15 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint to a temporary folder, sync it to disk, then rename it; returns its path.
 
-    `rank_states` holds each rank's own state, such as its random state. Without a `state`, training cannot resume from
-    the checkpoint. Raises UserError if it cannot be written; earlier checkpoints are not touched.
+    With `adapter` in `meta`, the weights are those of an adapter. `rank_states` holds each rank's own state, such as
+    its random state. Without a `state`, training cannot resume from the checkpoint. Raises UserError if it cannot be
+    written; earlier checkpoints are not touched.
     """
     target, temporary = folder / name, folder / f".{name}.part"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(_untied(weights), temporary / WEIGHTS)
+        save_file(_untied(weights), temporary / (ADAPTER if "adapter" in meta else WEIGHTS))
         if state is not None:
             torch.save({**state, "ranks": list(rank_states)}, temporary / STATE)
         (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

@@ -114,6 +114,14 @@ class AR(nn.Module):
         targets = targets.masked_fill(index == codes_lens.unsqueeze(1), self.eos_id)
         return targets.masked_fill(index > codes_lens.unsqueeze(1), ignored)[:, self.num_unpredicted :]
 
+    @staticmethod
+    def drop_text(text: Tensor, text_lens: Tensor, is_dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave the first and the last id, bos and eos, of the rows `is_dropped` (B,) of text (B, S)."""
+        last = text.gather(1, text_lens.unsqueeze(1) - 1)
+        # The ids after the new length are not read.
+        emptied = torch.cat([text[:, :1], last, text[:, 2:]], dim=1)
+        return torch.where(is_dropped.unsqueeze(1), emptied, text), text_lens.masked_fill(is_dropped, 2)
+
     def read(
         self, text: Tensor, text_lens: Tensor, codes: Tensor, codes_lens: Tensor, heads: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:

@@ -41,10 +41,19 @@ class ARGenerator:
         Codes are (T, 1). A row's codes do not depend on its neighbours. Prompts consist of full groups. The end of
         speech cannot come before `min_frames` (B,), at least 1; it and the limits may fall anywhere in a group.
         `on_frames` is called after each step but the last; only reading the codes so far forces a GPU sync.
+
+        With `sampler.guidance` each row is decoded twice in one batch, with its text and without, from the same codes.
         """
         device, batch, eos_id, group_size = text.device, text.shape[0], self.ar.eos_id, self.ar.group_size
         limit, window = int(max_frames.max()), sampler.repetition_window
+        is_guided = sampler.guidance != 1
+        if is_guided:
+            is_second_half = torch.arange(2 * batch, device=device) >= batch
+            text, text_lens = self.ar.drop_text(text.repeat(2, 1), text_lens.repeat(2), is_second_half)
+            prompt, prompt_lens = prompt.repeat(2, 1), prompt_lens.repeat(2)
         cached_step, group_logits = self._prefill(text, text_lens, prompt, prompt_lens, limit)
+        if is_guided:
+            group_logits = sampler.guide(group_logits)
         noise = iter(ExponentialNoise(sampler.num_draws, group_logits.shape[-1], seeds, device))
         # The new codes, after `window` times -1 (no code), so that the first frame has a full repetition window, too.
         history = torch.full((batch, window + limit), -1, device=device)
@@ -78,7 +87,8 @@ class ARGenerator:
             if on_frames is not None:
                 on_frames(frame + 1, rows)
             # Finished rows stay in the batch and read code 0; their output is ignored.
-            group_logits = cached_step(history[:, : window + frame + 1][:, -group_size:].clamp(min=0))
+            group = history[:, : window + frame + 1][:, -group_size:].clamp(min=0)
+            group_logits = sampler.guide(cached_step(group.repeat(2, 1))) if is_guided else cached_step(group)
         ended_at_minimum = lens == min_frames
         ends = zip(rows(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
         return [Generation(new, "cap" if is_cap else "floor" if is_floor else "eos") for new, is_cap, is_floor in ends]

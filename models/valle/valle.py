@@ -32,6 +32,7 @@ class VALLE(CodecLM):
     pretrained_stages = frozenset({2})
     free_settings = frozenset({"dropout", "prefix_mode"})
     reads_codes = True
+    supports_guidance = True
     free_pretrained_settings = frozenset(
         {"nar_scale_factor", "nar_num_decoder_layers", "share_embedding", "num_quantizers"}
     )
@@ -50,11 +51,16 @@ class VALLE(CodecLM):
         self.generator = ARGenerator(self.ar)
         self._codec_vectors: Tensor | None = None
 
-    def forward(self, batch: ValleBatch, audio_token_dropout: float = 0.0) -> dict[str, LossSums]:
-        """Losses of the models that train: "ar", and "nar_<stage>" for each stage in the batch."""
+    def forward(
+        self, batch: ValleBatch, audio_token_dropout: float = 0.0, condition_dropout: float = 0.0
+    ) -> dict[str, LossSums]:
+        """Losses of the models that train: "ar", and "nar_<stage>" for each stage in the batch.
+
+        Both dropouts are the AR's: the NAR is not guided.
+        """
         losses = {}
         if self.ar_trains:
-            losses["ar"] = self._ar_loss(batch, audio_token_dropout)
+            losses["ar"] = self._ar_loss(batch, audio_token_dropout, condition_dropout)
         if self.nar_trains and self.nar is not None:
             for nar in batch.nar:
                 text = batch.text, batch.text_lens
@@ -62,14 +68,17 @@ class VALLE(CodecLM):
                 losses[f"nar_{nar.stage}"] = loss_sums("nar", logits, nar.targets, nar.num_targets)
         return losses
 
-    def _ar_loss(self, batch: ValleBatch, audio_token_dropout: float) -> LossSums:
-        codes = batch.codes[..., 0]
+    def _ar_loss(self, batch: ValleBatch, audio_token_dropout: float, condition_dropout: float) -> LossSums:
+        codes, text, text_lens = batch.codes[..., 0], batch.text, batch.text_lens
         # Dropout hides inputs only, so the targets come from the full codes.
         targets = self.ar.targets(codes, batch.codes_lens, IGNORED)
         if audio_token_dropout and self.training:
             is_dropped = codes.new_empty(codes.shape).bernoulli_(audio_token_dropout).bool()
             codes = codes.masked_fill(is_dropped, self.ar.mask_id)
-        logits = self.ar(batch.text, batch.text_lens, codes, batch.codes_lens, batch.longest)
+        if condition_dropout and self.training:
+            is_emptied = text_lens.new_empty(text_lens.shape).bernoulli_(condition_dropout).bool()
+            text, text_lens = self.ar.drop_text(text, text_lens, is_emptied)
+        logits = self.ar(text, text_lens, codes, batch.codes_lens, batch.longest)
         return loss_sums("ar", logits, targets, self._num_ar_targets(batch))
 
     def num_targets(self, batch: ValleBatch) -> dict[str, int]:

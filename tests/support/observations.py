@@ -168,6 +168,14 @@ def weights(world: World, changes: Changes) -> dict[str, str]:
     return {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in load_weights(last).items()}
 
 
+def adapter(world: World, changes: Changes) -> dict[str, str]:
+    """The weights of an adapter of the pair after a few steps."""
+    flags = ("--resume_from_ckpt_path", str(world.pair), "--resume_type", "finetune")
+    train(world.config, "any", 0, {"log_dir": str(world.folder), **changes}, *flags)
+    last = resolve_checkpoint(world.folder / "any", "")
+    return {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in load_weights(last).items()}
+
+
 def checkpoints(world: World, changes: Changes) -> list[tuple[int, int]]:
     """Epoch and step of the checkpoints that stay."""
     found = find_checkpoints(trained(world, changes) / "checkpoint")

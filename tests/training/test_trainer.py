@@ -163,6 +163,7 @@ def test_resumed_equals_uninterrupted(make_trainer, stage: int, group_size: int)
         "max_epoch": 3,
         "join_probability": 0.5,
         "audio_token_dropout": 0.3,
+        "condition_dropout": 0.3,
         "gradient_accumulation_step": 2,
         "base_lr": 1e-2,
         "warmup_steps": 2,
