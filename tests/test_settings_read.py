@@ -23,7 +23,18 @@ from utils.config import load_settings
 
 Reads = set[tuple[str, str]]
 PROGRAMS = [
-    ROOT / room for room in ("bins", "evaluation", "models", "modules", "processors", "synthesis", "training", "utils")
+    ROOT / room
+    for room in (
+        "bins",
+        "evaluation",
+        "models",
+        "modules",
+        "processors",
+        "recordings",
+        "synthesis",
+        "training",
+        "utils",
+    )
 ]
 
 
