@@ -24,10 +24,9 @@ def voices_of(
     the mean cosine of all pairs of their regions.
     """
     seconds = np.array([region.end - region.start for region in regions])
-    is_long = seconds >= min(_MIN_EMBEDDED_SECONDS, seconds.max(initial=0.0))
-    chosen = np.flatnonzero(is_long).tolist()
-    if not len(chosen):
+    if not len(seconds):
         return [], np.zeros((0, 0))
+    chosen = np.flatnonzero(seconds >= _MIN_EMBEDDED_SECONDS).tolist() or list(range(len(seconds)))
     embeddings = np.stack([embed(regions[index]) for index in chosen])
     labels = np.array(cluster(embeddings, max_distance * _WITHIN_RECORDING))
     means = np.stack(

@@ -61,6 +61,14 @@ def write_recording(
     return clips
 
 
+def write_talks(folder: Path) -> None:
+    """Talks of two voices: speech that is long, short, hardly heard in noise, and the same as before."""
+    said = [(LONG, ANNA), (SHORT, ANNA), (SENTENCES[0], ANNA), (SENTENCES[1], BEN)]
+    write_recording(folder / "one.wav", said, 0.0005, pauses=(0.6, 0.7))
+    write_recording(folder / "two.wav", [(SENTENCES[1], BEN), (SENTENCES[2], ANNA)], 0.05, seed=1)
+    write_recording(folder / "three.wav", [(SENTENCES[1], BEN)], 0.0005, seed=2)
+
+
 class StandInWhisper(FasterWhisper):
     """In place of Whisper: a word for each third of a second, in English, with some doubts."""
 
