@@ -24,6 +24,7 @@ COPY models ./models
 COPY training ./training
 COPY synthesis ./synthesis
 COPY evaluation ./evaluation
+COPY recordings ./recordings
 COPY benchmarks ./benchmarks
 COPY vallet ./vallet
 COPY web ./web

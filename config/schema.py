@@ -45,6 +45,63 @@ class SpeechRVQOptions(Section):
     )
 
 
+class RecordingsSettings(Section):
+    """Stage 0: from recordings to a corpus. After `audio_format` come limits, which leave finished segments out."""
+
+    speakers: Literal["auto", "folder", "cluster"] = Field(
+        description="folder: the speaker is the folder below --audio_dir that a recording lies in, or the one that a "
+        "transcript table names; cluster: speakers are told apart by their voices; auto: folder if any recording lies "
+        "in a folder or a table names speakers, else cluster"
+    )
+    max_voice_distance: Annotated[float, Field(gt=0, le=2)] = Field(
+        description="with cluster: voices whose embeddings are nearer than this cosine distance are one speaker"
+    )
+    vad_threshold: Annotated[float, Field(ge=0.2, le=0.95)] = Field(
+        description="silero-vad's probability from which a frame is speech"
+    )
+    cut_pause: Annotated[float, Field(ge=0.1)] = Field(
+        description="seconds; pauses as long as this are cut at, unless a part would be shorter than min_duration"
+    )
+    max_pause: Annotated[float, Field(ge=0.1)] = Field(description="seconds; no segment has a longer pause inside")
+    padding: Annotated[float, Field(ge=0)] = Field(description="seconds before and after the speech of a segment")
+    min_duration: Positive = Field(description="seconds of a segment; shorter ones are left out")
+    max_duration: Positive = Field(description="seconds of a segment; longer speech is cut at its longest pauses")
+    sample_rate: Count = Field(description="Hz, of the segments")
+    loudness_lufs: Annotated[float, Field(ge=-60, le=0)] | None = Field(
+        description="integrated loudness of each segment (ITU-R BS.1770); null: as it was recorded"
+    )
+    audio_format: Literal["flac", "wav"] = Field(description="format of the segments, with 16 bits")
+    min_source_rate: Count = Field(description="Hz; recordings with a lower sample rate are left out")
+    min_snr_db: float | None = Field(description="least ratio of speech to noise; null: any")
+    min_dnsmos: Annotated[float, Field(ge=1, le=5)] | None = Field(
+        description="with --dnsmos_dir: least overall rating (P.835); null: any"
+    )
+    min_characters_per_second: Annotated[float, Field(ge=0)] = Field(
+        description="letters and digits of the text for each second; slower segments are left out"
+    )
+    max_characters_per_second: Positive = Field(description="the same; faster segments are left out")
+    languages: list[str] = Field(description="languages that are kept, such as en and de; empty: all")
+    min_language_probability: Fraction = Field(description="of the language that the recognizer detected")
+    min_log_probability: Annotated[float, Field(le=0)] | None = Field(
+        description="least mean log probability of the recognized tokens; null: any"
+    )
+    min_duplicate_similarity: Fraction | None = Field(
+        description="segments this similar to an earlier one are duplicates of it; null: only equal recordings are"
+    )
+    num_report_clips: CountOrZero = Field(description="segments with sound in the report, for each reason")
+    num_workers: CountOrZero = Field(description="worker processes that cut recordings while the recognizer runs")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RecordingsSettings":
+        if self.max_duration < 2 * self.min_duration:
+            raise ValueError("max_duration must be at least twice min_duration, so that longer speech can be cut")
+        if self.max_pause < self.cut_pause:
+            raise ValueError("max_pause must not be below cut_pause")
+        if self.max_characters_per_second < self.min_characters_per_second:
+            raise ValueError("min_characters_per_second must not exceed max_characters_per_second")
+        return self
+
+
 class PreprocessSettings(Section):
     """Stage 1: from a corpus to phones and codes."""
 
@@ -378,6 +435,7 @@ class Settings(Section):
     dataset: Annotated[list[Dataset], Field(min_length=1)]
     dataset_path: dict[Dataset, str] = Field(description="where each corpus lies")
     log_dir: str = Field(description="parent of the experiment folders")
+    recordings: RecordingsSettings
     preprocess: PreprocessSettings
     model: ModelSettings
     train: TrainSettings
@@ -418,6 +476,13 @@ class Settings(Section):
                 f"{self.preprocess.language} for all corpora; leave one of them out"
             )
         return self
+
+
+class CorpusSettings(BaseModel):
+    """The settings of stage 0, of a config whose corpora do not matter."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+    recordings: RecordingsSettings
 
 
 class TextSettings(BaseModel):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -100,6 +100,15 @@ class Transformers:
         return str(self._pipeline({"raw": audio, "sampling_rate": RATE_HZ}, **self._options)["text"])
 
 
+class Recognition(NamedTuple):
+    """What Whisper recognized: `log_probability` is the mean over the tokens of the text."""
+
+    text: str
+    language: str
+    language_probability: float
+    log_probability: float
+
+
 class FasterWhisper:
     """Whisper through faster-whisper; `source` is a CTranslate2 folder or a name on the hub, `language` as above."""
 
@@ -129,7 +138,11 @@ class FasterWhisper:
         self._language = whisper_language(language, self._model.supported_languages)
 
     def transcribe(self, audio: np.ndarray) -> str:
-        segments, _ = self._model.transcribe(
+        return self.recognize(audio).text
+
+    def recognize(self, audio: np.ndarray) -> Recognition:
+        """The words in (N,) audio at 16 kHz, with the language, and how likely both are."""
+        found, info = self._model.transcribe(
             audio,
             language=self._language,
             beam_size=5,
@@ -137,7 +150,15 @@ class FasterWhisper:
             # Longer audio is read in several windows, and timestamps say where the next one starts.
             without_timestamps=len(audio) <= WHISPER_SECONDS * RATE_HZ,
         )
-        return "".join(segment.text for segment in segments).strip()
+        segments = list(found)
+        num_tokens = [len(segment.tokens) for segment in segments]
+        likelihood = sum(number * segment.avg_logprob for number, segment in zip(num_tokens, segments, strict=True))
+        return Recognition(
+            text="".join(segment.text for segment in segments).strip(),
+            language=info.language,
+            language_probability=float(info.language_probability),
+            log_probability=likelihood / max(1, sum(num_tokens)),
+        )
 
 
 def model_name(source: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from config.schema import InferSettings, PreprocessSettings, Section, TrainSettings, ValleSettings
+from config.schema import InferSettings, PreprocessSettings, RecordingsSettings, Section, TrainSettings, ValleSettings
 from processors.codecs.mel_rvq import MelRVQ
 from processors.manifest import Utterance
 from utils.config import load_settings
@@ -50,6 +50,7 @@ class Defaults(Section):
 
     model_type: str
     log_dir: str
+    recordings: RecordingsSettings
     preprocess: PreprocessSettings
     model: ValleSettings
     train: TrainSettings

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import bins.build_corpus
 import bins.evaluate
 import bins.inference
 import bins.preprocess
@@ -18,16 +19,24 @@ from tests.support.recipe import Program
 
 RUN_SH = ROOT / "egs" / "tts" / "VALLE" / "run.sh"
 OWN_FLAGS = {"--stage", "-s", "--gpu"}
+COMMON = -1
 FLAG = re.compile(r"(?<![\w-])--?[a-z]\w*")
-PROGRAMS: dict[int, Program] = {1: bins.preprocess, 2: bins.train, 3: bins.inference, 4: bins.evaluate, 5: bins.webui}
+PROGRAMS: dict[int, Program] = {
+    0: bins.build_corpus,
+    1: bins.preprocess,
+    2: bins.train,
+    3: bins.inference,
+    4: bins.evaluate,
+    5: bins.webui,
+}
 
 
 @pytest.fixture(scope="module")
 def sections() -> dict[int, str]:
-    """The help text by stage; 0 is that for all stages."""
+    """The help text by stage, and that for all stages."""
     text = subprocess.run(["sh", str(RUN_SH), "--help"], capture_output=True, text=True, check=True).stdout
     common, *parts = re.split(r"^Stage (\d),", text, flags=re.MULTILINE)
-    return {0: common} | {int(stage): part for stage, part in zip(parts[::2], parts[1::2], strict=True)}
+    return {COMMON: common} | {int(stage): part for stage, part in zip(parts[::2], parts[1::2], strict=True)}
 
 
 @pytest.mark.parametrize("stage", PROGRAMS)
@@ -38,8 +47,8 @@ def test_the_help_has_the_flags_of_each_program(
         PROGRAMS[stage].main(["--help"])
     assert ended.value.code == 0
     known = set(FLAG.findall(capsys.readouterr().out))
-    assert sections.keys() == {0, *PROGRAMS}
-    listed = {flag for section in (sections[0], sections[stage]) for flag in FLAG.findall(section)}
+    assert sections.keys() == {COMMON, *PROGRAMS}
+    listed = {flag for section in (sections[COMMON], sections[stage]) for flag in FLAG.findall(section)}
     assert listed - OWN_FLAGS == known
     assert listed >= OWN_FLAGS
 

@@ -20,11 +20,13 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"models", "modules", "processors", "utils", "config"},
     "benchmarks": {"synthesis", "training", "models", "modules", "processors", "utils", "config"},
     "evaluation": {"synthesis", "models", "processors", "utils", "config"},
+    "recordings": {"evaluation", "processors", "utils", "config"},
     "web": {"synthesis", "models", "modules", "processors", "utils", "config"},
     "vallet": {"evaluation", "synthesis", "models", "modules", "processors", "utils", "config"},
     "bins": {
         "benchmarks",
         "evaluation",
+        "recordings",
         "web",
         "synthesis",
         "training",
@@ -46,7 +48,10 @@ EXCEPTIONS: dict[str, set[str]] = {
 ROOMS = {*ALLOWED, "tests"}
 NEEDS = {"config": {"pydantic"}, "modules": {"torch"}}
 """For a folder, all that it may import beside the standard library."""
-BINS = ("preprocess", "train", "inference", "convert", "average", "bench", "evaluate", "webui", "voices", "serve")
+BINS = (
+    *("build_corpus", "preprocess", "train", "inference", "convert", "average", "bench", "evaluate", "webui"),
+    *("voices", "serve"),
+)
 HEAVY = (
     "torch",
     "torchaudio",

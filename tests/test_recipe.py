@@ -240,7 +240,7 @@ def test_each_stage_starts_its_program_with_the_flags_as_given(shell: str, tmp_p
     python.write_text('#!/bin/sh\n[ "$1" = -c ] || printf "%s\\0" "$CUDA_VISIBLE_DEVICES" "$VALLET_GPU" "$@"\n')
     python.chmod(0o755)
     environment = {**os.environ, "VIRTUAL_ENV": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    for stage, program in enumerate(("preprocess", "train", "inference", "evaluate", "webui"), start=1):
+    for stage, program in enumerate(("build_corpus", "preprocess", "train", "inference", "evaluate", "webui")):
         stage_flags = ["-s", str(stage)] if stage % 2 else [f"--stage={stage}"]
         flags = ["--a", TEXT, *stage_flags, "--b=my speech", "--gpu", "3", "--set", "c=[1, 2]", ""]
         command = [shell, str(ROOT / "egs" / "tts" / "VALLE" / "run.sh"), *flags]

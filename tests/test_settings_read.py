@@ -8,22 +8,35 @@ from pathlib import Path
 import pytest
 import torch
 
+import bins.build_corpus
 import vallet
 from config.schema import Section, Settings, TrainSettings, ValleExperiment
 from processors.codecs import build_codec, with_vocoder
 from processors.codecs.encodec import Encodec, build_encodec
 from processors.codecs.speech_rvq import save_net
 from tests.conftest import ROOT, tiny_train
+from tests.support.recordings import use_stand_ins, write_talks
 from tests.support.tiny_codec import tiny_speech_net
 from tests.support.tiny_pretrained import write_dac, write_vocos
-from tests.support.tiny_runs import has_a_choice, infer, keys, prepare, train, write_config, write_custom
+from tests.support.tiny_runs import call, has_a_choice, infer, keys, prepare, train, write_config, write_custom
 from utils.audio import read_audio
 from utils.cli import Parser
 from utils.config import load_settings
 
 Reads = set[tuple[str, str]]
 PROGRAMS = [
-    ROOT / room for room in ("bins", "evaluation", "models", "modules", "processors", "synthesis", "training", "utils")
+    ROOT / room
+    for room in (
+        "bins",
+        "evaluation",
+        "models",
+        "modules",
+        "processors",
+        "recordings",
+        "synthesis",
+        "training",
+        "utils",
+    )
 ]
 
 
@@ -68,6 +81,7 @@ def record_flags(monkeypatch: pytest.MonkeyPatch) -> tuple[Reads, Reads]:
 
 def run_all_stages(folder: Path) -> None:
     """Each stage in the modes that read different settings: fixed and dynamic batches, samples, continual."""
+    build_a_corpus(folder)
     corpus = write_custom(folder / "corpus", 14)
     config = write_config(folder / "exp_config.json", corpus, folder)
     prepare(config, {})
@@ -93,6 +107,16 @@ def run_all_stages(folder: Path) -> None:
     infer(nar, folder / "single", {}, *single, "--infer_text_prompt", "early birds")
     with vallet.load(nar) as tts:
         list(tts.stream("quiet rivers", prompt=prompt, prompt_text="early birds"))
+
+
+def build_a_corpus(folder: Path) -> None:
+    """Stage 0, with stand-ins for its models."""
+    write_talks(folder / "talks")
+    models = ("--speaker_model", "stand-in", "--dnsmos_dir", str(folder))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_stand_ins(monkeypatch)
+        folders = ("--audio_dir", str(folder / "talks"), "--output_dir", str(folder / "talks_corpus"))
+        assert call(bins.build_corpus, *folders, *models, "--num_workers", "0") == 0
 
 
 def open_pretrained_codecs(config: Path, folder: Path, wave: torch.Tensor) -> None:

@@ -301,7 +301,7 @@ def test_a_wrong_key_in_the_config_is_reported_with_the_file(
     ("flags", "words"),
     [
         ((), "--stage is needed"),
-        (("--stage", "9"), "--stage takes 1 to 5, not 9"),
+        (("--stage", "9"), "--stage takes 0 to 5, not 9"),
         (("--name", "x", "--stage"), "--stage needs a value"),
         (("--stage=2", "--gpu"), "--gpu needs a value"),
         (("--stage", "2", "--nmae", "x", "--name", "y", "--model_train_stage", "1"), "did you mean --name"),

@@ -6,15 +6,18 @@ import multiprocessing
 import resource
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import bins.build_corpus
 import evaluation.candidates
 import vallet
 from config.schema import Settings
@@ -34,11 +37,13 @@ from processors.text import TextTokenizer
 from synthesis.load import load_experiment, load_synthesizer
 from synthesis.synthesizer import Request, Synthesizer
 from tests.conftest import ROOT
+from tests.support.recordings import use_stand_ins, write_talks
 from tests.support.standin_encodec import make_standin
 from tests.support.tiny_codec import tiny_speech_net
 from tests.support.tiny_pretrained import write_dac, write_vocos
 from tests.support.tiny_runs import (
     ROOMY,
+    call,
     infer,
     let_speech_end,
     prepare,
@@ -94,6 +99,7 @@ def make_world(root: Path) -> None:
     make_standin(sorted((root / "other_corpus" / "wavs").iterdir())[:1], root / "encodec.th")
     for name, seed in (("vocos", 3), ("other_vocos", 4)):
         write_vocos(root / name, Encodec.load(root / "encodec.th"), seed)
+    write_talks(root / "talks")
     # Enough for some of the utterances.
     texts = [line.split("|")[2] for line in (root / "corpus" / "metadata.csv").read_text().splitlines()[:3]]
     phones = build_phonemizer("espeak", "en-us").phonemize(texts)
@@ -125,6 +131,32 @@ def features(world: World, changes: Changes) -> Any:
             rows = read_shards(list_shards(corpus / split))
             seen += [(corpus.name, split, row.id, row.phones, row.codes.shape, row.codes.tobytes()) for row in rows]
     return seen + [path.read_text() for path in sorted(data.glob("*/failures.jsonl"))]
+
+
+def segments(world: World, changes: Changes) -> Any:
+    """What stage 0 makes of some talks: its rows and its audio, how much sound is in the report, and if it refused all.
+
+    All models are stand-ins.
+    """
+    corpus = world.folder / "corpus"
+    flags = ("--audio_dir", str(world.root / "talks"), "--output_dir", str(corpus), "--dnsmos_dir", str(world.root))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_stand_ins(monkeypatch)
+        with suppress(UserError):
+            call(bins.build_corpus, *flags, *sets({"recordings.num_workers": 0, **changes}))
+    audio = {path.name: path.read_bytes() for path in sorted(corpus.glob("audio/*/*"))}
+    sound = (corpus / "report.html").read_text(encoding="utf-8").count("<audio")
+    return [(corpus / name).read_text() for name in ("metadata.jsonl", "left_out.jsonl")], audio, sound
+
+
+def cuts_beside(world: World, changes: Changes) -> bool:
+    """Whether stage 0 had processes started, where no model is needed in them."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    flags = ("--audio_dir", str(world.root / "talks"), "--output_dir", str(world.folder / "corpus"), "--asr", "none")
+    own = {"recordings.num_workers": 0, "recordings.speakers": "folder", **changes}
+    with pytest.raises(UserError, match="no transcript"):
+        call(bins.build_corpus, *flags, *sets(own))
+    return forkserver._forkserver._forkserver_pid is not None  # type: ignore[attr-defined]
 
 
 def codec_in_use(world: World, changes: Changes) -> Any:

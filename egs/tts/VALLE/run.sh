@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs a stage of the recipe: features (1), training (2), inference (3), evaluation (4), web page (5). --help explains
-# the flags; the program of the stage checks them.
+# Runs a stage of the recipe: a corpus from recordings (0), features (1), training (2), inference (3), evaluation (4),
+# web page (5). --help explains the flags; the program of the stage checks them.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -8,15 +8,32 @@ root=$(CDPATH='' cd -- "$here/../../.." && pwd)
 
 usage() {
     cat <<'HELP'
-usage: sh egs/tts/VALLE/run.sh --stage 1|2|3|4|5 [flags]
+usage: sh egs/tts/VALLE/run.sh --stage 0|1|2|3|4|5 [flags]
 
-  --stage 1|2|3|4|5, -s     1: features, 2: training, 3: inference, 4: evaluation, 5: web page and HTTP API
+  --stage 0|1|2|3|4|5, -s   0: a corpus from recordings, 1: features, 2: training, 3: inference, 4: evaluation,
+                            5: web page and HTTP API
   --config FILE, -c         settings (default egs/tts/VALLE/exp_config.json); in stages 3 and 4: take its infer section;
                             in stage 5: list the experiments of its log_dir
   --gpu "0"                 GPUs to use, as CUDA_VISIBLE_DEVICES; "0,1,2,3" trains on four; an error if CUDA cannot be
                             used. Without the flag: one GPU, or the CPU if there is none
   --set KEY=VALUE           override a setting, such as train.batch_size=8; may be repeated
   --help, -h                this text
+
+Stage 0, a corpus from recordings:
+  --audio_dir DIR           folder with the recordings, of any length and format; a folder in it is a speaker
+  --output_dir DIR          folder of the corpus, which stage 1 reads as custom; report.html there says what was left
+                            out and why. The same command continues after a stop
+  --num_workers N           processes that cut recordings, in addition to the one that recognizes words
+  --asr whisper|hubert|none
+                            speech recognizer that finds the texts (default whisper, which runs through faster-whisper
+                            if it is installed, else transformers); none: use the texts that are there, in .txt or .lab
+                            files of the same names or in a table, as in a custom corpus
+  --asr_model DIR           folder, or name on the hub, of another model of that kind
+  --language CODE           language of all recordings (default: whisper detects it)
+  --speaker_model PATH      for recordings that lie in no folders, whose speakers are told apart by their voices: ge2e
+                            (default), which downloads a GE2E encoder once (17 MB), the file of such an encoder, or the
+                            folder, or name on the hub, of a model with x-vectors
+  --dnsmos_dir DIR          folder with DNSMOS's two networks, to leave out what sounds bad
 
 Stage 1, features:
   --num_workers N           processes that read audio and phonemize, in addition to the one that runs the codec
@@ -135,13 +152,14 @@ while [ "$count" -gt 0 ]; do
 done
 
 case $stage in
+0) program=build_corpus ;;
 1) program=preprocess ;;
 2) program=train ;;
 3) program=inference ;;
 4) program=evaluate ;;
 5) program=webui ;;
 '') fail "--stage is needed" ;;
-*) fail "--stage takes 1 to 5, not $stage" ;;
+*) fail "--stage takes 0 to 5, not $stage" ;;
 esac
 
 # Use the active environment if the project is installed in it (a bare conda base is active, too), else that of make.
@@ -185,7 +203,7 @@ export PYTHONPATH
 
 # Start one process per GPU. If fewer GPUs are usable, start only one process, which reports it.
 case $stage$gpu in
-[12]*,*)
+[012]*,*)
     processes=$("$python" -c 'import os, torch
 asked = [name for name in os.environ["VALLET_GPU"].split(",") if name.strip() not in ("", "-1")]
 print(len(asked) if torch.cuda.device_count() >= len(asked) else 0)')
