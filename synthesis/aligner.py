@@ -48,13 +48,6 @@ class Alignment:
         frames, phones = float(along.mean()), float(of_phones.mean()) if sounds else 0.0
         return 2 * frames * phones / max(1e-9, frames + phones)
 
-    def mean_over_phones(self, values: np.ndarray) -> float:
-        """The mean over phones of the mean value of each phone's frames, for values (N,) of the last N frames."""
-        path = self.path[len(self.path) - len(values) :]
-        num_frames = np.bincount(path)
-        sums = np.bincount(path, values)
-        return float((sums[num_frames > 0] / num_frames[num_frames > 0]).mean())
-
 
 @dataclass
 class TextAligner:

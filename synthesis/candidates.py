@@ -44,17 +44,13 @@ def check_candidates(model: CodecLM, settings: InferSettings) -> None:
         )
 
 
-def likelihood(reading: Reading, draft: Generation, alignment: Alignment | None) -> float:
-    """The mean log-probability of a code.
+def likelihood(reading: Reading, draft: Generation) -> float:
+    """The mean log-probability of a code, the end of speech included if it was predicted.
 
-    With an alignment, the mean over phones: those of a vowel or a pause are many and easy to predict, and a consonant
-    that is wrong would not count beside them. Without one, the mean over all codes, and the end of speech if it was
-    predicted. Long speech is not worse than short speech.
+    The mean, so that long speech is not worse than short speech.
     """
-    num_codes = len(draft.codes)
-    if alignment is not None:
-        return alignment.mean_over_phones(reading.log_probabilities[:num_codes].numpy())
-    return float(reading.log_probabilities[: num_codes + int(draft.stop_reason != "cap")].mean())
+    count = len(draft.codes) + int(draft.stop_reason != "cap")
+    return float(reading.log_probabilities[:count].mean())
 
 
 def best_of(drafts: Sequence[Generation], scores: Sequence[float]) -> int:
@@ -103,8 +99,7 @@ def choose(
 
     scores: list[float] = []
     if num > 1 and rank_by == "likelihood":
-        alignments = [align(index) if heads else None for index in range(len(rows))]
-        scores = [likelihood(*row) for row in zip(readings, drafts, alignments, strict=True)]
+        scores = [likelihood(reading, draft) for reading, draft in zip(readings, drafts, strict=True)]
     elif num > 1 and rank_by == "coverage":
         scores = [align(index).coverage for index in range(len(rows))]
     elif num > 1:

@@ -6,14 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from evaluation.candidates import add_error_rate
 from models.contract import Generation, Reading, TokenizedRequest
 from models.valle.valle import VALLE
-from synthesis.aligner import Alignment, TextAligner
+from synthesis.aligner import TextAligner
 from synthesis.candidates import best_of, candidate_seed, check_candidates, likelihood
 from synthesis.heads import HeadChoice, choose_heads, find_heads, measure_heads
 from synthesis.long_texts import LongText
@@ -114,24 +113,7 @@ def test_speech_that_ends_is_better_than_what_does_not() -> None:
     assert best_of(drafts, [9.0, 8.0, -2.0, -1.0]) == 3
     assert best_of(drafts[:2], [9.0, 1.0]) == 1
     reading = Reading(torch.tensor([-1.0, -2.0, -3.0, -10.0]), torch.zeros(0, 1, 1))
-    assert likelihood(reading, drafts[0], None) == -2 and likelihood(reading, drafts[2], None) == -4
-
-
-def test_each_phone_counts_the_same_in_the_likelihood_however_long_it_is() -> None:
-    """One bad frame of a short phone outweighs many good ones of a long phone."""
-
-    def score(path: list[int], log_probabilities: list[float], num_before: int = 0) -> float:
-        frames = np.array([0] * num_before + path)
-        alignment = Alignment(["", "a", "b", ""], 1, frames, frames, np.ones((len(frames), 4)))
-        # The end of speech, which belongs to no phone, is the last.
-        reading = Reading(torch.tensor([*log_probabilities, -9.0]), torch.zeros(0, 1, 1))
-        codes = torch.zeros(len(path), 1, dtype=torch.long)
-        return likelihood(reading, Generation(codes, "eos"), alignment)
-
-    assert score([1, 1, 1, 2], [-1.0, -1.0, -1.0, -5.0]) == -3
-    assert score([1] * 30 + [2], [-1.0] * 30 + [-5.0]) == -3
-    # In a continuation the path has the frames of the prompt, too, which were not generated.
-    assert score([1, 2, 2], [-1.0, -2.0, -4.0], num_before=2) == -2
+    assert likelihood(reading, drafts[0]) == -2 and likelihood(reading, drafts[2]) == -4
 
 
 @pytest.mark.parametrize("context", ["prompt", "previous"])
