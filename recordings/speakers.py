@@ -6,11 +6,11 @@ import numpy as np
 
 from recordings.voice import Region
 
-# A shorter region says little about its voice: it gets the nearest of those that longer regions have. Of five talks of
-# two speakers each, with 123 regions, all got the right voice. The voice of the turn before or after it is no better.
+# A shorter region says little about its voice: it gets the nearest of those that longer regions have. Chosen on five
+# talks of two speakers each, where preferring the voice of the turn before or after was no better.
 _MIN_CLUSTERED_SECONDS = 1.0
-# A recording has few speakers, which may be told apart by a larger distance than those of a whole corpus. Measured on
-# 26 speakers of three corpora, one of whom would be joined with another at the larger one.
+# A recording has few speakers, which may be told apart by a larger distance than those of a whole corpus. Chosen on 26
+# speakers of three corpora; the manual says how well both work on others.
 _WITHIN_RECORDING = 1.15
 # More voices than this are clustered in blocks first: the distances of all pairs are in memory.
 _MAX_CLUSTERED = 5000
