@@ -140,8 +140,10 @@ class CorpusBuilder:
 
     def _finish(self) -> dict[str, Any]:
         """Gather all results into `metadata.jsonl`, `left_out.jsonl`, `stats.json` and `report.html`."""
-        for part in [*(self.folder / "audio").rglob(".*.part*"), *(self.folder / "results").rglob(".*.part*")]:
-            part.unlink()  # What a killed run left half written.
+        # What a killed run left half written.
+        for pattern in (".*.part*", "audio/**/.*.part*", "results/**/.*.part*"):
+            for part in self.folder.glob(pattern):
+                part.unlink()
         results = [
             json.loads(self._result_path(recording).read_text(encoding="utf-8")) for recording in self.recordings
         ]

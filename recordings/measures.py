@@ -10,6 +10,8 @@ from recordings.voice import HOP_SECONDS, Listened
 _NOISE_SECONDS = (1.0, 5.0)
 _MIN_NOISE_FRAMES, _GUARD_FRAMES = 10, 5
 _MAX_SNR_DB = 60.0
+# Louder are breaths and clicks, and quieter is the silence of gates and of cuts.
+_NOISE_QUANTILE = 0.75
 # A fingerprint has the levels of bands up to the highest frequency of a telephone, in equal parts of the segment.
 _NUM_BANDS, _NUM_SLOTS = 16, 24
 _LOWEST_HZ, _HIGHEST_HZ = 150.0, 3600.0
@@ -30,7 +32,7 @@ def snr_db(listened: Listened, start: float, end: float) -> float:
         # Frames whose neighbours are quiet as well.
         far = np.convolve(~quiet[around], np.ones(2 * _GUARD_FRAMES + 1), mode="same") < 0.5
         if far.sum() >= _MIN_NOISE_FRAMES:
-            noise = float(np.mean(power[around][far]))
+            noise = float(np.quantile(power[around][far], _NOISE_QUANTILE))
             break
     else:
         noise = float(np.quantile(power[first:last], 0.05))

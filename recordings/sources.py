@@ -101,9 +101,12 @@ def readable(path: Path) -> Iterator[Path]:
         # W64 has no limit of 4 GB.
         decoded = Path(folder) / "decoded.w64"
         rate_hz, blocks = _decode_foreign(path) if suffix in FOREIGN_SUFFIXES else _decode(path)
-        with soundfile.SoundFile(str(decoded), "w", rate_hz, 1, "FLOAT", format="W64") as file:
-            for block in blocks:
-                file.write(block)
+        try:
+            with soundfile.SoundFile(str(decoded), "w", rate_hz, 1, "FLOAT", format="W64") as file:
+                for block in blocks:
+                    file.write(block)
+        except soundfile.SoundFileError as error:
+            raise UserError(f"{path}: cannot be decoded to its end ({first_line(error)})") from error
         yield decoded
 
 

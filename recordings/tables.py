@@ -127,7 +127,7 @@ def _refusal(content: dict[str, Any], rate_hz: int, settings: RecordingsSettings
         (
             certainty is not None and certainty < settings.min_language_probability,
             "language",
-            f"the language is uncertain: {code} with {certainty or 0:.2f}, below min_language_probability",
+            f"{code} with a probability of {certainty or 0:.2f}, below min_language_probability; --language names it",
         ),
         (
             likelihood is not None and low is not None and likelihood < low,

@@ -174,18 +174,17 @@ def test_a_killed_run_continues_to_the_same_rows(pairs: Path, tmp_path: Path) ->
     flags = ("--audio_dir", str(pairs), "--asr", "none", *sets({"recordings.num_workers": 0}))
     build(pairs, tmp_path / "whole", "--asr", "none")
     broken = tmp_path / "broken"
+    # At later and later moments, until there is nothing left to interrupt.
+    moments = iter(np.arange(0.2, 10, 0.2))
     num_killed = 0
-    for _ in range(20):
-        child = in_child(bins.build_corpus, (*flags, "--output_dir", str(broken)))
-        num_killed += (was_killed := killed(child, 0.5))
-        if not was_killed:
-            break
-    assert num_killed or ended(in_child(bins.build_corpus, (*flags, "--output_dir", str(broken)))) == 0
-    # One result is half written, and one has lost its audio.
-    first, second, *_ = sorted((broken / "results").rglob("*.json")) if (broken / "results").is_dir() else (None, None)
-    if first is not None and second is not None:
-        first.write_text(first.read_text()[:40])
-        next(iter((broken / "audio" / "ben").rglob("*.flac"))).unlink()
+    while killed(in_child(bins.build_corpus, (*flags, "--output_dir", str(broken))), next(moments)):
+        num_killed += 1
+    assert num_killed
+    # One result is half written, one has lost its audio, and a file never got its name.
+    first = min((broken / "results").rglob("*.json"))
+    first.write_text(first.read_text()[:40])
+    min((broken / "audio" / "ben").rglob("*.flac")).unlink()
+    (broken / "audio" / "ben" / ".0123.part.flac").touch()
     build(pairs, broken, "--asr", "none", num_workers=1)
     for name in ("metadata.jsonl", "left_out.jsonl", "stats.json", "report.html"):
         assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -237,6 +236,8 @@ def test_what_cannot_be_used_is_named(pairs: Path, tmp_path: Path) -> None:
     (raw / "anna" / "broken.wav").write_text("no audio")
     (raw / "anna" / "broken.m4a").write_text("no audio")
     soundfile.write(raw / "anna" / "silent.wav", np.zeros(3 * 24000), 24000)
+    soundfile.write(raw / "anna" / "cut.flac", np.random.default_rng(0).uniform(-0.1, 0.1, 3 * 24000), 24000)
+    (raw / "anna" / "cut.flac").write_bytes((raw / "anna" / "cut.flac").read_bytes()[:50000])
     for path in raw.rglob("*.*"):
         path.with_suffix(".txt").write_text("Words.")
     shutil.copy(pairs / "ben" / "1.wav", raw / "anna")
@@ -246,7 +247,7 @@ def test_what_cannot_be_used_is_named(pairs: Path, tmp_path: Path) -> None:
         rows = build(raw, raw / "corpus", "--asr", "none")
         assert [row["id"] for row in rows] == ["anna/1.wav/0001"]
     reasons = {row["id"]: row["reason"] for row in lines(raw / "corpus" / "left_out.jsonl")}
-    assert reasons.keys() == {"anna/broken.wav", "anna/broken.m4a", "anna/silent.wav/0001"}
+    assert reasons.keys() == {"anna/broken.wav", "anna/broken.m4a", "anna/cut.flac", "anna/silent.wav/0001"}
     assert "cannot be read as audio" in reasons["anna/broken.wav"] and "no speech" in reasons["anna/silent.wav/0001"]
 
 
