@@ -1,5 +1,6 @@
 """Atomic writes and file locks."""
 
+import errno
 import fcntl
 import filecmp
 import os
@@ -10,10 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Atomic write: gives a temporary path, whose file replaces `path` if the block ends without an error."""
+    """Atomic write: gives a temporary path, whose file replaces `path` if the block ends without an error.
+
+    An OSError about a lack of room names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: two machines that share the folder may use the same one.
     temporary = path.with_name(f".{uuid4().hex}.part{path.suffix}")
@@ -21,6 +27,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         fsync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        # Writing to an open file, and not opening it, is what fails then: the system's error names none.
+        if error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
