@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 DEFAULT_LANGUAGE = "en-us"
 """Language of the texts if there is only audio, and no experiment."""
+NORMALIZERS = ("whisper", "seed-tts-eval")
+PUBLISHED_SETS = ("seed-tts-eval", "librispeech-pc")
+TEST_SETS = ("librispeech", "libritts", "vctk", *PUBLISHED_SETS)
 DESCRIPTION = "Stage 4: evaluate experiments on a test list, beside the recordings and the codec, and write a report."
 
 
@@ -29,11 +32,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--language", metavar="CODE", help="language of the texts (default: the first experiment's)")
     parser.add_argument("--asr", choices=("pocketsphinx", "whisper", "hubert", "none"), default="pocketsphinx")
     parser.add_argument("--asr_model", metavar="DIR", help="folder or hub name of the recognizer")
-    parser.add_argument("--speaker_model", metavar="PATH", help="ge2e, a GE2E file, or folder or hub name")
+    parser.add_argument("--speaker_model", metavar="PATH", help="ge2e, a file, or folder or hub name")
     parser.add_argument("--dnsmos_dir", metavar="DIR", help="folder with DNSMOS's two networks")
+    parser.add_argument("--utmos", metavar="FILE", help="file of UTMOS's strong learner, as SpeechMOS has it")
+    parser.add_argument("--normalizer", choices=NORMALIZERS, help="what is compared (default: that of the list)")
     parser.add_argument("--num_report_texts", type=int, default=50, metavar="N", help="texts with audio in the report")
-    parser.add_argument("--build_test_lists", choices=("librispeech", "libritts"), help="write test lists, and exit")
+    parser.add_argument("--build_test_lists", choices=TEST_SETS, help="write test lists, and exit")
+    parser.add_argument("--test_set", metavar="PATH", help="published files of seed-tts-eval or librispeech-pc")
     flags = parser.parse(arguments)
+    if (flags.build_test_lists in PUBLISHED_SETS) != (flags.test_set is not None):
+        parser.error(f"--test_set: needed with --build_test_lists {' and '.join(PUBLISHED_SETS)}, and only there")
     # Writing test lists needs no experiment.
     if flags.build_test_lists is not None:
         if flags.eval_output_dir is None:
@@ -82,16 +90,35 @@ def main(arguments: Sequence[str] | None) -> int:
 
 
 def build_test_lists(flags: argparse.Namespace) -> None:
-    from config.schema import Settings
-    from evaluation.protocol import write_test_lists
+    from config.schema import Dataset, Settings
+    from evaluation.protocol import write_test_lists, write_vctk_lists
+    from evaluation.published_sets import write_librispeech_pc_lists, write_seed_lists
     from processors.corpora import read_corpus
-    from utils.config import load_settings, resolve_path
+    from utils.config import load_settings, read_values, resolve_path
 
-    name = flags.build_test_lists
+    name, output = flags.build_test_lists, Path(flags.eval_output_dir).absolute()
+    source = find_path(flags.test_set, "--test_set") if flags.test_set is not None else None
+    if source is not None and name == "seed-tts-eval":
+        write_seed_lists(source, output)
+        return
+    # LibriSpeech-PC has texts alone.
+    corpus: Dataset = "librispeech" if source is not None else name
     config = find_config(flags.config)
-    settings = load_settings(config, Settings, [*flags.set, f'dataset=["{name}"]'], root=ROOT)
-    rows = read_corpus(name, resolve_path(settings.dataset_path[name], ROOT), settings.preprocess)
-    write_test_lists([row for row in rows if row.split == "test"], Path(flags.eval_output_dir).absolute())
+    settings = load_settings(config, Settings, [*flags.set, f'dataset=["{corpus}"]'], root=ROOT)
+    folder = resolve_path(settings.dataset_path[corpus], ROOT)
+    if source is not None:
+        write_librispeech_pc_lists(source, folder, output)
+        return
+    rows = read_corpus(name, folder, settings.preprocess)
+    if name == "vctk":
+        # A model that is trained on VCTK must not be tested on what it has seen.
+        has_seen = name in (read_values(config).get("dataset") or ())
+        write_vctk_lists([row for row in rows if not has_seen or row.split == "test"], output, name)
+        return
+    tested = [row for row in rows if row.split == "test"]
+    clean = [row for row in tested if "test-clean" in Path(row.audio_path).parts]
+    # The papers take test-clean alone.
+    write_test_lists(clean or tested, output, f"{name} test-clean" if clean else f"{name} test")
 
 
 def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
@@ -99,6 +126,7 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     from evaluation.build import build_measures
     from evaluation.candidates import add_error_rate
     from evaluation.evaluate import evaluate, gather
+    from evaluation.published import named_list, published_results
     from models.experiment import Experiment
     from synthesis.load import load_experiment
     from synthesis.synthesizer import Synthesizer
@@ -117,11 +145,16 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     lines = read_test_list(test_list, lambda path: find_path(path, "audio_prompt", test_list.parent), own, voice)
     audio_folders = [find_path(folder, "--audio_dir") for folder in flags.audio_dir]
     dnsmos_dir = find_path(flags.dnsmos_dir, "--dnsmos_dir") if flags.dnsmos_dir is not None else None
+    utmos = find_path(flags.utmos, "--utmos") if flags.utmos is not None else None
     models = (flags.asr, flags.asr_model, flags.speaker_model)
-    language = flags.language or DEFAULT_LANGUAGE
-    if flags.language is None and first is not None:
+    named = named_list(test_list)
+    language = flags.language or (named.language if named is not None else None) or DEFAULT_LANGUAGE
+    if flags.language is None and first is not None and (named is None or named.language is None):
         language = Experiment.of(first).settings(flags.set).preprocess.language
-    measures, missing = build_measures(language, *models, dnsmos_dir, pick_device())
+    normalizer = flags.normalizer or (named.normalizer if named is not None else "whisper")
+    measures, missing = build_measures(language, *models, dnsmos_dir, pick_device(), utmos=utmos, normalizer=normalizer)
+    kind = measures.embedder.kind if measures.embedder is not None else None
+    published = published_results(named, len(lines), flags.continual, voice is not None, kind, normalizer)
     output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
 
     # One at a time: each is released before the next is loaded.
@@ -131,7 +164,7 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
         return synthesizer, experiment
 
     systems, prompt_seconds = gather(lines, map(load, folders), audio_folders, output, flags.continual)
-    return evaluate(lines, systems, measures, missing, prompt_seconds), output
+    return evaluate(lines, systems, measures, missing, prompt_seconds, published), output
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import torch
 
 from evaluation.dnsmos import build_dnsmos
 from evaluation.measures import Measures
-from evaluation.recognizers import CPU, RecognizerName, build_normalizer, build_recognizer
+from evaluation.normalizers import NormalizerName, build_normalizer
+from evaluation.recognizers import CPU, RecognizerName, build_recognizer
 from evaluation.speakers import build_embedder
+from evaluation.utmos import build_utmos
 from utils.errors import UserError
 
 Tool = TypeVar("Tool")
@@ -22,6 +24,8 @@ def build_measures(
     speaker_model: str | None,
     dnsmos_dir: Path | None,
     device: torch.device = CPU,
+    utmos: Path | None = None,
+    normalizer: NormalizerName = "whisper",
 ) -> tuple[Measures, dict[str, str]]:
     """Build all measures that are available. The second value maps each missing metric to how to get it."""
     missing: dict[str, str] = {}
@@ -34,8 +38,9 @@ def build_measures(
             return None
 
     return Measures(
-        normalize=build_normalizer(language),
+        normalizer=build_normalizer(language, normalizer),
         recognizer=attempt("WER and CER", lambda: build_recognizer(asr, asr_model, device, language)),
         embedder=attempt("speaker similarity", lambda: build_embedder(speaker_model, device)),
         dnsmos=attempt("DNSMOS", lambda: build_dnsmos(dnsmos_dir)),
+        utmos=attempt("UTMOS", lambda: build_utmos(utmos, device)),
     ), missing

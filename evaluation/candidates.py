@@ -4,7 +4,7 @@ from functools import cache
 
 from torch import Tensor
 
-from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
+from evaluation.recognizers import RATE_HZ, build_recognizer
 from synthesis.synthesizer import Synthesizer
 from utils.errors import UserError
 
@@ -20,9 +20,10 @@ def add_error_rate(synthesizer: Synthesizer) -> None:
     names = settings.asr, settings.asr_model, synthesizer.device, synthesizer.languages[0]
     recognizer = build_recognizer(*names, model_key="infer.asr_model")
     try:
-        from evaluation.measures import word_errors
+        from evaluation.measures import text_errors
+        from evaluation.normalizers import build_normalizer
 
-        normalize = build_normalizer(synthesizer.languages[0])
+        normalizer = build_normalizer(synthesizer.languages[0])
     except ImportError as error:
         raise UserError(f"infer.rank_by: asr needs {error.name}: pip install 'vallet[eval]'") from error
     from torchaudio.transforms import Resample
@@ -31,10 +32,10 @@ def add_error_rate(synthesizer: Synthesizer) -> None:
 
     def error_rate(audio: Tensor, rate_hz: int, text: str) -> float:
         narrow = resampler(rate_hz)(audio.float()) if rate_hz != RATE_HZ else audio.float()
-        reference = normalize(text)
         # A text without words has no word errors.
-        if not reference.split():
+        if not normalizer(text).split():
             return 0.0
-        return word_errors(reference, normalize(recognizer.transcribe(narrow.numpy()))).mean
+        errors = text_errors(normalizer, text, recognizer.transcribe(narrow.numpy()))
+        return errors.get("wer", errors["cer"]).mean
 
     synthesizer.error_rate = error_rate

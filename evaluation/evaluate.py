@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.measures import COLUMNS, Clip, Measures, Ratio, Target, interval
+from evaluation.published import Published
 from models.experiment import Experiment
 from synthesis.results import COPY_ENDING, RESULTS, read_results, synthesize_list
 from synthesis.synthesizer import Synthesizer
@@ -60,6 +61,7 @@ class Evaluation:
     """The content of the report and of `metrics.json`. `missing` maps metrics to how to get them.
 
     `recognizer` holds the recognizer's `name`, its `backend` (the package that runs it) and that package's `version`.
+    `models` says what else measured: the normalizer, the speaker model and UTMOS, by their names.
     """
 
     jobs: list[ListItem]
@@ -67,7 +69,12 @@ class Evaluation:
     systems: list[System]
     missing: dict[str, str]
     recognizer: dict[str, str] | None
-    speaker_model: str | None
+    models: dict[str, dict[str, str]]
+    published: Published
+
+    @property
+    def speaker_model(self) -> str | None:
+        return self.models.get("speaker_model", {}).get("name")
 
 
 def gather(
@@ -149,8 +156,10 @@ def evaluate(
     measures: Measures,
     missing: dict[str, str],
     prompt_seconds: float,
+    published: Published,
 ) -> Evaluation:
     """Measure all clips of all systems. `prompt_seconds` is not 0 for continuations: so much of each is the prompt."""
+    missing = {**missing, **published.why_not}
     jobs = [line for line in lines if isinstance(line, ListItem)]
     if not any(job.reference_audio for job in jobs):
         missing = {**missing, "MCD, F0 and duration": "name the reference audio in a fourth field of the list's lines"}
@@ -174,8 +183,11 @@ def evaluate(
     if measures.recognizer is not None:
         backend = measures.recognizer.backend
         recognizer = {"name": measures.recognizer.name, "backend": backend, "version": version(backend)}
-    speaker_model = measures.embedder.name if measures.embedder is not None else None
-    return Evaluation(jobs, targets, list(systems), missing, recognizer, speaker_model)
+    models = {"normalizer": measures.normalizer.describe()} if recognizer is not None else {}
+    for name, model in (("speaker_model", measures.embedder), ("utmos", measures.utmos)):
+        if model is not None:
+            models[name] = {"name": model.name, "kind": model.kind}
+    return Evaluation(jobs, targets, list(systems), missing, recognizer, models, published)
 
 
 def _target(system: System, job: ListItem, copy: Clip | None, prompt_seconds: float) -> Target:
@@ -231,7 +243,25 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         for system in evaluation.systems
     }
     models = {"recognizer": evaluation.recognizer, "speaker_model": evaluation.speaker_model}
-    content = {"systems": systems, **models, "missing": evaluation.missing}
+    published = evaluation.published
+    results = [
+        {
+            "system": row.system,
+            "metrics": {key: {"mean": value, "by": row.models[key]} for key, value in row.values.items()},
+            "source": row.source,
+            "url": row.url,
+            "note": row.note,
+        }
+        for row in published.rows
+    ]
+    known = {"list": published.name, "looked_up": published.looked_up, "results": results}
+    content = {
+        "systems": systems,
+        "published": known,
+        **models,
+        "models": evaluation.models,
+        "missing": evaluation.missing,
+    }
     with atomic_write(path) as temporary:
         temporary.write_text(
             json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
@@ -239,14 +269,15 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
 
 
 def log_table(evaluation: Evaluation) -> None:
-    """Log the table, one line per system, then what is missing and what failed."""
-    sums = {system.name: system.sums() for system in evaluation.systems}
-    columns = [column for column in COLUMNS if any(column.key in row for row in sums.values())]
-    width = max(len(name) for name in sums)
+    """Log the table, one line per system and published result, then what is missing and what failed."""
+    means = [(s.name, {key: mean for key, (mean, _, _) in s.sums().items()}) for s in evaluation.systems]
+    columns = [column for column in COLUMNS if any(column.key in row for _, row in means)]
+    means += [(f"published: {row.system}", dict(row.values)) for row in evaluation.published.rows]
+    width = max(len(name) for name, _ in means)
     log.info("%s  %s", " " * width, "  ".join(f"{column.title:>12s}" for column in columns))
-    for name, row in sums.items():
+    for name, row in means:
         cells = [
-            f"{row[column.key][0] * column.scale:12.{column.digits}f}" if column.key in row else " " * 11 + "-"
+            f"{row[column.key] * column.scale:12.{column.digits}f}" if column.key in row else " " * 11 + "-"
             for column in columns
         ]
         log.info("%s  %s", name.ljust(width), "  ".join(cells))

@@ -1,6 +1,8 @@
 """Speaker embeddings of a GE2E encoder (arXiv 1710.10467, section 2) in the checkpoint format of Resemblyzer."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +39,11 @@ class Ge2eEncoder(nn.Module):
 class Ge2eEmbeddings:
     """Embeds a clip as the mean over its windows of 1.6 s, which overlap by half."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    kind = "GE2E of Resemblyzer"
+
+    def __init__(self, path: Path, content: Mapping[str, Any], device: torch.device) -> None:
         self.name = path.name
-        self._encoder = _load_encoder(path).to(device)
+        self._encoder = _load_encoder(path, content).to(device)
         self._device = device
 
     @torch.inference_mode()
@@ -62,13 +66,8 @@ def mel_windows(audio: np.ndarray) -> Tensor:
     return mels.unfold(0, _WINDOW_FRAMES, _STEP_FRAMES).transpose(1, 2)
 
 
-def _load_encoder(path: Path) -> Ge2eEncoder:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises many types, and its message advises to load the file in a way that could run code.
-        raise UserError(f"{path}: damaged, or no checkpoint of tensors alone; {_HOW}") from error
-    weights = content.get("model_state") if isinstance(content, dict) else None
+def _load_encoder(path: Path, content: Mapping[str, Any]) -> Ge2eEncoder:
+    weights = content.get("model_state")
     if not isinstance(weights, dict):
         raise UserError(f"{path}: has no model_state; {_HOW}")
     encoder = Ge2eEncoder().eval()

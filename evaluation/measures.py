@@ -1,6 +1,5 @@
 """The metrics of a clip, and the columns of the results table."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -9,8 +8,10 @@ import numpy as np
 
 from evaluation import cepstra, pitch
 from evaluation.dnsmos import Dnsmos
+from evaluation.normalizers import Normalizer
 from evaluation.recognizers import RATE_HZ, Recognizer
 from evaluation.speakers import Embedder
+from evaluation.utmos import Utmos
 from utils.audio import read_audio
 
 WIDE_RATE_HZ = 24000
@@ -35,6 +36,7 @@ COLUMNS = (
     Column("cer", "CER %", 100, 1, "lower"),
     Column("sim_o", "SIM-o", digits=3, better="higher"),
     Column("sim_r", "SIM-r", digits=3, better="higher"),
+    Column("utmos", "UTMOS", better="higher"),
     Column("dnsmos_speech", "DNSMOS SIG", better="higher"),
     Column("dnsmos_background", "DNSMOS BAK", better="higher"),
     Column("dnsmos_overall", "DNSMOS OVRL", better="higher"),
@@ -130,10 +132,11 @@ class Target:
 class Measures:
     """Computes the metrics of clips; those whose model is None are left out."""
 
-    normalize: Callable[[str], str]
+    normalizer: Normalizer
     recognizer: Recognizer | None = None
     embedder: Embedder | None = None
     dnsmos: Dnsmos | None = None
+    utmos: Utmos | None = None
     _embeddings: dict[Clip, np.ndarray] = field(default_factory=dict)
 
     def measure(self, clip: Clip, target: Target) -> tuple[dict[str, Ratio], str]:
@@ -143,8 +146,7 @@ class Measures:
         if self.recognizer is not None:
             transcript = self.recognizer.transcribe(features.padded)
             if self.has_words(target.text):
-                reference, heard = self.normalize(target.text), self.normalize(transcript)
-                values |= {"wer": word_errors(reference, heard), "cer": character_errors(reference, heard)}
+                values |= text_errors(self.normalizer, target.text, transcript)
         if self.embedder is not None:
             own = self._embedding(Clip(clip.path, clip.start_seconds + target.prompt_seconds))
             for key, prompt in (("sim_o", target.prompt), ("sim_r", target.prompt_copy)):
@@ -153,6 +155,8 @@ class Measures:
         if self.dnsmos is not None:
             names = ("dnsmos_speech", "dnsmos_background", "dnsmos_overall", "dnsmos_p808")
             values |= {key: Ratio(rating) for key, rating in zip(names, self.dnsmos.rate(features.narrow), strict=True)}
+        if self.utmos is not None:
+            values["utmos"] = Ratio(self.utmos.rate(features.padded))
         if target.reference is not None:
             values |= compare(features, features_of(target.reference))
         # Metrics of a silent clip are NaN: one of them would make the system's mean NaN.
@@ -160,13 +164,22 @@ class Measures:
 
     def has_words(self, text: str) -> bool:
         """Whether any word of the text is left after normalization; if not, it has neither WER nor CER."""
-        return bool(self.normalize(text).split())
+        return bool(self.normalizer(text).split())
 
     def _embedding(self, clip: Clip) -> np.ndarray:
         assert self.embedder is not None
         if clip not in self._embeddings:
             self._embeddings[clip] = self.embedder.embed(features_of(clip).padded)
         return self._embeddings[clip]
+
+
+def text_errors(normalizer: Normalizer, text: str, transcript: str) -> dict[str, Ratio]:
+    """`wer` and `cer` of a transcript; `cer` alone in a language without spaces between words."""
+    reference, heard = normalizer(text), normalizer.heard(transcript)
+    errors = {"wer": word_errors(reference, heard)} if normalizer.has_words else {}
+    errors["cer"] = character_errors(reference, heard)
+    # The mean of the texts' rates: each text counts the same.
+    return {key: Ratio(value.mean) for key, value in errors.items()} if normalizer.is_mean_of_texts else errors
 
 
 def word_errors(reference: str, transcript: str) -> Ratio:

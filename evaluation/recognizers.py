@@ -3,7 +3,7 @@
 import ctypes
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -244,10 +244,3 @@ def build_recognizer(
         reason = first_line(error)
         where = f", or give {model_key} DIR with a copy of {default}" if default else ""
         raise UserError(f"{name} cannot be loaded ({reason}); pip install 'vallet[eval]'{where}") from error
-
-
-def build_normalizer(language: str) -> Callable[[str], str]:
-    """Return Whisper's text normalizer: it also unifies numbers and contractions if the language is English."""
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
-
-    return EnglishTextNormalizer({}) if language_code(language) == "en" else BasicTextNormalizer()

@@ -13,6 +13,7 @@ import soundfile
 from evaluation.evaluate import GROUND_TRUTH, RESYNTHESIS, Evaluation, System
 from evaluation.measures import COLUMNS, WIDE_RATE_HZ, Clip, Column
 from evaluation.pictures import distributions_picture, spectrogram_picture
+from evaluation.published import Published
 from synthesis.results import suspects_line
 from synthesis.test_lists import ListItem
 from utils.files import atomic_write
@@ -54,8 +55,10 @@ def write_report(path: Path, evaluation: Evaluation, num_texts: int) -> None:
         columns=columns,
         arrows=_ARROWS,
         rows=_rows(evaluation.systems, columns),
+        published=_published(evaluation.published, columns),
+        looked_up=evaluation.published.looked_up,
         recognizer=evaluation.recognizer,
-        speaker_model=evaluation.speaker_model,
+        models=evaluation.models,
         missing=evaluation.missing,
         failures=[f"{s.name}, {name}: {reason}" for s in evaluation.systems for name, reason in s.failures.items()],
         distributions=_data("image/png", distributions_picture(spread, values)) if spread else None,
@@ -109,6 +112,21 @@ def _rows(systems: Sequence[System], columns: Sequence[Column]) -> list[dict[str
             is_best = not _is_bound(system) and best.get(column.key) == found[0]
             cells.append({"mean": mean, "low": low, "high": high, "is_best": is_best})
         rows.append({"name": system.name, "num": len(system.measured), "cells": cells})
+    return rows
+
+
+def _published(published: Published, columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Rows of published results, with cells for the columns that are measured, too."""
+    rows = []
+    for row in published.rows:
+        cells = [
+            {"mean": f"{row.values[column.key] * column.scale:.{column.digits}f}", "by": row.models[column.key]}
+            if column.key in row.values
+            else None
+            for column in columns
+        ]
+        if any(cells):
+            rows.append({"name": row.system, "cells": cells, "source": row.source, "url": row.url, "note": row.note})
     return rows
 
 

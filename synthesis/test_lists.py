@@ -127,7 +127,8 @@ def _parse_line(
     reference = audio[-1] if audio[-1] == last and len(audio) > 1 else None
     before = fields[:prompt]
     after = fields[prompt + 1 : reference if reference is not None else last + 1]
-    is_path = bool(after) and "/" in after[0] and " " not in after[0]
+    # Languages without spaces between words have texts with a slash, too.
+    is_path = bool(after) and "/" in after[0] and " " not in after[0] and after[0].isascii()
     if reference is None and len(after) == 1 and len(before) == 2 and (is_path or _looks_like_audio(after[0])):
         find(after[0])  # Not a text but a reference that does not exist: raises the error that names it.
     if after and len(before) in (1, 2):

@@ -14,12 +14,9 @@ import pytest
 import soundfile
 
 import bins.evaluate
-from evaluation.protocol import LISTS, write_test_lists
-from processors.manifest import SourceUtterance
+from tests.evaluation.test_fairseq_models import save_speaker, save_utmos
 from tests.evaluation.test_models import save_ge2e, save_hubert
-from tests.support.hostile import saved, tone
 from tests.support.tiny_runs import ROOMY, call, let_speech_end, prepare, sets, train, write_config, write_custom
-from utils.cli import find_path
 from utils.errors import UserError
 
 
@@ -97,7 +94,7 @@ def test_two_systems_stand_beside_recordings_and_resynthesis(folder: Path, recog
     # Both have the same codec.
     assert list(systems) == ["ground truth", "codec resynthesis", "pair_1", "pair_2"]
     assert [systems[name]["num_utterances"] for name in systems] == [2, 2, 3, 3]
-    assert set(metrics["missing"]) == {"speaker similarity", "DNSMOS"}
+    assert set(metrics["missing"]) == {"speaker similarity", "DNSMOS", "UTMOS"}
     needed = {"wer", "cer", "mcd_db", "duration_ratio", "real_time_factor", "failed"}
     assert needed <= systems["pair_1"]["metrics"].keys()
     assert set(systems["ground truth"]["metrics"]) == {"wer", "cer"}
@@ -210,7 +207,7 @@ def test_the_models_that_measured_are_named(folder: Path, measured, from_audio, 
 def test_the_language_is_that_of_the_first_experiment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     languages = []
 
-    def build(language: str, *arguments: object) -> None:
+    def build(language: str, *arguments: object, **named: object) -> None:
         languages.append(language)
         raise UserError("called")
 
@@ -232,6 +229,9 @@ def test_the_language_is_that_of_the_first_experiment(folder: Path, monkeypatch:
         (("--audio_dir", "x", "--eval_output_dir", "y", "--set", "infer.seed=1"), "--set: needs --infer_expt_dir"),
         (("--infer_expt_dir", "x", "--asr_model", "y"), "--asr_model is for --asr whisper or hubert"),
         (("--build_test_lists", "libritts"), "--eval_output_dir: needed with --build_test_lists"),
+        (("--build_test_lists", "seed-tts-eval"), "--test_set: needed with --build_test_lists seed-tts-eval and"),
+        (("--build_test_lists", "vctk", "--test_set", "x"), "--test_set: needed with --build_test_lists seed-tts-eval"),
+        (("--audio_dir", "x", "--test_set", "x"), "--test_set: needed with --build_test_lists seed-tts-eval"),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(flags: tuple[str, ...], words: str, capsys) -> None:
@@ -242,28 +242,30 @@ def test_flags_that_do_not_go_together_are_one_line(flags: tuple[str, ...], word
     assert words in line
 
 
-def test_the_usual_lists_have_texts_of_4_to_10_s_and_prompts_of_the_same_speaker(tmp_path: Path) -> None:
-    seconds = {"a": 3.5, "b": 6.0, "c": 9.9, "d": 10.5, "e": 3.1, "f": 5.0, "g": 8.0}
-    speakers = {name: "s1" if name < "f" else "s2" for name in seconds}
-    for name, length in seconds.items():
-        saved(tone(length, 8000), 8000)(tmp_path / f"{name}.wav")
-    rows = [
-        SourceUtterance(name, str(tmp_path / f"{name}.wav"), f"text {name}", speakers[name], "test") for name in seconds
-    ]
-    broken = [
-        SourceUtterance("gone", str(tmp_path / "gone.wav"), "text", "s1", "test"),
-        SourceUtterance("none", str(tmp_path / "b.wav"), None, "s1", "test"),
-        SourceUtterance("bar", str(tmp_path / "b.wav"), "a|b", "s1", "test"),
-    ]
-    write_test_lists([*rows, *broken], tmp_path / "lists")
-    lines = [[line.split("|") for line in (tmp_path / "lists" / name).read_text().splitlines()[1:]] for name in LISTS]
-    continuation, cross = ([[Path(part).stem for part in line] for line in lines_of] for lines_of in lines)
-    assert continuation == [[f"text {name}", f"text {name}", name, name] for name in "bcfg"]
-    # The second speaker has one utterance that is short enough for a prompt: it prompts the other, and has no prompt.
-    assert [line[3] for line in cross] == ["b", "c", "g"]
-    for text, prompt_text, prompt, reference in cross:
-        assert (text, prompt_text) == (f"text {reference}", f"text {prompt}")
-        assert speakers[prompt] == speakers[reference] and prompt != reference and 2 <= seconds[prompt] <= 5
-    assert find_path(lines[1][0][2], "audio_prompt").is_file()
-    with pytest.raises(UserError, match="no utterance of 4 to 10 s"):
-        write_test_lists(rows[:1], tmp_path / "lists")
+def test_a_published_list_has_its_results_and_its_normalizer(folder: Path, from_audio, recognizer) -> None:
+    *_, audio = from_audio
+    lines = (folder / "list.txt").read_text()
+    name = "librispeech test-clean previous_utterance"
+    (folder / "named.txt").write_text(f"# list: {name}, 3 texts\n{lines}")
+    metrics, page = evaluate(folder, *experiments(folder, 1), *recognizer, *NO_PICTURES, test_list="named.txt")
+    assert metrics["published"]["list"] == name
+    assert {row["system"] for row in metrics["published"]["results"]} >= {"VALL-E 2", "recordings"}
+    assert page.count('<tr class="published">') == len(metrics["published"]["results"])
+    assert metrics["models"]["normalizer"]["name"] == "whisper"
+    seed = ("--normalizer", "seed-tts-eval")
+    metrics, page = evaluate(folder, "--audio_dir", str(audio), *recognizer, *seed, *NO_PICTURES)
+    assert metrics["models"]["normalizer"]["name"] == "seed-tts-eval" and "normalized by seed-tts-eval" in page
+    assert metrics["published"]["results"] == [] and 'class="published"' not in page
+    system = metrics["systems"]["audio"]
+    rates = [row["wer"] for row in system["utterances"].values()]
+    assert system["metrics"]["wer"]["mean"] == pytest.approx(np.mean(rates))
+
+
+def test_utmos_and_the_similarity_of_papers_are_measured(folder: Path, from_audio, tmp_path: Path) -> None:
+    speaker, utmos = save_speaker(tmp_path / "wavlm.pth"), save_utmos(tmp_path / "utmos.pt")
+    flags = ("--speaker_model", str(speaker), "--utmos", str(utmos))
+    metrics, page = evaluate(folder, "--audio_dir", str(from_audio[2]), *flags, *NO_WORDS)
+    assert metrics["systems"]["audio"]["metrics"].keys() >= {"sim_o", "sim_r", "utmos"}
+    assert metrics["models"].keys() == {"speaker_model", "utmos"}
+    for name, model in metrics["models"].items():
+        assert model["name"] in page and model["kind"] in page and name in flags[0] + flags[2]

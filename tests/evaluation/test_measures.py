@@ -6,8 +6,8 @@ import pytest
 from benchmarks.synthetic_corpus import VOICES
 from evaluation.cepstra import align, mel_cepstra, trim
 from evaluation.measures import Ratio, character_errors, interval, word_errors
+from evaluation.normalizers import build_normalizer
 from evaluation.pitch import correlation, log_pitch
-from evaluation.recognizers import build_normalizer
 from processors.espeak_speech import render
 
 RATE_HZ = 24000

@@ -19,12 +19,12 @@ from evaluation.build import build_measures
 from evaluation.dnsmos import build_dnsmos
 from evaluation.ge2e import Ge2eEncoder, mel_windows
 from evaluation.measures import Clip, Target
+from evaluation.normalizers import build_normalizer
 from evaluation.recognizers import (
     CPU,
     RATE_HZ,
     FasterWhisper,
     Transformers,
-    build_normalizer,
     build_recognizer,
     whisper_backend,
     whisper_language,
@@ -339,7 +339,7 @@ def test_models_run_on_the_given_device(tmp_path: Path, noise: np.ndarray) -> No
     """The meta device, on which no model is by default."""
     hubert, wavlm = save_hubert(tmp_path / "hubert"), save_wavlm(tmp_path / "wavlm")
     measures, missing = build_measures("en-us", "hubert", str(hubert), str(wavlm), None, META)
-    assert missing.keys() == {"DNSMOS"}
+    assert missing.keys() == {"DNSMOS", "UTMOS"}
     seen: list[torch.device] = []
 
     def note(module: torch.nn.Module, arguments: tuple, named: dict[str, torch.Tensor]) -> None:
@@ -358,7 +358,7 @@ def test_models_run_on_the_given_device(tmp_path: Path, noise: np.ndarray) -> No
 
 
 def test_stage_4_measures_on_the_default_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(*arguments: object) -> None:
+    def build(*arguments: object, **named: object) -> None:
         assert arguments[-1] == META
         raise UserError("called")
 
@@ -373,9 +373,10 @@ def test_stage_4_measures_on_the_default_device(tmp_path: Path, monkeypatch: pyt
 
 def test_missing_models_are_named_and_stop_nothing(tmp_path: Path) -> None:
     measures, missing = build_measures("en-us", "hubert", str(tmp_path), str(tmp_path / "none"), tmp_path)
-    assert measures.recognizer is measures.embedder is measures.dnsmos is None
-    assert set(missing) == {"WER and CER", "speaker similarity", "DNSMOS"}
-    for metric, flag in (("WER and CER", "--asr_model"), ("speaker similarity", "--speaker"), ("DNSMOS", "--dns")):
+    assert measures.recognizer is measures.embedder is measures.dnsmos is measures.utmos is None
+    flags = {"WER and CER": "--asr_model", "speaker similarity": "--speaker", "DNSMOS": "--dns", "UTMOS": "--utmos"}
+    assert set(missing) == set(flags)
+    for metric, flag in flags.items():
         assert flag in missing[metric] and "\n" not in missing[metric]
     assert "--speaker_model" in build_measures("en", "pocketsphinx", None, None, None)[1]["speaker similarity"]
 

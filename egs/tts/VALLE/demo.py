@@ -19,7 +19,7 @@ from typing import Any
 
 from egs.tts.VALLE.demo_corpus import Line, evaluation_lines, write_corpus, write_test_list
 from egs.tts.VALLE.demo_report import check_speech, draw, print_comparison, print_table, read_systems
-from evaluation.recognizers import build_normalizer
+from evaluation.normalizers import build_normalizer
 from processors.codecs import codec_class
 from utils.checkpoint import find_checkpoints, resolve_checkpoint
 from utils.config import read_values

@@ -88,13 +88,20 @@ Stage 4, evaluation, into report.html and metrics.json:
   --asr_model DIR           folder, or name on the hub, of another model of that kind; for whisper in the format of
                             faster-whisper (CTranslate2) or of transformers
   --speaker_model PATH      speaker model: ge2e, which downloads a GE2E encoder once (17 MB), the file of such an
-                            encoder, or the folder, or name on the hub, of a model with x-vectors
+                            encoder or of UniSpeech's WavLM, or the folder, or name on the hub, of a model with x-vectors
   --dnsmos_dir DIR          folder with DNSMOS's two networks
-  --language CODE           language of the texts, for normalizing words and for whisper (default: that of the first
-                            experiment; en-us with --audio_dir alone)
+  --utmos FILE              file of UTMOS's strong learner, as SpeechMOS has it
+  --normalizer whisper|seed-tts-eval
+                            what of the texts is compared (default: seed-tts-eval for lists of seed-tts-eval and
+                            librispeech-pc, else whisper)
+  --language CODE           language of the texts, for normalizing words and for whisper (default: that of a published
+                            list, then that of the first experiment; en-us with --audio_dir alone)
   --num_report_texts N      how many of the worst texts have audio in the report (default 50)
-  --build_test_lists librispeech|libritts
-                            only write the usual test lists of the config's corpus to --eval_output_dir
+  --build_test_lists librispeech|libritts|vctk|seed-tts-eval|librispeech-pc
+                            only write the usual test lists of the config's corpus, or of --test_set, to
+                            --eval_output_dir
+  --test_set PATH           published files of seed-tts-eval (a folder with en and zh in it) or of librispeech-pc
+                            (test-clean.json, F5-TTS's list, or a folder with them)
 
 Stage 5, web page and HTTP API:
   --infer_expt_dir DIR      experiment of the NAR model that is selected at first

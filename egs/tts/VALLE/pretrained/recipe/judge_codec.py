@@ -15,7 +15,8 @@ import torch
 
 from evaluation.dnsmos import build_dnsmos
 from evaluation.measures import interval, word_errors
-from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
+from evaluation.normalizers import build_normalizer
+from evaluation.recognizers import RATE_HZ, build_recognizer
 from processors.codecs.speech_rvq import SpeechRVQ
 from utils.audio import read_audio
 from utils.errors import UserError

@@ -17,7 +17,8 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from evaluation.measures import Ratio, interval, word_errors
-from evaluation.recognizers import RATE_HZ, build_normalizer, build_recognizer
+from evaluation.normalizers import build_normalizer
+from evaluation.recognizers import RATE_HZ, build_recognizer
 from models.contract import Generation, TokenizedRequest
 from models.valle.valle import VALLE
 from synthesis.load import load_experiment
