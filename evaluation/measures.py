@@ -32,8 +32,8 @@ class Column:
 
 
 COLUMNS = (
-    Column("wer", "WER %", 100, 1, "lower"),
-    Column("cer", "CER %", 100, 1, "lower"),
+    Column("wer", "WER %", 100, 2, "lower"),
+    Column("cer", "CER %", 100, 2, "lower"),
     Column("sim_o", "SIM-o", digits=3, better="higher"),
     Column("sim_r", "SIM-r", digits=3, better="higher"),
     Column("utmos", "UTMOS", better="higher"),

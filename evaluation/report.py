@@ -120,7 +120,8 @@ def _published(published: Published, columns: Sequence[Column]) -> list[dict[str
     rows = []
     for row in published.rows:
         cells = [
-            {"mean": f"{row.values[column.key] * column.scale:.{column.digits}f}", "by": row.models[column.key]}
+            # With as many digits as were published.
+            {"mean": f"{row.values[column.key] * column.scale:.4g}", "by": row.models[column.key]}
             if column.key in row.values
             else None
             for column in columns
