@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.cli import Parser, find_path, run
+from utils.cli import Parser, find_experiment, run
 
 DESCRIPTION = (
     "Average the weights of the last checkpoints of an experiment, and write them to a new experiment folder with all "
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None) -> int:
 
     set_up_logging()
     flag = "--infer_expt_dir" if flags.checkpoint is None else "--checkpoint"
-    last = resolve_checkpoint(find_path(flags.infer_expt_dir or flags.checkpoint, flag), flag)
+    last = resolve_checkpoint(find_experiment(flags.infer_expt_dir or flags.checkpoint, flag), flag)
     folder = Path(flags.output_dir).absolute()
     averaged = average(last, flags.num_checkpoints, Experiment.of(last).settings(flags.set), folder)
     for checkpoint in averaged:

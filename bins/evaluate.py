@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli import Parser, find_config, find_path, run
+from utils.cli import Parser, find_config, find_experiment, find_path, run
 from utils.paths import ROOT
 
 if TYPE_CHECKING:
@@ -134,10 +134,11 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     from synthesis.voices import find_voice
     from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.device import pick_device
+    from utils.hub import output_folder
 
     test_list = find_path(flags.test_list_file, "--test_list_file")
     config = find_path(flags.config, "--config") if flags.config is not None else None
-    folders = [find_path(folder, "--infer_expt_dir") for folder in flags.infer_expt_dir]
+    folders = [find_experiment(folder, "--infer_expt_dir") for folder in flags.infer_expt_dir]
     # The voices of the first experiment: all that are compared have the same prompts.
     first = resolve_checkpoint(folders[0], "--infer_expt_dir") if folders else None
     own = experiment_of(first) if first is not None else None
@@ -155,7 +156,9 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     measures, missing = build_measures(language, *models, dnsmos_dir, pick_device(), utmos=utmos, normalizer=normalizer)
     kind = measures.embedder.kind if measures.embedder is not None else None
     published = published_results(named, len(lines), flags.continual, voice is not None, kind, normalizer)
-    output = Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else folders[0] / "evaluation"
+    output = (
+        Path(flags.eval_output_dir).absolute() if flags.eval_output_dir else output_folder(folders[0]) / "evaluation"
+    )
 
     # One at a time: each is released before the next is loaded.
     def load(folder: Path) -> tuple[Synthesizer, Experiment]:

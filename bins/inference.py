@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.cli import Parser, find_path, run
+from utils.cli import Parser, find_experiment, find_path, run
 
 # Settings of the infer section that have a flag.
 _SETTINGS = {"top_k": int, "top_p": float, "temperature": float, "seed": int, "speed": float, "loudness_lufs": float}
@@ -77,13 +77,14 @@ def main(arguments: Sequence[str] | None) -> int:
     from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.device import require_asked_gpus
     from utils.errors import UserError
+    from utils.hub import output_folder
     from utils.log import set_up_logging
     from utils.text_files import read_text_file
 
     require_asked_gpus()
     set_up_logging()
     overrides = [f"infer.{name}={getattr(flags, name)}" for name in _SETTINGS if getattr(flags, name) is not None]
-    folder = find_path(flags.infer_expt_dir, "--infer_expt_dir")
+    folder = find_experiment(flags.infer_expt_dir, "--infer_expt_dir")
     config = find_path(flags.config, "--config") if flags.config is not None else None
     own = experiment_of(resolve_checkpoint(folder, "--infer_expt_dir"))
     voice = None if flags.infer_voice is None else find_voice(flags.infer_voice, own, "--infer_voice")
@@ -107,7 +108,8 @@ def main(arguments: Sequence[str] | None) -> int:
             "--subtitles: needs the times of words; set infer.word_times to true, with a model that has them"
         )
     add_error_rate(synthesizer)
-    output_dir = Path(flags.infer_output_dir).absolute() if flags.infer_output_dir else experiment.folder / "result"
+    given = flags.infer_output_dir
+    output_dir = Path(given).absolute() if given else output_folder(experiment.folder) / "result"
     language, prompt_language = flags.infer_language or "", flags.infer_prompt_language or ""
     if single is not None:
         single = replace(single, language=language, prompt_language=prompt_language)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.cli import Parser, find_config, find_path, run
+from utils.cli import Parser, find_config, find_experiment, find_path, run
 from utils.paths import ROOT
 
 DESCRIPTION = "Stage 1: read the corpora of a config and write their phones and codes."
@@ -143,7 +143,8 @@ def show_text(text: str, config: str | None, experiment: str | None, overrides: 
         settings = load_settings(find_config(config), TextSettings, [*overrides, *no_corpus], root=ROOT)
         preprocess = settings.preprocess
     else:
-        folder = Experiment.of(resolve_checkpoint(find_path(experiment, "--infer_expt_dir"), "--infer_expt_dir"))
+        found = find_experiment(experiment, "--infer_expt_dir")
+        folder = Experiment.of(resolve_checkpoint(found, "--infer_expt_dir"))
         preprocess, table = folder.settings(overrides).preprocess, SymbolTable.load(folder.symbols)
     language, text = split_language_tag(text)
     if not text.strip():

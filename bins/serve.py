@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from utils.cli import Parser, find_config, find_path, run
+from utils.cli import Parser, find_config, find_experiment, find_path, run
 from utils.errors import UserError
 from utils.paths import PRETRAINED, ROOT
 
@@ -66,7 +66,7 @@ def serve_experiments(flags: argparse.Namespace, has_page: bool) -> int:
         no_corpus = ('dataset=["custom"]', "dataset_path.custom=.")
         config = find_config(flags.config)
         log_dir = resolve_path(load_settings(config, Settings, [*no_corpus, *flags.set], root=ROOT).log_dir, ROOT)
-    first = find_path(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
+    first = find_experiment(flags.infer_expt_dir, "--infer_expt_dir") if flags.infer_expt_dir is not None else None
 
     def load(checkpoint: Checkpoint) -> Synthesizer:
         synthesizer, _ = load_experiment(checkpoint.path, "--infer_expt_dir", flags.set)

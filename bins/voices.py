@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.cli import Parser, find_path, run
+from utils.cli import Parser, find_experiment, find_path, run
 
 DESCRIPTION = (
     "Voices are prompts that are used by name, with --infer_voice NAME in stages 3 to 5: make one from a recording "
@@ -59,18 +59,19 @@ def main(arguments: Sequence[str] | None) -> int:
     from synthesis.voices import codec_of, describe, find_removable_voice, find_voice, list_voices, read_voice
     from utils.checkpoint import experiment_of, resolve_checkpoint
     from utils.errors import UserError
+    from utils.hub import is_on_hub
     from utils.log import log, set_up_logging
     from utils.paths import PRETRAINED
 
     set_up_logging()
     if flags.action == "add":
         folder = flags.infer_expt_dir or find_pretrained("give --infer_expt_dir with an experiment's folder")
-        return add(flags, find_path(str(folder), "--infer_expt_dir"))
+        return add(flags, find_experiment(str(folder), "--infer_expt_dir"))
     experiment: Path = PRETRAINED
     codec: str | None = None
     if flags.infer_expt_dir is not None or (PRETRAINED / "args.json").is_file():
         given = flags.infer_expt_dir
-        folder = PRETRAINED if given is None else find_path(given, "--infer_expt_dir")
+        folder = PRETRAINED if given is None else find_experiment(given, "--infer_expt_dir")
         checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
         experiment, codec = experiment_of(checkpoint), codec_of(checkpoint)
     if flags.action == "list":
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None) -> int:
     if flags.action == "show":
         print(describe(find_voice(flags.name, experiment, "show")))
         return 0
+    if flags.infer_expt_dir is not None and is_on_hub(flags.infer_expt_dir):
+        raise UserError(f"--infer_expt_dir: voices of {flags.infer_expt_dir} lie on the hub, and are not removed here")
     # Without the flag, only the user's own folder counts.
     path = find_removable_voice(flags.name, experiment if flags.infer_expt_dir is not None else None)
     path.unlink()

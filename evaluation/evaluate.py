@@ -17,6 +17,7 @@ from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import read_audio, write_audio
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.hub import experiment_name
 from utils.log import log, progress_bar
 
 GROUND_TRUTH, RESYNTHESIS = "ground truth", "codec resynthesis"
@@ -95,7 +96,7 @@ def gather(
     for synthesizer, experiment in voices:
         if continual:
             prompt_seconds = synthesizer.settings.continual_prompt_seconds
-        name = _unique(experiment.folder.name, systems)
+        name = _unique(experiment_name(experiment.folder), systems)
         codec = synthesizer.codec.fingerprint()
         if codec not in codecs:
             systems.append(resynthesize(synthesizer, jobs, output / f"{name}_codec", _unique(RESYNTHESIS, systems)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from utils.errors import UserError
+from utils.hub import download, is_on_hub
 from utils.paths import RECIPE_CONFIG, ROOT
 
 
@@ -52,6 +53,14 @@ def find_path(path: str, flag: str, beside: Path | None = None) -> Path:
     except (OSError, RuntimeError, ValueError):
         pass  # Not a valid file name, or an unknown home folder.
     raise UserError(f"{flag}: no such file or folder: {path}")
+
+
+def find_experiment(location: str, flag: str) -> Path:
+    """The folder of an experiment: a path as in `find_path`, or `hub:user/model[@revision]`, which is downloaded once.
+
+    Raises UserError naming the flag if there is none.
+    """
+    return download(location, flag) if is_on_hub(location) else find_path(location, flag)
 
 
 def find_config(path: str | None) -> Path:

@@ -17,7 +17,7 @@ from synthesis.queue import QueuedRequest, SpokenText, SynthesisQueue
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import SUFFIX, default_voice, find_voice, load_prompt, usable_voices
 from utils.checkpoint import Checkpoint, resolve_checkpoint
-from utils.cli import find_path
+from utils.cli import find_experiment, find_path
 from utils.errors import UserError
 from utils.log import log
 
@@ -169,8 +169,12 @@ class TTS:
 def load(folder: str | Path | None = None, *, overrides: Sequence[str] = ()) -> TTS:
     """Load the newest model of an experiment's folder or of a released one; without a folder, the pretrained pair.
 
-    It runs on the first GPU, or on the CPU if there is none. `overrides` change settings, as --set of the stages does:
+    `hub:user/model` or `hub:user/model@revision` is a model on the Hugging Face hub, which is downloaded once. It
+    runs on the first GPU, or on the CPU if there is none. `overrides` change settings, as --set of the stages does:
     `["infer.precision=int8"]`. Raises UserError if there is no complete model.
     """
-    path = find_pretrained("give vallet.load a folder") if folder is None else find_path(str(folder), "vallet.load")
+    if folder is None:
+        path = find_pretrained("give vallet.load a folder")
+    else:
+        path = find_experiment(str(folder), "vallet.load")
     return TTS(resolve_checkpoint(path, "vallet.load"), overrides)

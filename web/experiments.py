@@ -9,6 +9,7 @@ from models.experiment import Experiment, holds_whole_model
 from processors.symbols import SymbolTable
 from utils.checkpoint import Checkpoint, experiment_of, find_checkpoints, resolve_checkpoint
 from utils.errors import UserError
+from utils.hub import experiment_name
 from utils.log import log
 
 
@@ -47,7 +48,7 @@ def _named(folder: Path | None) -> dict[str, Checkpoint]:
         return {}
     with suppress(UserError):
         checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
-        return {experiment_of(checkpoint).name: checkpoint}
+        return {experiment_name(experiment_of(checkpoint)): checkpoint}
     return {}
 
 

@@ -38,7 +38,7 @@ Stage 0, a corpus from recordings:
 Stage 1, features:
   --num_workers N           processes that read audio and phonemize, in addition to the one that runs the codec
   --show_text TEXT          only print how TEXT is read: normalized, and in phones; needs no corpus
-  --infer_expt_dir DIR      with --show_text: as this experiment reads it
+  --infer_expt_dir DIR      with --show_text: as this experiment reads it; DIR may be hub:USER/MODEL
   --check_codec CLIP        only encode and decode this speech, and print whether the codec's result is sane
 
 Stage 2, training, into <log_dir>/NAME:
@@ -52,8 +52,8 @@ Stage 2, training, into <log_dir>/NAME:
                             resume (default): restore everything; finetune: take the weights, start at step 0
 
 Stage 3, inference:
-  --infer_expt_dir DIR      experiment of the NAR model
-  --infer_output_dir DIR    output folder (default <infer_expt_dir>/result)
+  --infer_expt_dir DIR      experiment of the NAR model, or hub:USER/MODEL[@REVISION]
+  --infer_output_dir DIR    output folder (default <infer_expt_dir>/result; of a hub's model MODEL/result)
   --infer_mode single|batch
   --infer_text TEXT         single: the text to synthesize; [pause 0.5s] in it is a silence
   --infer_text_file FILE    single: a file with a text of any length instead; the same command continues after a stop
@@ -76,7 +76,7 @@ Stage 3, inference:
   --subtitles srt|vtt       also write subtitles beside each output
 
 Stage 4, evaluation, into report.html and metrics.json:
-  --infer_expt_dir DIR      experiment to measure; may be repeated to compare several
+  --infer_expt_dir DIR      experiment, or hub:USER/MODEL, to measure; may be repeated to compare several
   --audio_dir DIR           output folder of stage 3 with the same list, to measure; may be repeated
   --test_list_file FILE     text|text_prompt|audio_prompt[|reference_audio] lines (also --infer_test_list_file)
   --infer_voice NAME        a saved voice in place of the prompts of the list
@@ -104,7 +104,7 @@ Stage 4, evaluation, into report.html and metrics.json:
                             (test-clean.json, F5-TTS's list, or a folder with them)
 
 Stage 5, web page and HTTP API:
-  --infer_expt_dir DIR      experiment of the NAR model that is selected at first
+  --infer_expt_dir DIR      experiment of the NAR model, or hub:USER/MODEL, that is selected at first
   --log_dir DIR             parent of the experiments to choose from (default: log_dir of the config)
   --host ADDRESS            address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: the network)
   --port N                  port to listen on (default 7860)
