@@ -50,7 +50,7 @@ NEEDS = {"config": {"pydantic"}, "modules": {"torch"}}
 """For a folder, all that it may import beside the standard library."""
 BINS = (
     *("build_corpus", "preprocess", "train", "inference", "convert", "average", "bench", "evaluate", "webui"),
-    *("voices", "serve"),
+    *("voices", "serve", "share"),
 )
 HEAVY = (
     "torch",
@@ -63,6 +63,7 @@ HEAVY = (
     "soundfile",
     "gradio",
     "fastapi",
+    "huggingface_hub",
     "uvicorn",
 )
 
