@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -15,6 +16,9 @@ from web.word_marks import PROBLEMS, marked_text, time_rows
 _MAX_WAITING = 32
 _MAX_QUEUED = 256
 _MAX_SHOWN = 80
+# For all that does not wait for speech. gradio's queue answers through a stream that it closes after the last open
+# event of a browser session; a click on Speak at that moment would never be answered.
+_AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _INTRODUCTION = (
     "# Vallet\nReads a text in a voice that you choose: a saved one, or that of a recording of a few seconds. "
     "Use a voice only if its speaker agreed."
@@ -66,7 +70,7 @@ def build_page(page: Page) -> gr.Blocks:
                 )
                 line = gr.Markdown(label="Result", elem_id="line")
                 result, history = gr.State(None), gr.State([])
-                gr.render(inputs=[result], show_progress="hidden")(_show_words)
+                gr.render(inputs=[result], **_AT_ONCE)(_show_words)
                 picture = gr.Image(
                     label="Waveform and spectrogram",
                     interactive=False,
@@ -75,7 +79,7 @@ def build_page(page: Page) -> gr.Blocks:
                     buttons=["fullscreen"],
                     elem_id="picture",
                 )
-                gr.render(inputs=[history], show_progress="hidden")(_show_history)
+                gr.render(inputs=[history], **_AT_ONCE)(_show_history)
         texts = [inputs.text, inputs.voice, inputs.prompt_audio, inputs.prompt_text]
         # Each request waits in its own thread for the queue, so as many run at once as may wait.
         inputs.speak.click(
@@ -86,8 +90,7 @@ def build_page(page: Page) -> gr.Blocks:
             concurrency_limit=_MAX_WAITING,
             api_name="speak",
         )
-        # Not through gradio's queue, where it would wait behind the requests that it is to cancel.
-        inputs.cancel.click(page.cancel, outputs=live, queue=False, show_progress="hidden", api_name="cancel")
+        inputs.cancel.click(page.cancel, outputs=live, api_name="cancel", **_AT_ONCE)
         _connect_voices(page, blocks, inputs)
     return blocks.queue(max_size=_MAX_QUEUED)
 
@@ -95,6 +98,7 @@ def build_page(page: Page) -> gr.Blocks:
 def _connect_voices(page: Page, blocks: gr.Blocks, inputs: _Inputs) -> None:
     """What happens when a voice or an experiment is chosen, a voice is saved, and the page is opened."""
     voice, experiment = inputs.voice, inputs.experiment
+    private: dict[str, Any] = {**_AT_ONCE, "api_visibility": "private"}
     name, consent, licence, save = inputs.saving
     save.click(
         page.save_voice,
@@ -104,28 +108,13 @@ def _connect_voices(page: Page, blocks: gr.Blocks, inputs: _Inputs) -> None:
         concurrency_limit=_MAX_WAITING,
         api_visibility="private",
     )
-    voice.change(
-        lambda chosen: gr.update(visible=not chosen),
-        voice,
-        inputs.recording,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    experiment.change(page.list_sampling, experiment, inputs.sampling, show_progress="hidden", api_visibility="private")
-    experiment.change(page.list_voices, [experiment, voice], voice, show_progress="hidden", api_visibility="private")
-    experiment.change(
-        lambda chosen: gr.update(visible=page.is_pretrained(chosen)),
-        experiment,
-        inputs.limit,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    voice.change(lambda chosen: gr.update(visible=not chosen), voice, inputs.recording, **private)
+    experiment.change(page.list_sampling, experiment, inputs.sampling, **private)
+    experiment.change(page.list_voices, [experiment, voice], voice, **private)
+    experiment.change(lambda chosen: gr.update(visible=page.is_pretrained(chosen)), experiment, inputs.limit, **private)
     # The default voice is selected here and not when the page is built: programs that give a recording name no voice.
-    blocks.load(page.list_experiments, experiment, experiment, show_progress="hidden", api_visibility="private").then(
-        page.list_voices, experiment, voice, show_progress="hidden", api_visibility="private"
-    )
+    opened = blocks.load(page.list_experiments, experiment, experiment, **private)
+    opened.then(page.list_voices, experiment, voice, **private)
 
 
 def _build_inputs(page: Page) -> _Inputs:

@@ -353,6 +353,12 @@ def test_a_voice_that_cannot_be_saved_is_a_message(
     assert [path.name for path in voices.iterdir()] == ["ben.safetensors"] and not page.unfinished
 
 
+def test_only_what_waits_for_speech_goes_through_the_queue_of_gradio(page: Page) -> None:
+    # It closes a session's stream after the session's last event: a click at that moment would not be answered.
+    events = build_page(page).config["dependencies"]
+    assert len(events) >= 8 and [event["api_name"] for event in events if event["queue"]] == ["speak", "save_voice"]
+
+
 def test_the_page_has_the_limit_of_the_server(page: Page) -> None:
     limited = replace(page, max_characters=50)
     fields = build_page(limited).blocks.values()
