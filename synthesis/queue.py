@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -136,9 +137,9 @@ class _BatchEndedError(Exception):
 class SynthesisQueue:
     """Runs requests in its own thread. Loads experiments on demand and keeps the `MAX_LOADED` last used.
 
-    Requests take turns. A turn is one batch: parts of the request and of others that fit, one of each in turn. A new
-    request interrupts a batch of long texts, so that a short text does not wait for parts that are longer than it. The
-    interrupted parts are synthesized again in their next turn, which cannot be interrupted.
+    Requests take turns. A turn is one batch: parts of the request and of others that fit, one of each in turn. A batch
+    of long texts pauses for new short texts for the same model, as long as it has run itself. Any other new request
+    ends it: the parts are synthesized again in their next turn, which nothing ends.
     """
 
     def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
@@ -222,18 +223,19 @@ class SynthesisQueue:
             self._end([request for request in waiting if request.checkpoint == first.checkpoint], error)
             return
         group = [request for request in waiting if request.fits(first)]
-        for request in group:
-            if request.long_text is None:
-                self._prepare(request, synthesizer)
+        self._prepare(group, synthesizer)
         group = [request for request in group if not request.done.done() and request.is_long == first.is_long]
         # The first request may have failed or been cancelled; the others are left for the next turn.
-        if first not in group:
-            return
+        if first in group:
+            self._synthesize_next(synthesizer, group)
+
+    def _synthesize_next(self, synthesizer: Synthesizer, group: Sequence[QueuedRequest]) -> None:
+        """Synthesize the next parts of requests that fit the first; errors go to all that are in the batch."""
         by_text = {request.long_text: request for request in group if request.long_text is not None}
         batch = next_batch(list(by_text), synthesizer.texts_per_batch)
         members = [by_text[text] for text, _ in batch]
         try:
-            self._synthesize(synthesizer.with_settings(**first.settings.model_dump()), batch, members)
+            self._synthesize(synthesizer.with_settings(**group[0].settings.model_dump()), batch, members)
         except _BatchEndedError:
             for request in members:
                 request.was_interrupted = True
@@ -243,20 +245,33 @@ class SynthesisQueue:
             # Whoever had a turn goes to the end.
             self._waiting.sort(key=lambda request: request in members)
 
-    def _prepare(self, request: QueuedRequest, synthesizer: Synthesizer) -> None:
-        """Read the prompt and split the text; a request for which this is not possible fails."""
-        try:
-            sampled = synthesizer.with_settings(**request.settings.model_dump())
-            request.source_of_errors = "voice"
-            prompt = request.load_prompt(synthesizer)
-            request.source_of_errors = "input"
-            request.long_text = LongText(sampled, request.text, prompt)
-            request.long_text.is_streamed = request.on_block is not None
-            if request.in_chunks:
-                request.long_text.send_chunks(request.add_block)
-            request.guessed_seconds = request.long_text.guessed_seconds
-        except Exception as error:
-            self._end([request], error)
+    # A batch calls this in inference mode, whose tensors could not be changed by those who get the audio.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _synthesize_short(self, synthesizer: Synthesizer, requests: Sequence[QueuedRequest]) -> None:
+        """Synthesize all requests that have short texts, while a batch of long ones pauses."""
+        self._prepare(requests, synthesizer)
+        short = [request for request in requests if not request.is_long]
+        while not self._is_closed and (short := [request for request in short if not request.done.done()]):
+            self._synthesize_next(synthesizer, [request for request in short if request.fits(short[0])])
+
+    def _prepare(self, requests: Sequence[QueuedRequest], synthesizer: Synthesizer) -> None:
+        """Read prompts and split texts where that is not done; a request for which this is not possible fails."""
+        for request in requests:
+            if request.long_text is not None or request.done.done():
+                continue
+            try:
+                sampled = synthesizer.with_settings(**request.settings.model_dump())
+                request.source_of_errors = "voice"
+                prompt = request.load_prompt(synthesizer)
+                request.source_of_errors = "input"
+                request.long_text = LongText(sampled, request.text, prompt)
+                request.long_text.is_streamed = request.on_block is not None
+                if request.in_chunks:
+                    request.long_text.send_chunks(request.add_block)
+                request.guessed_seconds = request.long_text.guessed_seconds
+            except Exception as error:
+                self._end([request], error)
 
     def _synthesize(
         self, synthesizer: Synthesizer, batch: Sequence[tuple[LongText, Request]], members: Sequence[QueuedRequest]
@@ -264,16 +279,22 @@ class SynthesisQueue:
         """Synthesize a batch of parts; `members` has the request of each. Raises _BatchEndedError if it ends early."""
         for request in members:
             request.state = "speaking"
-        # Texts of one part would lose more by an interruption than a new request gains.
-        may_interrupt = all(request.is_long and not request.was_interrupted for request in members)
-        # Those who hear the first part already would wait for the rest of it.
-        may_interrupt = may_interrupt and not any(text.is_sending for text, _ in batch)
+        # Texts of one part would lose more by a pause than a new request gains, and those who hear the first part
+        # already would wait for the rest of it.
+        may_pause = all(request.is_long for request in members) and not any(text.is_sending for text, _ in batch)
+        may_end = may_pause and not any(request.was_interrupted for request in members)
         rate_hz, frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
+        checkpoint, started, paused_seconds = members[0].checkpoint, time.monotonic(), 0.0
 
         def on_frames(num_frames: int, drafts: DraftsSoFar) -> None:
-            has_new = any(request.state == "waiting" for request in self._waiting)
+            nonlocal paused_seconds
+            new, now = [request for request in self._waiting if request.state == "waiting"], time.monotonic()
+            if may_pause and new and paused_seconds <= now - started - paused_seconds:
+                self._synthesize_short(synthesizer, [one for one in new if one.checkpoint == checkpoint])
+                paused_seconds += time.monotonic() - now
             is_unwanted = all(request.done.done() for request in members)
-            if self._is_closed or is_unwanted or (may_interrupt and has_new):
+            has_other = any(one.is_long or one.checkpoint != checkpoint for one in new)
+            if self._is_closed or is_unwanted or (may_end and has_other):
                 raise _BatchEndedError
             for (text, _), request in zip(batch, members, strict=True):
                 num_seconds = num_frames / (frame_rate_hz * request.settings.speed)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from config.schema import InferSettings
-from models.contract import CodecLM, Generation, OnFrames, TokenizedRequest
+from models.contract import CodecLM, DraftsSoFar, Generation, OnFrames, TokenizedRequest
 from modules.sampling import TokenSampler
 from processors.codecs.base import Codec
 from processors.symbols import WORD_BOUNDARY, join_phones
@@ -170,7 +170,15 @@ class Synthesizer:
 
         If all tries of a request fail, the first is kept.
         """
-        started = time.perf_counter()
+        started, seconds_of_others = time.perf_counter(), 0.0
+
+        def on_pause(num_frames: int, drafts: DraftsSoFar) -> None:
+            nonlocal seconds_of_others
+            called = time.perf_counter()
+            if on_frames is not None:
+                on_frames(num_frames, drafts)
+            seconds_of_others += time.perf_counter() - called
+
         tokenized = self.tokenize(requests, continual)
         results: list[Speech | UserError | None] = [item if isinstance(item, UserError) else None for item in tokenized]
         pending = [index for index, item in enumerate(tokenized) if isinstance(item, TokenizedRequest)]
@@ -186,10 +194,7 @@ class Synthesizer:
             seeds = [first_seeds[index] + num_tries - 1 for index in pending]
             texts = [requests[index].prompt_text if continual else requests[index].text for index in pending]
             chunks = [requests[index].chunks for index in pending]
-            on_new = on_frames
-            if any(chunks):
-                on_new = sends_chunks(self.model.complete, self.decode_generations, items, chunks, on_frames)
-            generations = self._take(items, texts, on_new, seeds, scales, continual)
+            generations = self._take(items, texts, chunks, on_pause, seeds, scales, continual)
             checks: Sequence[tuple[tuple[Word, ...], tuple[Suspect, ...]]] = [((), ())] * len(generations)
             if self.aligner is not None:
                 spoken_in = [
@@ -198,9 +203,9 @@ class Synthesizer:
                 checks = self.aligner.find_words(texts, [take.alignment for take in generations], spoken_in)
             pairs = zip(chunks, generations, strict=True)
             generations = [row if sent is None else sent.keep_sent(row) for sent, row in pairs]
-            audio, new_audio = self._decode_all(items, generations, continual)
+            audio, new_audio = self._decode_all(items, generations, continual, on_pause)
             audio = [row if sent is None else sent.finish(row) for sent, row in zip(chunks, audio, strict=True)]
-            elapsed = time.perf_counter() - started
+            elapsed = time.perf_counter() - started - seconds_of_others
             rate_hz = self.codec.sample_rate_hz
             real_time_factor = elapsed * rate_hz / sum(len(row) for row in audio)
             for index, row, check, new, whole in zip(pending, generations, checks, new_audio, audio, strict=True):
@@ -234,24 +239,41 @@ class Synthesizer:
         self,
         items: Sequence[TokenizedRequest],
         texts: Sequence[str],
-        on_frames: OnFrames | None,
+        chunks: Sequence[SpeechChunks | None],
+        on_frames: OnFrames,
         seeds: Sequence[int],
         scales: Sequence[float],
         continual: bool,
     ) -> list[Take]:
         """Generate the candidates of all items together, and complete the best of each.
 
-        Raises UserError if they cannot be ranked as the settings ask.
+        `on_frames` is also called while they are completed. Raises UserError if they cannot be ranked as the settings
+        ask.
         """
-        num = self.settings.num_candidates
+        num, on_new = self.settings.num_candidates, on_frames
+        if any(chunks):
+            on_new = sends_chunks(self.model.complete, self.decode_generations, items, chunks, on_frames)
         rows = [item for item in items for _ in range(num)]
-        if num == 1:
-            drafts = self.generate(items, on_frames, seeds, scales)
-        else:
-            own_seeds = [candidate_seed(seed, number) for seed in seeds for number in range(num)]
-            limits = self._limits(rows, [scale for scale in scales for _ in range(num)])
-            drafts = self.model.draft(rows, self._sampler, own_seeds, *limits, on_frames)
-        if num > 1 and self.settings.rank_by == "asr":
+        own_seeds = [candidate_seed(seed, number) for seed in seeds for number in range(num)]
+        limits = self._limits(rows, [scale for scale in scales for _ in range(num)])
+        drafts = self.model.draft(rows, self._sampler, own_seeds, *limits, on_new)
+        takes: list[Take] = []
+        for group in self._groups(len(items), drafts, on_frames):
+            candidates = slice(group.start * num, group.stop * num)
+            takes += self._complete(items[group], texts[group], rows[candidates], drafts[candidates], continual)
+        return takes
+
+    def _complete(
+        self,
+        items: Sequence[TokenizedRequest],
+        texts: Sequence[str],
+        rows: Sequence[TokenizedRequest],
+        drafts: Sequence[Generation],
+        continual: bool,
+    ) -> list[Take]:
+        """The best candidate of each item, completed; `rows` and `drafts` are those of all candidates."""
+        num = self.settings.num_candidates
+        if num == 1 or self.settings.rank_by == "asr":
             # A recognizer needs the whole speech. For the other ways the codes of the AR are enough.
             drafts = self.model.complete(rows, drafts)
 
@@ -259,6 +281,18 @@ class Synthesizer:
             return self._word_accuracies(rows, drafts, texts, continual)
 
         return choose(self.model, self.settings, self.aligner, items, rows, drafts, continual, listen)
+
+    def _groups(self, num_items: int, generations: Sequence[Generation], on_frames: OnFrames) -> Iterator[slice]:
+        """The items that are completed or decoded together, with a call of `on_frames` before each group but the first.
+
+        A CPU, which gains nothing by more than one, can take up other work between them.
+        """
+        size = 1 if self.device.type == "cpu" else num_items
+        codes = [generation.codes for generation in generations]
+        for first in range(0, num_items, size):
+            if first:
+                on_frames(max(len(row) for row in codes), lambda: codes)
+            yield slice(first, min(first + size, num_items))
 
     def _word_accuracies(
         self, rows: Sequence[TokenizedRequest], drafts: Sequence[Generation], texts: Sequence[str], continual: bool
@@ -271,13 +305,19 @@ class Synthesizer:
         return [1 - self.error_rate(row, rate_hz, texts[index // num]) for index, row in enumerate(audio)]
 
     def _decode_all(
-        self, items: Sequence[TokenizedRequest], generations: Sequence[Generation], continual: bool
+        self,
+        items: Sequence[TokenizedRequest],
+        generations: Sequence[Generation],
+        continual: bool,
+        on_frames: OnFrames = lambda _, __: None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The audio of each row, which in a continuation starts with the prompt, and the new part of it."""
+        audio: list[Tensor] = []
+        for group in self._groups(len(items), generations, on_frames):
+            prompts = [item.codes for item in items[group]] if continual else None
+            audio += self.decode_generations(generations[group], prompts)
         if not continual:
-            audio = self.decode_generations(generations)
             return audio, audio
-        audio = self.decode_generations(generations, [item.codes for item in items])
         hop = self.codec.sample_rate_hz / self.codec.frame_rate_hz
         return audio, [row[round(len(item.codes) * hop) :] for item, row in zip(items, audio, strict=True)]
 

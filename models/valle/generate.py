@@ -17,7 +17,10 @@ _SLOT_ROUNDING = 256
 
 
 class ARGenerator:
-    """Samples codebook 0 (VALL-E, section 4.3). Keeps the last batch's buffers and CUDA graph for the next batch."""
+    """Samples codebook 0 (VALL-E, section 4.3). Keeps the last batch's buffers and CUDA graph for the next batch.
+
+    `on_frames` of a batch may generate another batch, which has buffers of its own.
+    """
 
     def __init__(self, ar: AR) -> None:
         self.ar = ar
@@ -89,6 +92,7 @@ class ARGenerator:
             # Finished rows stay in the batch and read code 0; their output is ignored.
             group = history[:, : window + frame + 1][:, -group_size:].clamp(min=0)
             group_logits = sampler.guide(cached_step(group.repeat(2, 1))) if is_guided else cached_step(group)
+        self._cached_step = cached_step
         ended_at_minimum = lens == min_frames
         ends = zip(rows(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
         return [Generation(new, "cap" if is_cap else "floor" if is_floor else "eos") for new, is_cap, is_floor in ends]
@@ -105,15 +109,17 @@ class ARGenerator:
         num_slots = packing.length + num_steps
         # A table that grew during the steps would leave the captured graph with the old one; 1 is the begin symbol.
         self.ar.audio_position.reserve(prompt.shape[1] // self.ar.group_size + 1 + num_steps)
-        if self._cached_step is None or not self._cached_step.fits(x, num_slots):
+        # Nobody else may use the buffers before the batch ends.
+        cached_step, self._cached_step = self._cached_step, None
+        if cached_step is None or not cached_step.fits(x, num_slots):
             # Free the old buffers before new ones are allocated.
-            self._cached_step = None
+            cached_step = None
             rounded = -(-num_slots // _SLOT_ROUNDING) * _SLOT_ROUNDING
-            self._cached_step = CachedStep(self.ar, x.shape[0], rounded, x.device)
-        self._cached_step.reset(packing)
-        prefix = self._cached_step.cache.view(torch.arange(packing.length, device=x.device), packing.length)
+            cached_step = CachedStep(self.ar, x.shape[0], rounded, x.device)
+        cached_step.reset(packing)
+        prefix = cached_step.cache.view(torch.arange(packing.length, device=x.device), packing.length)
         hidden = self.ar.decoder(x, may_attend, cache=prefix)
-        return self._cached_step, self.ar.predict(packing.last_positions(hidden).unsqueeze(1)).float()
+        return cached_step, self.ar.predict(packing.last_positions(hidden).unsqueeze(1)).float()
 
 
 class CachedStep:

@@ -304,6 +304,25 @@ def test_speech_ends_at_any_frame_of_a_group(group_size: int, rows) -> None:
         assert torch.equal(ended.codes, whole.codes[:end]) and ended.stop_reason == "eos"
 
 
+def test_a_batch_may_be_generated_between_the_steps_of_another(model, prompted) -> None:
+    *inputs, lens = padded(prompted)
+    text, text_lens, codes = inputs
+    inputs = [text, text_lens, codes[..., 0], lens, TokenSampler()]
+    limits = torch.full((3,), 9), torch.full((3,), 12)
+    expected = [ARGenerator(model.ar).generate(*inputs, seeds, *limits) for seeds in ([0, 1, 2], [3, 4, 5])]
+    generator, between = ARGenerator(model.ar), []
+
+    def generate_another(num_frames: int, drafts: Callable[[], list[torch.Tensor]]) -> None:
+        if num_frames == 4:
+            between.extend(generator.generate(*inputs, [3, 4, 5], *limits))
+
+    # The second time, there are buffers of the right size to share.
+    for _ in range(2):
+        found = generator.generate(*inputs, [0, 1, 2], *limits, generate_another)
+        for rows, wanted in ((found, expected[0]), (between[-3:], expected[1])):
+            assert all(torch.equal(row.codes, one.codes) for row, one in zip(rows, wanted, strict=True))
+
+
 def test_the_codes_of_a_group_see_those_before_them_in_the_repetition_window(model, prompted) -> None:
     text, text_lens, codes, codes_lens = padded(prompted)
     sampler = Recorder(repetition_window=3)

@@ -1,5 +1,6 @@
 """Waiting requests are synthesized in batches, and each gets the same speech as alone."""
 
+import itertools
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -145,10 +146,10 @@ def test_a_request_that_fails_does_not_affect_the_others(trained, synthesizer, r
     assert recorder.groups == [[TEXTS[0], TEXTS[1], TEXTS[0]]]
 
 
-def test_a_long_text_is_that_of_stage_3_and_a_short_one_interrupts_it(trained, synthesizer, recorder, queue) -> None:
+def test_a_long_text_is_that_of_stage_3_and_pauses_for_a_short_one(trained, synthesizer, recorder, queue) -> None:
     recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
     long, short, later = queued(trained, LONG), queued(trained, TEXTS[1], index=1), queued(trained, TEXTS[2])
-    # The short texts come while the long one is spoken; the second one meets the batch that was interrupted already.
+    # The short texts come while the long one is spoken.
     recorder.before = {1: lambda: queue.submit(short), 3: lambda: queue.submit(later)}
     queue.submit(long)
     queue.start()
@@ -157,12 +158,48 @@ def test_a_long_text_is_that_of_stage_3_and_a_short_one_interrupts_it(trained, s
     later.done.result(WAIT_SECONDS)
     speech = long.done.result(WAIT_SECONDS)
     first, second, third = (list(PARAGRAPHS[index : index + 2]) for index in (0, 2, 4))
-    assert recorder.groups == [first, second, [TEXTS[1]], second, [TEXTS[2]], third]
+    assert recorder.groups == [first, second, [TEXTS[1]], third, [TEXTS[2]]]
     text, audio, _ = speak_parts(synthesizer.with_settings(**DRAWN.model_dump()), LONG, trained)
     assert torch.equal(speech.audio, audio) and len(text.parts) == len(speech.summary["parts"]) == 6
     assert [part["text"] for part in speech.summary["parts"]] == list(PARAGRAPHS)
     for request in (short, later):
         assert torch.equal(request.done.result().audio, alone(synthesizer, request))
+
+
+def test_a_long_text_ends_a_batch_once_and_takes_turns(trained, synthesizer, recorder, queue) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
+    long, other, third = (queued(trained, LONG, index=index) for index in (0, 1, 0))
+    recorder.before = {1: lambda: queue.submit(other), 2: lambda: queue.submit(third)}
+    queue.submit(long)
+    queue.start()
+    audio = [request.done.result(WAIT_SECONDS).audio for request in (long, other, third)]
+    one, two, three, four, *_ = PARAGRAPHS
+    # The second text ends the second batch. The third text does not end the next one, which has parts of both.
+    assert recorder.groups[:4] == [[one, two], [three, four], [one, three], [one, two]]
+    assert torch.equal(audio[0], audio[2]) and not torch.equal(audio[0], audio[1])
+
+
+def test_short_texts_take_no_more_time_than_the_long_one_that_they_pause(
+    trained, synthesizer, recorder, queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A clock that counts frames.
+    ticks = itertools.count()
+    monkeypatch.setattr("synthesis.queue.time.monotonic", lambda: next(ticks))
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=1, max_tries=1)
+    recorder.synthesizer.frame_limits = lambda item: (200, 200) if item.num_target_phones > 8 else (40, 40)
+    long, first, second = (queued(trained, text) for text in (LONG, TEXTS[2], TEXTS[2]))
+    began: list[float] = []
+    recorder.before = {
+        0: lambda: queue.submit(first),
+        1: lambda: (began.append(long.num_seconds), queue.submit(second)),
+        2: lambda: began.append(long.num_seconds),
+    }
+    queue.submit(long)
+    queue.start()
+    for request in (first, second, long):
+        request.done.result(WAIT_SECONDS)
+    seconds = first.done.result().seconds
+    assert began[0] < 0.1 * seconds and seconds <= began[1] - began[0] < 1.5 * seconds
 
 
 def speak_parts(

@@ -183,9 +183,9 @@ def test_failed_speech_is_tried_again_with_the_next_seeds(codec, requests) -> No
 def test_silence_is_a_failure_with_any_end(codec, requests, monkeypatch) -> None:
     synthesizer = build(codec, top_k=0, max_tries=2)
     monkeypatch.setattr(synthesizer, "decode", lambda codes: [torch.zeros(960 * len(row)) for row in codes])
-    original = synthesizer.generate
+    original = synthesizer.model.draft
     monkeypatch.setattr(
-        synthesizer, "generate", lambda *given: [replace(row, stop_reason="eos") for row in original(*given)]
+        synthesizer.model, "draft", lambda *given: [replace(row, stop_reason="eos") for row in original(*given)]
     )
     for speech in synthesizer.synthesize(requests):
         assert (speech.stop_reason, speech.num_tries) == ("silent", 2) and "silent" in speech.failure
