@@ -14,8 +14,8 @@ from processors.codecs.vocos import EncodecVocos, VocosNet
 from utils.config import load_settings
 from utils.paths import PRETRAINED, ROOT
 
-# Seconds of each clip, and clips in a batch.
-CLIP_SECONDS, BATCH = 6.0, 4
+# Clips in a batch, and seconds of the longest one: in the sample and in full.
+SAMPLE_BATCH, FULL_BATCH = (2, 3.0), (4, 6.0)
 # Sample rate, strides and codebooks. Of the 32 codebooks at 24 kHz, the recipe uses 8.
 DAC_SIZES = (16000, (2, 4, 5, 8), 12), (24000, (2, 4, 5, 8), 8), (44100, (2, 4, 8, 8), 9)
 Build = Callable[[], Codec]
@@ -30,18 +30,20 @@ def rows(device: torch.device, full: bool) -> list[Row]:
             found += [Row(job, note="not measured without --full") for job in jobs]
             continue
         codec = build().to(device)
-        encode, decode, seconds = work_of(codec)
+        encode, decode, seconds = work_of(codec, *(FULL_BATCH if full or device.type != "cpu" else SAMPLE_BATCH))
         for job, work in zip(jobs, (encode, decode), strict=True):
             taken = seconds_of(work, repeats=1)
             found.append(Row(job, taken, seconds / taken, "x real time"))
     return found
 
 
-def work_of(codec: Codec) -> tuple[Callable[[], object], Callable[[], object], float]:
+def work_of(
+    codec: Codec, num_clips: int, most_seconds: float
+) -> tuple[Callable[[], object], Callable[[], object], float]:
     """Encoding and decoding of a batch of clips of different lengths, and how many seconds of audio that is."""
-    lens = torch.tensor([int(codec.sample_rate_hz * CLIP_SECONDS * (1 - 0.05 * row)) for row in range(BATCH)])
+    lens = torch.tensor([int(codec.sample_rate_hz * most_seconds * (1 - 0.05 * row)) for row in range(num_clips)])
     generator = torch.Generator().manual_seed(0)
-    audio = 0.1 * torch.randn(BATCH, int(lens.max()), generator=generator)
+    audio = 0.1 * torch.randn(num_clips, int(lens.max()), generator=generator)
     codes, codes_lens = codec.encode(audio, lens)
     seconds = float(lens.sum()) / codec.sample_rate_hz
     return lambda: codec.encode(audio, lens)[0].cpu(), lambda: codec.decode(codes, codes_lens)[0].cpu(), seconds

@@ -280,7 +280,7 @@ def test_every_codec_has_rows() -> None:
 
 @pytest.mark.parametrize("name", ["MelRVQ", "SpeechRVQ"])
 def test_the_embedded_codecs_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "CLIP_SECONDS", 0.5)
+    monkeypatch.setattr(codecs, "SAMPLE_BATCH", (2, 0.5))
     build = dict(codecs.codecs())[name]
     monkeypatch.setattr(codecs, "codecs", lambda: iter([(name, build)]))
     rows = codecs.rows(CPU, full=False)
