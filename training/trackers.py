@@ -235,7 +235,9 @@ class SafeTracker(GeneralTracker):
     def _fail(self, reason: str, is_stuck: bool = False) -> None:
         """`is_stuck`: nobody waits for it again."""
         if not self.is_over:
-            log.warning("train.tracker: %s failed, and training goes on without it: %s", self.name, reason)
+            # A server's address may have a password.
+            text = _without_credentials(reason)
+            log.warning("train.tracker: %s failed, and training goes on without it: %s", self.name, text)
         self.is_over, self.is_closed = True, self.is_closed or is_stuck
 
 
@@ -295,8 +297,9 @@ class _Wandb(WandBTracker):
                 disable_code=True,
                 disable_git=True,
                 x_disable_meta=True,
-                init_timeout=WAIT_SECONDS - 10,
-                finish_timeout=WAIT_SECONDS - 10,
+                # It takes some seconds more than it is told.
+                init_timeout=WAIT_SECONDS / 2,
+                finish_timeout=WAIT_SECONDS * 0.75,
             ),
         }
         super().start()

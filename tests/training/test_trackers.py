@@ -202,7 +202,7 @@ class Inner:
         def called(*values: Any, **others: Any) -> None:
             self.calls.append((name, *values, *others.values()))
             if name in self.fails:
-                raise ConnectionError("no route\nto host")
+                raise ConnectionError("no route to http://me:pass@host\nnow")
 
         return called
 
@@ -228,7 +228,7 @@ def test_an_error_is_one_warning_and_ends_the_tracker_alone(
         assert messages.texts == [] and fails not in inner.named()
         return
     assert messages.texts == [
-        "train.tracker: mlflow failed, and training goes on without it: ConnectionError: no route"
+        "train.tracker: mlflow failed, and training goes on without it: ConnectionError: no route to http://host"
     ]
     # The run is ended all the same, so that what it has is kept.
     named = inner.named()
