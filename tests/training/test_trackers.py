@@ -51,6 +51,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("trackers")
     environment = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "trackio")}
     with pytest.MonkeyPatch.context() as monkeypatch:
+        # MLflow sets its own, which is gone at the end as well.
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
         for name in [name for name in os.environ if name.startswith(("WANDB_", "TRACKIO_", "MLFLOW_"))]:
             monkeypatch.delenv(name)
         for name, value in environment.items():
@@ -152,6 +154,8 @@ def test_credentials_are_not_logged(world: World) -> None:
 def test_the_command_line_is_not_logged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hold a URL with a password."""
     names = [name for name in OTHERS if name in map(str, accelerate.tracking.get_available_trackers())]
+    if not names:
+        pytest.skip("no other tracker is installed")
     monkeypatch.setattr(sys, "argv", ["bins/train.py", "--set", "preprocess.processed_dir=http://me:hunter2@host"])
     folder = world.train("secret", 1, names)
     written = [path for path in (*folder.rglob("*"), *folder.parent.glob("mlflow.db*")) if path.is_file()]
