@@ -35,11 +35,13 @@ def main(arguments: Sequence[str] | None) -> int:
     from training.prepared import read_preprocessed, with_measured_limits, with_recorded_text
     from training.run import TrainingRun
     from training.start import resolve_start, with_kept_dropout, with_kept_schedule
+    from training.trackers import check_trackers
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
 
     require_asked_gpus()
     settings = load_settings(find_config(flags.config), Settings, flags.set, root=ROOT)
+    check_trackers(settings.train.tracker)
     experiment = Experiment(resolve_path(settings.log_dir, ROOT) / flags.name)
     data = read_preprocessed(settings)
     # Limits that the config leaves null are measured on the corpus, and saved with the experiment.

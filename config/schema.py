@@ -324,8 +324,15 @@ class TrainSettings(Section):
     valid_max_batches: Count = Field(description="validation batches at most")
     log_interval: Count = Field(description="optimizer steps between log points")
     random_seed: int
-    tracker: list[Literal["tensorboard"]]
+    tracker: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        description="where numbers and samples are logged, one name or several; []: nowhere"
+    )
     dataloader: DataloaderSettings
+
+    @field_validator("tracker", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _paired(self) -> "TrainSettings":

@@ -2,7 +2,7 @@
 
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from training.pools import PoolReader
 from training.prepared import PreprocessedData
 from training.samples import SampleLogger
 from training.start import InitialState, supersede, write_experiment
+from training.trackers import SafeTracker, SampleWriter, build_trackers, loggable
 from training.trainer import Trainer
 from utils.checkpoint import remove_leftovers
 from utils.device import has_fast_bf16, memory_advice, pick_device
@@ -57,7 +58,8 @@ class TrainingRun:
         """
         settings, experiment = self.settings, self.experiment
         self._check_data()
-        accelerator = build_accelerator(settings, experiment, self.train_stage)
+        trackers = build_trackers(settings, experiment, self.start.continues(experiment))
+        accelerator = build_accelerator(settings, experiment, self.train_stage, trackers)
         advice = (
             f"lower train.max_tokens ({settings.train.max_tokens}) and train.max_sentences "
             f"({settings.train.max_sentences}), or set train.activation_checkpointing to true"
@@ -66,8 +68,8 @@ class TrainingRun:
             exclusive(experiment, accelerator),
             memory_advice(advice),
             pool_reader(self.data, accelerator) as pools,
+            self._tracked(accelerator),
         ):
-            accelerator.init_trackers("log")
             if accelerator.is_main_process:
                 write_experiment(experiment, settings, self.data, self.start)
             accelerator.wait_for_everyone()
@@ -92,6 +94,16 @@ class TrainingRun:
             accelerator.wait_for_everyone()
             accelerator.end_training()
         return status
+
+    @contextmanager
+    def _tracked(self, accelerator: Accelerator) -> Iterator[None]:
+        """Starts the trackers, and lets them log what waits however the training ends."""
+        accelerator.init_trackers("log", loggable(self.settings, train_stage=self.train_stage))
+        try:
+            yield
+        finally:
+            for tracker in accelerator.trackers:
+                tracker.finish()
 
     def _build_trainer(self, accelerator: Accelerator, pools: PoolReader) -> Trainer:
         settings = self.settings
@@ -158,7 +170,7 @@ class TrainingRun:
             return None
         codec = self.codec.to(accelerator.device)
         synthesizer = Synthesizer(model, codec, self.tokenizer, self.settings.infer, accelerator.device)
-        return SampleLogger(synthesizer, utterances, accelerator.get_tracker("tensorboard", unwrap=True))
+        return SampleLogger(synthesizer, utterances, SampleWriter(accelerator.trackers))
 
     def _check_data(self) -> None:
         """Raises UserError when the codec did not make the data, or does not suit the model."""
@@ -201,15 +213,17 @@ def pool_reader(data: PreprocessedData, accelerator: Accelerator) -> Iterator[Po
             pools.close()
 
 
-def build_accelerator(settings: Settings, experiment: Experiment, train_stage: int) -> Accelerator:
-    """Processes, precision and tracking as the settings ask; no tracker is started yet."""
+def build_accelerator(
+    settings: Settings, experiment: Experiment, train_stage: int, trackers: Sequence[SafeTracker] = ()
+) -> Accelerator:
+    """Processes and precision as the settings ask; no tracker is started yet."""
     device = pick_device()
     precision = settings.train.precision
     use_bf16 = has_fast_bf16(device) if precision == "auto" else precision == "bf16"
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if use_bf16 else "no",
-        log_with=list(settings.train.tracker) or None,
+        log_with=list(trackers) or None,
         project_dir=experiment.folder,
         kwargs_handlers=[ddp_options(model_class(settings.model_type).skips_parameters(train_stage))],
     )

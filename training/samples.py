@@ -21,7 +21,7 @@ PICTURE_POSITIONS = 1500
 
 
 class SampleLogger:
-    """Synthesizes a validation utterance, and writes audio and pictures to TensorBoard.
+    """Synthesizes a validation utterance, and writes audio and pictures to the trackers.
 
     The prompt is another validation utterance of the speaker, or the utterance itself where there is no other.
     """

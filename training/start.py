@@ -50,6 +50,12 @@ class InitialState:
     pretrained: Checkpoint | None = None
     adapter: AdapterOrigin | None = None
 
+    def continues(self, experiment: Experiment) -> bool:
+        """Whether training goes on from the newest checkpoint of the experiment itself."""
+        if self.resume_from is None or self.superseded:
+            return False
+        return experiment.checkpoints.is_dir() and experiment.checkpoints.samefile(self.resume_from.path.parent)
+
 
 def resolve_start(
     settings: Settings,
