@@ -12,10 +12,11 @@ import pytest
 import soundfile
 
 import bins.build_corpus
+import bins.evaluate
 from processors.espeak_speech import SAMPLE_RATE_HZ, espeak_synthesizer
 from tests.support.faults import ended, in_child, killed
 from tests.support.recordings import ANNA, BEN, LONG, SENTENCES, SHORT, Clip, say, use_stand_ins, write_recording
-from tests.support.tiny_runs import call, prepare, sets, write_config
+from tests.support.tiny_runs import ROOMY, call, infer, let_speech_end, prepare, sets, train, write_config
 from utils.errors import UserError
 
 CLUSTER = ("--speaker_model", "stand-in")
@@ -122,13 +123,38 @@ def test_the_report_has_sound(corpus: Path) -> None:
     assert "0.01 h in 2 recordings" in page and "speaker_0002" in page and "word word" in page
 
 
-def test_stage_1_reads_the_corpus(corpus: Path, tmp_path: Path) -> None:
-    prepare(write_config(tmp_path / "exp_config.json", corpus, tmp_path), {})
+def test_stages_1_to_4_run_on_the_corpus(corpus: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "exp_config.json", corpus, tmp_path)
+    prepare(config, {})
     stats = json.loads((tmp_path / "data" / "custom" / "stats.json").read_text())
     assert stats["dropped"] == 0
     assert sum(split["utterances"] for split in stats["splits"].values()) == 2 * len(SENTENCES)
     cut = (tmp_path / "data" / "custom" / "splits.tsv").read_text()
     assert "talk_1.wav_0001\t" in cut
+
+    for stage, name in ((1, "ar"), (2, "nar")):
+        given = ("--ar_model_ckpt_dir", str(tmp_path / "ckpts" / "ar")) if stage == 2 else ()
+        train(config, name, stage, ROOMY, *given)
+    nar = tmp_path / "ckpts" / "nar"
+    let_speech_end(nar)
+    rows = lines(corpus / "metadata.jsonl")
+    # Of each speaker, one row is the prompt of another one's text.
+    pairs = [(row, next(one for one in rows if one["speaker"] == row["speaker"])) for row in rows]
+    test_list = tmp_path / "list.txt"
+    test_list.write_text(
+        "".join(
+            f"{row['text']}|{prompt['text']}|{corpus / prompt['audio']}|{corpus / row['audio']}\n"
+            for row, prompt in pairs
+            if row is not prompt
+        )
+    )
+    given = ("--test_list_file", str(test_list))
+    infer(nar, tmp_path / "out", {}, "--infer_mode", "batch", *given)
+    own = ("--audio_dir", str(tmp_path / "out"), "--eval_output_dir", str(tmp_path / "eval"), "--asr", "none")
+    assert call(bins.evaluate, *own, *given) in (0, 1)
+    systems = json.loads((tmp_path / "eval" / "metrics.json").read_text())["systems"]
+    measured = systems["out"]["num_utterances"] + len(systems["out"]["failures"])
+    assert measured == 2 * len(SENTENCES) - 2 and systems["out"]["metrics"]["mcd_db"]["mean"] > 0
 
 
 def test_texts_beside_the_recordings_are_kept(pairs: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class StandInWhisper(FasterWhisper):
 class StandInEmbedder:
     """In place of a speaker model: the loudest frequencies below 500 Hz, which tell a high voice from a low one."""
 
-    name = "stand-in"
+    name = kind = "stand-in"
 
     def embed(self, audio: np.ndarray) -> np.ndarray:
         frames = np.lib.stride_tricks.sliding_window_view(np.pad(audio, (0, 1024)), 1024)[::512] * np.hanning(1024)
@@ -101,7 +101,9 @@ class StandInDnsmos:
 
 def use_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let stage 0 build the stand-ins. Worker processes build the real models nevertheless."""
-    monkeypatch.setattr("evaluation.recognizers.build_recognizer", lambda *_: StandInWhisper())
+    monkeypatch.setattr(
+        "evaluation.recognizers.build_recognizer", lambda name, *_: None if name == "none" else StandInWhisper()
+    )
     for name in ("evaluation.speakers", "recordings.segments"):
         monkeypatch.setattr(f"{name}.build_embedder", lambda *_: StandInEmbedder())
     for name in ("evaluation.dnsmos", "recordings.segments"):
