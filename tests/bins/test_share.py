@@ -4,12 +4,14 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
 
+import bins.evaluate
 import bins.inference
 import bins.share
 import bins.voices
@@ -21,7 +23,7 @@ from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice, write_voice
 from tests.support.hub import TOKEN, FakeHub, serve_hub
 from tests.support.pair import Trained, own, synthesizer, trained
-from tests.support.tiny_runs import call
+from tests.support.tiny_runs import ROOMY, call, sets
 from utils.cli import find_experiment
 from utils.errors import UserError
 from utils.prompts import prepare_prompt
@@ -199,6 +201,29 @@ def test_a_card_of_measured_metrics_is_valid(own: Trained, hub: FakeHub, tmp_pat
     assert "| WER % | SIM-o |" in card.text and "whisper\\|base (faster-whisper, 1.2)" in card.text
     for part in ("3 utterances measured; 0 texts failed", "Noise {of} ours.", f'vallet.load("hub:{MODEL}")', "custom"):
         assert part in card.text
+
+
+def test_a_card_has_the_figures_of_stage_4(
+    own: Trained, synthesizer: Synthesizer, hub: FakeHub, tmp_path: Path
+) -> None:
+    add_voice(own, synthesizer, "anna", **NOTES)
+    test_list, pairs = tmp_path / "list.txt", [own.prompt(index) for index in range(4)]
+    lines = [f"{text}|{said}|{clip}|{target}\n" for (clip, said), (target, text) in pairwise(pairs)]
+    test_list.write_text("".join(lines))
+    given = ("--infer_expt_dir", str(own.nar), "--test_list_file", str(test_list), "--asr", "none")
+    assert call(bins.evaluate, *given, *sets(ROOMY)) in (0, 1)
+    assert push(own, "--voice", "anna") == 0
+    card_file = tmp_path / "README.md"
+    card_file.write_bytes(hub.models[MODEL][-1][1]["README.md"])
+    card = ModelCard.load(card_file)
+    metrics = json.loads((own.nar / "evaluation" / "metrics.json").read_text())["systems"]
+    assert "mcd_db" in metrics["nar"]["metrics"]
+    for system, row in ((GROUND_TRUTH, GROUND_TRUTH), ("nar", "this model")):
+        [line] = [line for line in card.text.splitlines() if line.startswith(f"| {row} |")]
+        mcd = metrics[system]["metrics"].get("mcd_db")
+        shown = "-" if mcd is None else f"{mcd['mean']:.2f} ({mcd['low']:.2f} to {mcd['high']:.2f})"
+        assert shown in line.split(" | "), line
+    assert "| anna | en" in card.text and card.data.license == "cc-by-4.0"
 
 
 def test_a_card_without_metrics_says_so_and_wrong_ones_are_refused(own: Trained, hub: FakeHub, tmp_path: Path) -> None:
