@@ -24,6 +24,7 @@ from PIL import Image
 
 from config.schema import InferSettings
 from models.contract import Generation
+from models.valle.valle import VALLE
 from synthesis.load import load_experiment
 from synthesis.queue import SynthesisQueue
 from synthesis.synthesizer import Request, Synthesizer
@@ -161,7 +162,7 @@ def test_requests_of_several_users_form_a_batch(
 def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
     client: Client, page: Page, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It interrupts the long text, which shows its parts, and which only its own user can cancel."""
+    """The long text pauses for it, shows its parts, and only its own user can cancel it."""
     long = "\n\n".join(f"{TEXT} {number}" for number in range(20))
     shown: set[str] = set()
     progress, speak = gr.Progress.__call__, Synthesizer.synthesize
@@ -174,7 +175,7 @@ def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
 
     def noted(self: Synthesizer, requests: list[Request], **others: Any) -> list:
         sizes.append(len(requests))
-        # The second batch of the long text waits for the other user, and its repetition for the cancellation.
+        # The second batch of the long text waits for the other user, and the last one for the cancellation.
         if len(sizes) == 2:
             has_two_users.wait(300)
         elif len(sizes) == 4:
@@ -193,7 +194,8 @@ def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
     audio, _, line, _ = short.result(60)
     assert Path(audio).read_bytes() == Path(alone).read_bytes() and "parts" not in line
     [(owner, request)] = page.unfinished
-    assert owner == client.session_hash and len(request.parts) == 8
+    wait_until(lambda: len(sizes) == 4)
+    assert owner == client.session_hash and len(request.parts) == 16
     other.predict(api_name="/cancel")
     assert not request.done.done()
     client.predict(api_name="/cancel")
@@ -202,7 +204,7 @@ def test_a_short_text_does_not_wait_for_the_long_text_of_another_user(
         job.result(60)
     _, _, line, _ = client.predict(**{**fields, "text": f"{TEXT}\n\n{TEXT}"}, api_name="/speak")
     assert re.match(r"\d+\.\d\d s; 2 parts; ", line)
-    assert sizes == [8, 8, 1, 8, 2]
+    assert sizes == [8, 8, 1, 4, 2]
 
 
 def wait_until(is_there: Callable[[], bool]) -> None:
@@ -251,12 +253,12 @@ def test_a_bad_prompt_is_a_message(
 def test_failed_speech_is_a_message_and_not_shown(
     client: Client, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = Synthesizer.generate
+    draft = VALLE.draft
 
-    def cut_off(self: Synthesizer, *given: Any) -> list[Generation]:
-        return [replace(found, stop_reason="cap") for found in generate(self, *given)]
+    def cut_off(self: VALLE, *given: Any) -> list[Generation]:
+        return [replace(found, stop_reason="cap") for found in draft(self, *given)]
 
-    monkeypatch.setattr(Synthesizer, "generate", cut_off)
+    monkeypatch.setattr(VALLE, "draft", cut_off)
     with pytest.raises(AppError, match=r"^The speech did not end by itself.*\(each of 5 tries\)"):
         client.predict(**fields, api_name="/speak")
 
