@@ -2,10 +2,11 @@
 
 import logging
 import os
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,9 +106,13 @@ def requires(path: Path) -> pytest.MarkDecorator:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free, and that no outgoing connection gets before the caller uses it."""
+    while True:
+        # Below the ports that Linux gives to outgoing connections. The seeds of tests must not make it the same one.
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Messages(logging.Handler):
