@@ -290,13 +290,13 @@ class Faults:
         tally.tried += 1
         changes = {**TRAINING, "train.tracker": [], "log_dir": str(place.parent)}
         train(self.config, place.name, 1, {**changes, "train.max_steps": 2})
-        before, log = trained(place), self.folder / f"{place.name}.log"
-        os.environ["FAULTS_LOG"] = str(log)
+        before = trained(place)
         with trouble:
-            status = ended(in_child(bins.train, self._training(place, 1, changes, []), limit_bytes))
-        del os.environ["FAULTS_LOG"]
-        told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-        if status != 1 or len(told) != 1 or "Traceback" in log.read_text():
+            child = in_child(bins.train, self._training(place, 1, changes, []), limit_bytes)
+            status = ended(child)
+        printed = _log_of(child).read_text()
+        told = [line for line in printed.splitlines() if line.startswith("error: ")]
+        if status != 1 or len(told) != 1 or "Traceback" in printed:
             tally.lost.append(f"{place}: status {status}, said {told}")
         if trained(place) != before or list((place / "checkpoint").glob(".*")):
             tally.lost.append(f"{place}: what was there is not as it was")
