@@ -231,6 +231,11 @@ def test_one_part_alone_is_run_and_written(
     assert written["machine"] in printed and "one job" in printed
 
 
+def test_the_start_up_of_stage_3_is_measured(settings: Settings) -> None:
+    [_, row] = startup.rows(settings, CPU)
+    assert row.job == "stage 3, before synthesis" and row.seconds and 0.5 < row.seconds < 60
+
+
 def test_less_than_a_twentieth_of_the_positions_is_padding(settings: Settings, tmp_path: Path) -> None:
     write_shard(tmp_path, 0, list(training.made_up_utterances(1000)), training.FRAME_RATE_HZ)
     row = training._padding_row(training.train_data(settings, list_shards(tmp_path), num_workers=0))
