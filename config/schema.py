@@ -309,7 +309,9 @@ class TrainSettings(Section):
     )
     gradient_clip_norm: Positive
     gradient_accumulation_step: Count = Field(description="batches per optimizer step")
-    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware has it")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        description="auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU; fp16: GPUs alone"
+    )
     compile: bool = Field(description="torch.compile the layers: slow to start, faster from then on")
     activation_checkpointing: bool = Field(description="compute activations again instead of keeping them")
     save_checkpoint_stride: Annotated[list[Count], Field(min_length=1)] = Field(

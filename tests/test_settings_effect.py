@@ -193,6 +193,7 @@ ROWS = [
     Row("train.gradient_clip_norm", 0.1, weights),
     Row("train.gradient_accumulation_step", 2, weights),
     Row("train.precision", "bf16", weights),
+    Row("train.precision", "fp16", weights, refused=True),
     Row("train.save_checkpoint_stride", [2], checkpoints, ONE_BATCH_EPOCHS),
     Row("train.keep_last", [2], checkpoints, ONE_BATCH_EPOCHS),
     Row("train.save_checkpoint_steps", 1, checkpoints),

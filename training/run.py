@@ -30,7 +30,7 @@ from training.start import InitialState, supersede, write_experiment
 from training.trackers import SafeTracker, SampleWriter, build_trackers, loggable
 from training.trainer import Trainer
 from utils.checkpoint import remove_leftovers
-from utils.device import has_fast_bf16, memory_advice, pick_device
+from utils.device import memory_advice, pick_device, pick_training_precision
 from utils.errors import UserError
 from utils.files import file_lock
 from utils.log import log, set_up_logging
@@ -218,11 +218,10 @@ def build_accelerator(
 ) -> Accelerator:
     """Processes and precision as the settings ask; no tracker is started yet."""
     device = pick_device()
-    precision = settings.train.precision
-    use_bf16 = has_fast_bf16(device) if precision == "auto" else precision == "bf16"
+    precision = pick_training_precision(settings.train.precision, device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="bf16" if use_bf16 else "no",
+        mixed_precision=precision.replace("fp32", "no"),
         log_with=list(trackers) or None,
         project_dir=experiment.folder,
         kwargs_handlers=[ddp_options(model_class(settings.model_type).skips_parameters(train_stage))],

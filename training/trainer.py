@@ -37,7 +37,7 @@ class Trainer:
     """Trains `model` on `data` into the experiment folder `folder`.
 
     `samples` writes a sample at each validation, or is None. A checkpoint holds all that resuming needs: weights,
-    optimizer, `Progress`, and each rank's random state.
+    optimizer, `Progress`, the scale of the loss in fp16, and each rank's random state.
     """
 
     def __init__(
@@ -174,6 +174,7 @@ class Trainer:
                 # The ranks' gradients are averaged, but their losses are parts of one mean.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             metrics.add(losses)
+        # In fp16 accelerate divides the gradients by the scale of the loss before it clips them.
         gradient_norm = full_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm))
 
         # The fused optimizer skips the step where `found_inf` is 1, without reading it back from the GPU.
@@ -181,6 +182,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.accelerator.scaler is not None:
+            # Halves the scale after an overflow, which is a skipped step as any other.
+            self.accelerator.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.averages is not None:
             self.averages.update()
@@ -223,6 +227,7 @@ class Trainer:
             trained = gather([parameter.detach() for parameter in self.parameters])
             averaged["averaged"] = {"parameters": trained, "num_updates": self.averages.num_updates}
             weights = gather(self.averages.named(self.unwrapped_model))
+        scaled = {} if self.accelerator.scaler is None else {"scaler": self.accelerator.scaler.state_dict()}
         if self.accelerator.is_main_process:
             progress, settings = self.progress, self.settings
             folder = self.folder / "checkpoint"
@@ -231,6 +236,7 @@ class Trainer:
                 checkpoint.checkpoint_name(progress.epoch, progress.step, progress.loss),
                 weights=weights,
                 state=averaged
+                | scaled
                 | resumable(optimizer, settings.optimizer, progress, len(random_states), self.data.fingerprint()),
                 meta={**self.meta, **asdict(progress), "ends_epoch": ends_epoch},
                 rank_states=random_states,
@@ -272,6 +278,8 @@ class Trainer:
             for parameter, trained in zip(self.parameters, state["averaged"]["parameters"], strict=True):
                 parameter.data.copy_(parallel.shard_like(trained, parameter))
         self.progress = restore(state, self.optimizer, self.parameters, self.settings, self.data.fingerprint())
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.saved = replace(self.progress)
         num_before, num_now = state["num_processes"], self.accelerator.num_processes
         if num_before == num_now:

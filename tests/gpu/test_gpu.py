@@ -135,6 +135,24 @@ def test_resumed_steps_are_those_of_an_uninterrupted_run(config: Path, first_ste
 
 
 @NEEDS_GPU
+def test_fp16_steps_as_fp32_and_its_scale_of_the_loss_is_resumed(config: Path, first_step: dict[str, Tensor]) -> None:
+    """The first steps may overflow, so that the scale is lowered and they are skipped."""
+    fp16 = {"train.precision": "fp16"}
+    expected = train(config, DEVICE, "fp16_whole", 8, **fp16)
+    train(config, DEVICE, "fp16_parts", 4, **fp16)
+    resumed = train(config, DEVICE, "fp16_parts", 8, "--resume", "true", **fp16)
+    assert relative_distance(resumed, expected, first_step) < 0.02
+    whole, parts = (
+        find_checkpoints(config.parent / "ckpts" / name / "checkpoint") for name in ("fp16_whole", "fp16_parts")
+    )
+    scaler = load_state(whole[-1])["scaler"]
+    assert scaler == load_state(parts[-1])["scaler"] and 1 <= scaler["scale"] <= 65536
+    if scaler["scale"] == 65536:
+        # Without a skipped step the steps are those of fp32, but for rounding.
+        assert relative_distance(expected, train(config, DEVICE, "fp16_beside", 8), first_step) < 0.2
+
+
+@NEEDS_GPU
 def test_compiled_layers_step_as_others(config: Path, first_step: dict[str, Tensor]) -> None:
     expected = train(config, DEVICE, "plain", 4)
     compiled = train(config, DEVICE, "compiled", 4, **{"train.compile": True})
