@@ -165,6 +165,8 @@ ROWS = [
     Row("train.batch_size", 2, weights, FIXED),
     Row("train.use_dynamic_batchsize", False, weights),
     Row("train.max_tokens", 120, weights),
+    Row("train.max_tokens", "auto", weights, {"train.max_tokens": 120}),
+    Row("train.max_tokens", "all", weights, refused=True),
     Row("train.max_sentences", 2, weights),
     Row("train.shards_per_pool", 1, weights),
     Row("train.dataset_weights", {"custom": 2}, checkpoints, EPOCH),

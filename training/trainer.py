@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from config.schema import TrainSettings
 from models.contract import Batch, CodecLM
@@ -31,6 +31,22 @@ from utils.workers import WorkerDiedError
 
 # Ten times the loss of guessing among 1024 codes: weights that do worse are ruined.
 _MAX_LOSS = 70.0
+
+
+def build_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    kind: type[torch.optim.AdamW] = getattr(torch.optim, settings.optimizer)
+    return kind(
+        parameters,
+        lr=settings.base_lr,
+        betas=(settings.adamw.betas[0], settings.adamw.betas[1]),
+        weight_decay=settings.adamw.weight_decay,
+        fused=True,
+    )
+
+
+def dropout_arguments(settings: TrainSettings) -> list[float]:
+    """What a model in training takes beside its batch. Only models with guidance take `condition_dropout`."""
+    return [settings.audio_token_dropout, *([settings.condition_dropout] if settings.condition_dropout else [])]
 
 
 class Trainer:
@@ -68,12 +84,8 @@ class Trainer:
         self.skipped = NonFiniteSteps(accelerator.device)
         self.progress = Progress()
         self.unwrapped_model, self.eval_model = model.to(accelerator.device), eval_model
-        optimizer = getattr(torch.optim, settings.optimizer)(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=settings.base_lr,
-            betas=tuple(settings.adamw.betas),
-            weight_decay=settings.adamw.weight_decay,
-            fused=True,
+        optimizer = build_optimizer(
+            [parameter for parameter in model.parameters() if parameter.requires_grad], settings
         )
         self.autocast = parallel.autocast_options(accelerator)
         self.model, self.optimizer = parallel.prepare(model, optimizer, accelerator)
@@ -160,16 +172,12 @@ class Trainer:
             torch.distributed.all_reduce(counts, group=self.cpu_group)
         num_targets = dict(zip(models, counts.clamp(min=1), strict=True))
 
-        dropouts = [self.settings.audio_token_dropout]
-        if self.settings.condition_dropout:
-            # Only models with guidance take it.
-            dropouts.append(self.settings.condition_dropout)
         self.model.train()
         for index, batch in enumerate(batches, start=1):
             # Ranks reduce their gradients once a step, with the last batch.
             with nullcontext() if index == len(batches) else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast(self.autocast):
-                    losses = self.model(batch.to(self.accelerator.device), *dropouts)
+                    losses = self.model(batch.to(self.accelerator.device), *dropout_arguments(self.settings))
                 loss = sum(sums.loss_sum / num_targets[sums.model] for sums in losses.values())
                 # The ranks' gradients are averaged, but their losses are parts of one mean.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
