@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from processors.text import TextTokenizer
     from training.prepared import read_preprocessed, with_measured_limits, with_recorded_text
     from training.run import TrainingRun
-    from training.start import resolve_start, with_kept_dropout, with_kept_schedule
+    from training.start import resolve_start, with_kept_dropout, with_kept_max_tokens, with_kept_schedule
     from training.trackers import check_trackers
     from utils.config import load_settings, resolve_path
     from utils.device import require_asked_gpus
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None) -> int:
         resume_from=flags.resume_from_ckpt_path and find_path(flags.resume_from_ckpt_path, "--resume_from_ckpt_path"),
         resume_type=flags.resume_type or "resume",
     )
-    settings = with_kept_dropout(with_kept_schedule(settings, start), start)
+    for with_kept in (with_kept_schedule, with_kept_max_tokens, with_kept_dropout):
+        settings = with_kept(settings, start)
     check_guidance(settings)
     codec = build_codec(settings.preprocess, data.codec, ROOT, torch.device("cpu"))
     tokenizer = TextTokenizer.from_settings(settings.preprocess, start.table)

@@ -267,8 +267,9 @@ class TrainSettings(Section):
 
     batch_size: Count = Field(description="utterances per batch when use_dynamic_batchsize is false")
     use_dynamic_batchsize: bool = Field(description="length-bucketed batches by total tokens")
-    max_tokens: Count = Field(
-        description="phones and frames per batch, padding included; groups of frames when a grouped AR trains alone"
+    max_tokens: Count | Literal["auto"] = Field(
+        description="phones and frames per batch, padding included; groups of frames when a grouped AR trains alone; "
+        "auto: as many as fit the GPU's memory, 4000 on a CPU"
     )
     max_sentences: Count = Field(description="utterances per batch at most, when dynamic")
     shards_per_pool: Count | None = Field(
@@ -309,7 +310,9 @@ class TrainSettings(Section):
     )
     gradient_clip_norm: Positive
     gradient_accumulation_step: Count = Field(description="batches per optimizer step")
-    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware has it")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        description="auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU; fp16: GPUs alone"
+    )
     compile: bool = Field(description="torch.compile the layers: slow to start, faster from then on")
     activation_checkpointing: bool = Field(description="compute activations again instead of keeping them")
     save_checkpoint_stride: Annotated[list[Count], Field(min_length=1)] = Field(
@@ -328,6 +331,13 @@ class TrainSettings(Section):
         description="where numbers and samples are logged, one name or several; []: nowhere"
     )
     dataloader: DataloaderSettings
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """`max_tokens`, once auto has been resolved to a number."""
+        if self.max_tokens == "auto":
+            raise ValueError("train.max_tokens is auto, which was not resolved yet")
+        return self.max_tokens
 
     @field_validator("tracker", mode="before")
     @classmethod

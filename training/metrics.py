@@ -9,7 +9,8 @@ from torch import Tensor
 
 from models.contract import LossSums
 
-# So many steps in a row that are not finite end a training.
+# So many steps in a row that are not finite end a training. In fp16 so many halvings take the loss's initial scale,
+# 65536, below 1, so that the scale cannot be the reason.
 MAX_NON_FINITE_STEPS = 20
 
 

@@ -149,7 +149,7 @@ def _draw_joined(
     is_joined = rng.random(len(numbers)) < settings.join_probability
     joined = np.where(is_joined, other_utterances(rng, corpus, numbers), -1)
     if settings.use_dynamic_batchsize:
-        is_too_long = _lengths(corpus, num_positions, numbers, joined) > settings.max_tokens
+        is_too_long = _lengths(corpus, num_positions, numbers, joined) > settings.tokens_per_batch
         joined = np.where(is_too_long, -1, joined)
     return joined
 
@@ -219,4 +219,4 @@ def length_steps(lengths: np.ndarray) -> np.ndarray:
 
 def room_of_steps(steps: np.ndarray, settings: TrainSettings) -> np.ndarray:
     """How many examples a batch may have whose longest is rounded up to each of the steps."""
-    return np.minimum(settings.max_sentences, np.maximum(1, settings.max_tokens // steps))
+    return np.minimum(settings.max_sentences, np.maximum(1, settings.tokens_per_batch // steps))

@@ -4,7 +4,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from processors.codecs import check_model
 from processors.codecs.base import Codec
 from processors.text import TextTokenizer
 from synthesis.synthesizer import Synthesizer
+from training.budget import WorstCases, find_max_tokens
 from training.corpus import IndexedCorpus
 from training.data import TrainData
 from training.parallel import EvalModel, configure_fsdp
@@ -30,7 +31,7 @@ from training.start import InitialState, supersede, write_experiment
 from training.trackers import SafeTracker, SampleWriter, build_trackers, loggable
 from training.trainer import Trainer
 from utils.checkpoint import remove_leftovers
-from utils.device import has_fast_bf16, memory_advice, pick_device
+from utils.device import memory_advice, pick_device, pick_training_precision
 from utils.errors import UserError
 from utils.files import file_lock
 from utils.log import log, set_up_logging
@@ -56,20 +57,38 @@ class TrainingRun:
 
         Raises UserError when codec, data and model do not fit each other, or another training has the folder.
         """
-        settings, experiment = self.settings, self.experiment
         self._check_data()
-        trackers = build_trackers(settings, experiment, self.start.continues(experiment))
-        accelerator = build_accelerator(settings, experiment, self.train_stage, trackers)
+        trackers = build_trackers(self.settings, self.experiment, self.start.continues(self.experiment))
+        accelerator = build_accelerator(self.settings, self.experiment, self.train_stage, trackers)
+        with exclusive(self.experiment, accelerator), pool_reader(self.data, accelerator) as pools:
+            resolved = self._with_max_tokens(accelerator, pools)
+            return resolved._run_exclusively(accelerator, pools)
+
+    def _with_max_tokens(self, accelerator: Accelerator, pools: PoolReader) -> "TrainingRun":
+        """This run with the number that `train.max_tokens` auto stands for. A collective."""
+        train = self.settings.train
+        if train.max_tokens != "auto":
+            return self
+        model = model_class(self.settings.model_type)(self.settings.model, self.train_stage)
+        corpus = IndexedCorpus.load(self.data.train_shards, pools.cache)
+        worst = WorstCases(
+            num_ids=self.tokenizer.num_ids(corpus.num_phones),
+            num_frames=corpus.num_frames,
+            collator=model.collate(self.codec.frame_rate_hz),
+            num_codebooks=self.codec.num_codebooks,
+            settings=train,
+        )
+        found = find_max_tokens(worst, lambda: self._build_model(accelerator), accelerator)
+        train = train.model_copy(update={"max_tokens": found})
+        return replace(self, settings=self.settings.model_copy(update={"train": train}))
+
+    def _run_exclusively(self, accelerator: Accelerator, pools: PoolReader) -> int:
+        settings, experiment = self.settings, self.experiment
         advice = (
             f"lower train.max_tokens ({settings.train.max_tokens}) and train.max_sentences "
             f"({settings.train.max_sentences}), or set train.activation_checkpointing to true"
         )
-        with (
-            exclusive(experiment, accelerator),
-            memory_advice(advice),
-            pool_reader(self.data, accelerator) as pools,
-            self._tracked(accelerator),
-        ):
+        with memory_advice(advice), self._tracked(accelerator):
             if accelerator.is_main_process:
                 write_experiment(experiment, settings, self.data, self.start)
             accelerator.wait_for_everyone()
@@ -105,7 +124,8 @@ class TrainingRun:
             for tracker in accelerator.trackers:
                 tracker.finish()
 
-    def _build_trainer(self, accelerator: Accelerator, pools: PoolReader) -> Trainer:
+    def _build_model(self, accelerator: Accelerator) -> CodecLM:
+        """The model that training begins with; always the same, as it sets the random state."""
         settings = self.settings
         set_seed(settings.train.random_seed + accelerator.process_index)
         model = model_class(settings.model_type)(settings.model, self.train_stage)
@@ -122,6 +142,11 @@ class TrainingRun:
                 add_adapter(model, settings.train.lora)
             except ValueError as error:
                 raise UserError(f"train.lora.targets: {error}") from error
+        return model
+
+    def _build_trainer(self, accelerator: Accelerator, pools: PoolReader) -> Trainer:
+        settings = self.settings
+        model = self._build_model(accelerator)
         model.configure_training(settings.train)
         # Copied before the trainer shards the model.
         eval_model = EvalModel(model, accelerator)
@@ -218,11 +243,10 @@ def build_accelerator(
 ) -> Accelerator:
     """Processes and precision as the settings ask; no tracker is started yet."""
     device = pick_device()
-    precision = settings.train.precision
-    use_bf16 = has_fast_bf16(device) if precision == "auto" else precision == "bf16"
+    precision = pick_training_precision(settings.train.precision, device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="bf16" if use_bf16 else "no",
+        mixed_precision=precision.replace("fp32", "no"),
         log_with=list(trackers) or None,
         project_dir=experiment.folder,
         kwargs_handlers=[ddp_options(model_class(settings.model_type).skips_parameters(train_stage))],

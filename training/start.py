@@ -202,6 +202,15 @@ def with_kept_schedule(settings: Settings, start: InitialState) -> Settings:
     return settings.model_copy(update={"train": train})
 
 
+def with_kept_max_tokens(settings: Settings, start: InitialState) -> Settings:
+    """For a resumed run: the number that `max_tokens` auto stood for, so that its batches stay the same."""
+    if start.resume_from is None or settings.train.max_tokens != "auto":
+        return settings
+    kept = Experiment.of(start.resume_from).settings().train.max_tokens
+    log.info("train.max_tokens: %s, as this run began with it", kept)
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"max_tokens": kept})})
+
+
 def with_kept_dropout(settings: Settings, start: InitialState) -> Settings:
     """For a stage with a pretrained part, which does not train: the `condition_dropout` that it was trained with.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from config.schema import TrainSettings
 from models.contract import Batch, CodecLM
@@ -33,11 +33,27 @@ from utils.workers import WorkerDiedError
 _MAX_LOSS = 70.0
 
 
+def build_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    kind: type[torch.optim.AdamW] = getattr(torch.optim, settings.optimizer)
+    return kind(
+        parameters,
+        lr=settings.base_lr,
+        betas=(settings.adamw.betas[0], settings.adamw.betas[1]),
+        weight_decay=settings.adamw.weight_decay,
+        fused=True,
+    )
+
+
+def dropout_arguments(settings: TrainSettings) -> list[float]:
+    """What a model in training takes beside its batch. Only models with guidance take `condition_dropout`."""
+    return [settings.audio_token_dropout, *([settings.condition_dropout] if settings.condition_dropout else [])]
+
+
 class Trainer:
     """Trains `model` on `data` into the experiment folder `folder`.
 
     `samples` writes a sample at each validation, or is None. A checkpoint holds all that resuming needs: weights,
-    optimizer, `Progress`, and each rank's random state.
+    optimizer, `Progress`, the scale of the loss in fp16, and each rank's random state.
     """
 
     def __init__(
@@ -68,12 +84,8 @@ class Trainer:
         self.skipped = NonFiniteSteps(accelerator.device)
         self.progress = Progress()
         self.unwrapped_model, self.eval_model = model.to(accelerator.device), eval_model
-        optimizer = getattr(torch.optim, settings.optimizer)(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=settings.base_lr,
-            betas=tuple(settings.adamw.betas),
-            weight_decay=settings.adamw.weight_decay,
-            fused=True,
+        optimizer = build_optimizer(
+            [parameter for parameter in model.parameters() if parameter.requires_grad], settings
         )
         self.autocast = parallel.autocast_options(accelerator)
         self.model, self.optimizer = parallel.prepare(model, optimizer, accelerator)
@@ -160,20 +172,17 @@ class Trainer:
             torch.distributed.all_reduce(counts, group=self.cpu_group)
         num_targets = dict(zip(models, counts.clamp(min=1), strict=True))
 
-        dropouts = [self.settings.audio_token_dropout]
-        if self.settings.condition_dropout:
-            # Only models with guidance take it.
-            dropouts.append(self.settings.condition_dropout)
         self.model.train()
         for index, batch in enumerate(batches, start=1):
             # Ranks reduce their gradients once a step, with the last batch.
             with nullcontext() if index == len(batches) else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast(self.autocast):
-                    losses = self.model(batch.to(self.accelerator.device), *dropouts)
+                    losses = self.model(batch.to(self.accelerator.device), *dropout_arguments(self.settings))
                 loss = sum(sums.loss_sum / num_targets[sums.model] for sums in losses.values())
                 # The ranks' gradients are averaged, but their losses are parts of one mean.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             metrics.add(losses)
+        # In fp16 accelerate divides the gradients by the scale of the loss before it clips them.
         gradient_norm = full_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.settings.gradient_clip_norm))
 
         # The fused optimizer skips the step where `found_inf` is 1, without reading it back from the GPU.
@@ -181,6 +190,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.accelerator.scaler is not None:
+            # Halves the scale after an overflow, which is a skipped step as any other.
+            self.accelerator.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.averages is not None:
             self.averages.update()
@@ -223,6 +235,7 @@ class Trainer:
             trained = gather([parameter.detach() for parameter in self.parameters])
             averaged["averaged"] = {"parameters": trained, "num_updates": self.averages.num_updates}
             weights = gather(self.averages.named(self.unwrapped_model))
+        scaled = {} if self.accelerator.scaler is None else {"scaler": self.accelerator.scaler.state_dict()}
         if self.accelerator.is_main_process:
             progress, settings = self.progress, self.settings
             folder = self.folder / "checkpoint"
@@ -231,6 +244,7 @@ class Trainer:
                 checkpoint.checkpoint_name(progress.epoch, progress.step, progress.loss),
                 weights=weights,
                 state=averaged
+                | scaled
                 | resumable(optimizer, settings.optimizer, progress, len(random_states), self.data.fingerprint()),
                 meta={**self.meta, **asdict(progress), "ends_epoch": ends_epoch},
                 rank_states=random_states,
@@ -272,6 +286,8 @@ class Trainer:
             for parameter, trained in zip(self.parameters, state["averaged"]["parameters"], strict=True):
                 parameter.data.copy_(parallel.shard_like(trained, parameter))
         self.progress = restore(state, self.optimizer, self.parameters, self.settings, self.data.fingerprint())
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.saved = replace(self.progress)
         num_before, num_now = state["num_processes"], self.accelerator.num_processes
         if num_before == num_now:

@@ -69,6 +69,17 @@ def pick_inference_precision(asked: str, device: torch.device) -> Literal["fp32"
     return "int8" if asked == "int8" else "bf16" if asked == "bf16" else "fp32"
 
 
+def pick_training_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """The precision that `train.precision` stands for on a device. Raises UserError if the device does not have it."""
+    if asked == "fp16" and device.type == "cpu":
+        raise UserError("train.precision: fp16 is for GPUs; use bf16 or fp32 on a CPU")
+    if asked == "auto" and has_fast_bf16(device):
+        return "bf16"
+    if asked == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    return "fp16" if asked == "fp16" else "bf16" if asked == "bf16" else "fp32"
+
+
 def release_memory() -> None:
     """Free unreferenced objects, and return their memory to the GPU."""
     gc.collect()

@@ -3,6 +3,7 @@
 With GPU_TESTS_DEVICE=cpu they run with the CPU in the GPU's place, which tests the tests themselves.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -11,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from models.valle.collate import Collator, PrefixMode
 from models.valle.generate import ARGenerator
 from models.valle.valle import VALLE
 from modules.sampling import TokenSampler
 from processors.manifest import list_shards, read_shards
-from tests.conftest import ROOT, tiny_model
+from tests.conftest import ROOT, tiny_model, tiny_train
 from tests.support.tiny_runs import sets, write_config, write_custom
+from training.budget import TrialSteps, WorstCases, find_max_tokens
 from utils.checkpoint import find_checkpoints, load_state, load_weights
 
 DEVICE = os.environ.get("GPU_TESTS_DEVICE", "cuda")
@@ -132,6 +136,49 @@ def test_resumed_steps_are_those_of_an_uninterrupted_run(config: Path, first_ste
     train(config, DEVICE, f"parts_{DEVICE}", 3)
     resumed = train(config, DEVICE, f"parts_{DEVICE}", 6, "--resume", "true")
     assert relative_distance(resumed, expected, first_step) < 0.02
+
+
+@NEEDS_GPU
+def test_fp16_steps_as_fp32_and_its_scale_of_the_loss_is_resumed(config: Path, first_step: dict[str, Tensor]) -> None:
+    """The first steps may overflow, so that the scale is lowered and they are skipped."""
+    fp16 = {"train.precision": "fp16"}
+    expected = train(config, DEVICE, "fp16_whole", 8, **fp16)
+    train(config, DEVICE, "fp16_parts", 4, **fp16)
+    resumed = train(config, DEVICE, "fp16_parts", 8, "--resume", "true", **fp16)
+    assert relative_distance(resumed, expected, first_step) < 0.02
+    whole, parts = (
+        find_checkpoints(config.parent / "ckpts" / name / "checkpoint") for name in ("fp16_whole", "fp16_parts")
+    )
+    scaler = load_state(whole[-1])["scaler"]
+    assert scaler == load_state(parts[-1])["scaler"] and 1 <= scaler["scale"] <= 65536
+    if scaler["scale"] == 65536:
+        # Without a skipped step the steps are those of fp32, but for rounding.
+        assert relative_distance(expected, train(config, DEVICE, "fp16_beside", 8), first_step) < 0.2
+
+
+@NEEDS_GPU
+def test_auto_finds_batches_that_fit_the_memory() -> None:
+    """With a limit of 1 GiB: what is found fits, and twice as much does not."""
+    collator = Collator(num_quantizers=4, prefix_mode=PrefixMode.NONE, max_prompt_frames=75, for_nar=False)
+    settings = tiny_train(max_sentences=4000)
+    worst = WorstCases(np.full(4000, 100), np.full(4000, 400), collator, 4, settings)
+    accelerator = Accelerator()
+    torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.mem_get_info()[1])
+    try:
+        found = find_max_tokens(worst, lambda: VALLE(tiny_model(), train_stage=1), accelerator)
+        trial = TrialSteps(VALLE(tiny_model(), train_stage=1), settings, accelerator)
+        assert worst.least < found < worst.most
+        assert trial.fit(worst.batches(found)) and not trial.fit(worst.batches(2 * found))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@NEEDS_GPU
+def test_training_with_auto_is_that_with_the_number_found(config: Path, first_step: dict[str, Tensor]) -> None:
+    found = train(config, DEVICE, "auto", 4, **{"train.max_tokens": "auto"})
+    number = json.loads((config.parent / "ckpts" / "auto" / "args.json").read_text())["train"]["max_tokens"]
+    expected = train(config, DEVICE, "number", 4, **{"train.max_tokens": number})
+    assert relative_distance(found, expected, first_step) < 0.02
 
 
 @NEEDS_GPU

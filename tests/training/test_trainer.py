@@ -307,6 +307,97 @@ def test_twenty_bad_steps_in_a_row_end_the_training_and_none_of_them_is_saved(ma
     assert resumed.train() == 0 and math.isfinite(resumed.progress.loss)
 
 
+class Fp16OnCpu(Accelerator):
+    """Accelerate's own fp16 is for GPUs: the same scaler, autocast and unscaling on the CPU."""
+
+    def __init__(self, init_scale: float) -> None:
+        super().__init__(cpu=True)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=3)
+
+    @property
+    def mixed_precision(self) -> str:
+        return "fp16"
+
+    def autocast(self, autocast_handler: object = None) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.float16)
+
+
+@pytest.fixture
+def make_fp16_trainer(make_trainer):
+    def make(name: str = "fp16", init_scale: float = 256.0, **changes) -> Trainer:
+        plain = make_trainer(name=name, **changes)
+        trainer = build_trainer(plain.unwrapped_model, plain.data, plain.folder, Fp16OnCpu(init_scale))
+        # Only now, as accelerate would wrap the model in an autocast of its own.
+        trainer.accelerator.native_amp = True
+        return trainer
+
+    return make
+
+
+def test_a_step_in_fp16_is_near_that_in_fp32_whatever_the_scale(make_trainer, make_fp16_trainer) -> None:
+    """Gradients are divided by the scale before they are clipped, so neither their norm nor the step has it."""
+    moved, norms = [], []
+    for trainer in (make_trainer(), make_fp16_trainer(init_scale=16.0), make_fp16_trainer(init_scale=256.0)):
+        before = weights(trainer)
+        norms.append(float(trainer.step([epoch_of(trainer.data)[0]], 1e-2, trainer.new_metrics())))
+        assert trainer.skipped.total == 0
+        moved.append({name: value - before[name] for name, value in weights(trainer).items()})
+    assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-2)
+    exact = torch.cat([value.flatten() for value in moved[0].values()])
+    for found in moved[1:]:
+        near = torch.cat([value.flatten() for value in found.values()])
+        assert torch.cosine_similarity(exact, near, dim=0) > 0.9 and not torch.equal(exact, near)
+
+
+def test_an_overflow_in_fp16_halves_the_scale_and_is_a_skipped_step(make_fp16_trainer) -> None:
+    """The moments, and with them Adam's corrections of their start, do not count the step."""
+    trainer = make_fp16_trainer(init_scale=2.0**60, max_steps=None, max_epoch=100)
+    before, metrics = weights(trainer), trainer.new_metrics()
+    batch = epoch_of(trainer.data)[0]
+    trainer.step([batch], 1e-3, metrics)
+    assert trainer.skipped.total == 1 and trainer.accelerator.scaler.get_scale() == 2.0**59
+    assert distance(weights(trainer), before) == 0
+    trainer.accelerator.scaler.update(256.0)
+    for _ in range(3):
+        trainer.step([batch], 1e-3, metrics)
+    assert trainer.skipped.total == 1 and distance(weights(trainer), before) > 0
+    assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {3}
+    # It grows again after as many good steps as the scaler asks for.
+    assert trainer.accelerator.scaler.get_scale() == 512.0
+
+
+def test_a_training_in_fp16_goes_through_overflows_and_its_schedule_counts_them(make_fp16_trainer) -> None:
+    trainer = make_fp16_trainer(init_scale=2.0**24, max_steps=30, max_epoch=1000)
+    assert trainer.train() == 0
+    assert 0 < trainer.skipped.total < 20 and trainer.progress.step == 30
+    assert trainer.accelerator.scaler.get_scale() < 2.0**24 and math.isfinite(trainer.progress.loss)
+
+
+def test_resumed_in_fp16_equals_uninterrupted_even_between_overflows(make_fp16_trainer) -> None:
+    """The scale and the steps since it last changed are part of a checkpoint."""
+    changes = {"max_epoch": 100, "base_lr": 1e-2, "warmup_steps": 2, "total_training_steps": 30, "init_scale": 2.0**24}
+    whole = make_fp16_trainer("whole", max_steps=24, **changes)
+    whole.train()
+    first = make_fp16_trainer("parts", max_steps=20, **changes)
+    first.train()
+    saved = find_checkpoints(first.folder / "checkpoint")[-1]
+    assert saved.step == 20
+    second = make_fp16_trainer("parts", max_steps=24, **changes)
+    second.resume(saved)
+    second.train()
+    assert second.accelerator.scaler.state_dict() == whole.accelerator.scaler.state_dict()
+    assert second.accelerator.scaler.get_scale() != 2.0**24
+    assert distance(weights(second), weights(whole)) == 0
+
+
+def test_a_loss_that_stays_non_finite_ends_a_training_in_fp16(make_fp16_trainer) -> None:
+    trainer = make_fp16_trainer(max_steps=200, max_epoch=1000)
+    poison(trainer, 8, 1000)
+    with pytest.raises(UserError, match=r"20 steps in a row had a loss or gradient that is not finite; lower"):
+        trainer.train()
+    assert trainer.progress.step == 27
+
+
 def test_a_save_that_falls_on_a_bad_step_is_made_after_the_next_good_one(make_trainer) -> None:
     trainer = make_trainer(max_steps=5, max_epoch=1000, save_checkpoint_steps=2, keep_last_steps=9)
     poison(trainer, 2, 2)

@@ -14,7 +14,14 @@ import bins.train
 import bins.webui
 from tests.conftest import ROOT
 from utils.cli import run
-from utils.device import ASKED_GPUS, memory_advice, pick_device, pick_inference_precision, require_asked_gpus
+from utils.device import (
+    ASKED_GPUS,
+    memory_advice,
+    pick_device,
+    pick_inference_precision,
+    pick_training_precision,
+    require_asked_gpus,
+)
 from utils.errors import UserError
 
 
@@ -39,6 +46,18 @@ def test_precisions_of_a_device() -> None:
     assert pick_inference_precision("fp32", gpu) == "fp32"
     with pytest.raises(UserError, match=r"infer\.precision: int8 is for CPUs"):
         pick_inference_precision("int8", gpu)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_training_precisions_of_a_device(is_fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.device.has_fast_bf16", lambda device: is_fast)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert pick_training_precision("auto", gpu) == ("bf16" if is_fast else "fp16")
+    assert pick_training_precision("auto", cpu) == ("bf16" if is_fast else "fp32")
+    assert [pick_training_precision(asked, gpu) for asked in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+    assert [pick_training_precision(asked, cpu) for asked in ("fp32", "bf16")] == ["fp32", "bf16"]
+    with pytest.raises(UserError, match=r"^train\.precision: fp16 is for GPUs; use bf16 or fp32 on a CPU$"):
+        pick_training_precision("fp16", cpu)
 
 
 def test_cudnn_attention_is_off_once_a_device_is_picked() -> None:
