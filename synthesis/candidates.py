@@ -8,7 +8,7 @@ from torch import Tensor
 
 from config.schema import InferSettings
 from models.contract import CodecLM, Generation, Reading, TokenizedRequest
-from synthesis.aligner import Alignment, TextAligner
+from synthesis.aligner import Alignment, Head, TextAligner
 from utils.errors import UserError
 
 ErrorRate = Callable[[Tensor, int, str], float]
@@ -67,20 +67,20 @@ def choose(
     model: CodecLM,
     settings: InferSettings,
     aligner: TextAligner | None,
+    heads: Sequence[Head],
     items: Sequence[TokenizedRequest],
     rows: Sequence[TokenizedRequest],
     drafts: Sequence[Generation],
     continual: bool,
     listen: Callable[[], list[float]],
 ) -> list[Take]:
-    """The best candidate of each item, completed, with its alignment if the aligner has heads for it.
+    """The best candidate of each item, completed, with its alignment by the aligner's `heads` if there are any.
 
     `rows` and `drafts` are those of all candidates, `num_candidates` for each item. `listen` gives the scores of all
     for `rank_by` asr, whose drafts must be complete. A single candidate is a complete generation, too. Raises UserError
     if candidates cannot be ranked as the settings ask.
     """
     num, rank_by = settings.num_candidates, settings.rank_by
-    heads = () if aligner is None else aligner.heads(model, items)
     if num > 1 and rank_by == "coverage" and not heads:
         raise UserError(
             "infer.rank_by: coverage needs infer.word_times and an attention head that follows the text; set it to "

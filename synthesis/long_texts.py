@@ -17,7 +17,7 @@ from synthesis.limits import phones_of_a_part
 from synthesis.parts import Cut, Part, join_part, split_text
 from synthesis.speed_and_loudness import change_loudness, change_speed
 from synthesis.spoken_languages import choose_language, split_language_tag
-from synthesis.synthesizer import Request, Speech, Synthesizer
+from synthesis.synthesizer import OnGroup, Request, Speech, Synthesizer
 from utils.errors import UserError
 from utils.memory import return_freed_memory
 from utils.prompts import MIN_SECONDS, Prompt
@@ -260,13 +260,15 @@ def synthesize_parts(
     batch: Sequence[tuple[LongText, Request]],
     continual: bool = False,
     on_frames: OnFrames | None = None,
+    on_group: OnGroup | None = None,
 ) -> list[tuple[LongText, Tensor, ResultRow]]:
     """Synthesize a batch of parts; returns the next audio of their texts, and the parts' rows.
 
     A part that cannot be synthesized sets its text's `error`. If an exception ends the batch, all parts are given back.
     """
     try:
-        results = synthesizer.synthesize([request for _, request in batch], continual=continual, on_frames=on_frames)
+        requests = [request for _, request in batch]
+        results = synthesizer.synthesize(requests, continual=continual, on_frames=on_frames, on_group=on_group)
     except BaseException:
         for text, _ in batch:
             text.give_back()

@@ -20,7 +20,7 @@ from synthesis.synthesizer import Request, Synthesizer
 from utils.audio import write_audio
 from utils.checkpoint import Checkpoint, experiment_of
 from utils.device import release_memory
-from utils.errors import UserError
+from utils.errors import MemoryExceededError, UserError
 from utils.prompts import Prompt
 
 _CLOSING = "the server is closing"
@@ -138,8 +138,9 @@ class SynthesisQueue:
     """Runs requests in its own thread. Loads experiments on demand and keeps the `MAX_LOADED` last used.
 
     Requests take turns. A turn is one batch: parts of the request and of others that fit, one of each in turn. A batch
-    of long texts pauses for new short texts for the same model, as long as it has run itself. Any other new request
-    ends it: the parts are synthesized again in their next turn, which nothing ends.
+    of long texts pauses for new short texts for the same model. Its pauses may take as much time as its own work. Any
+    other new request ends the batch while codes are sampled: its parts are synthesized again in their next turn, which
+    no other request ends.
     """
 
     def __init__(self, build: Callable[[Checkpoint], Synthesizer]) -> None:
@@ -229,13 +230,15 @@ class SynthesisQueue:
         if first in group:
             self._synthesize_next(synthesizer, group)
 
-    def _synthesize_next(self, synthesizer: Synthesizer, group: Sequence[QueuedRequest]) -> None:
+    def _synthesize_next(
+        self, synthesizer: Synthesizer, group: Sequence[QueuedRequest], in_pause: bool = False
+    ) -> None:
         """Synthesize the next parts of requests that fit the first; errors go to all that are in the batch."""
         by_text = {request.long_text: request for request in group if request.long_text is not None}
         batch = next_batch(list(by_text), synthesizer.texts_per_batch)
         members = [by_text[text] for text, _ in batch]
         try:
-            self._synthesize(synthesizer.with_settings(**group[0].settings.model_dump()), batch, members)
+            self._synthesize(synthesizer.with_settings(**group[0].settings.model_dump()), batch, members, in_pause)
         except _BatchEndedError:
             for request in members:
                 request.was_interrupted = True
@@ -249,11 +252,11 @@ class SynthesisQueue:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _synthesize_short(self, synthesizer: Synthesizer, requests: Sequence[QueuedRequest]) -> None:
-        """Synthesize all requests that have short texts, while a batch of long ones pauses."""
+        """Synthesize one batch of those requests that have short texts, while a batch of long ones pauses."""
         self._prepare(requests, synthesizer)
-        short = [request for request in requests if not request.is_long]
-        while not self._is_closed and (short := [request for request in short if not request.done.done()]):
-            self._synthesize_next(synthesizer, [request for request in short if request.fits(short[0])])
+        short = [request for request in requests if not request.is_long and not request.done.done()]
+        if short:
+            self._synthesize_next(synthesizer, [request for request in short if request.fits(short[0])], in_pause=True)
 
     def _prepare(self, requests: Sequence[QueuedRequest], synthesizer: Synthesizer) -> None:
         """Read prompts and split texts where that is not done; a request for which this is not possible fails."""
@@ -274,40 +277,53 @@ class SynthesisQueue:
                 self._end([request], error)
 
     def _synthesize(
-        self, synthesizer: Synthesizer, batch: Sequence[tuple[LongText, Request]], members: Sequence[QueuedRequest]
+        self,
+        synthesizer: Synthesizer,
+        batch: Sequence[tuple[LongText, Request]],
+        members: Sequence[QueuedRequest],
+        in_pause: bool,
     ) -> None:
         """Synthesize a batch of parts; `members` has the request of each. Raises _BatchEndedError if it ends early."""
         for request in members:
             request.state = "speaking"
-        # Texts of one part would lose more by a pause than a new request gains, and those who hear the first part
-        # already would wait for the rest of it.
+        # A text of one part would lose more by a pause than a new request gains. Those who hear the first part already
+        # would wait for the rest of it.
         may_pause = all(request.is_long for request in members) and not any(text.is_sending for text, _ in batch)
         may_end = may_pause and not any(request.was_interrupted for request in members)
         rate_hz, frame_rate_hz = synthesizer.codec.sample_rate_hz, synthesizer.codec.frame_rate_hz
         checkpoint, started, paused_seconds = members[0].checkpoint, time.monotonic(), 0.0
 
-        def on_frames(num_frames: int, drafts: DraftsSoFar) -> None:
+        def on_group() -> None:
             nonlocal paused_seconds
-            new, now = [request for request in self._waiting if request.state == "waiting"], time.monotonic()
+            # One that did not fit into the memory beside this batch waits for its own turn.
+            new = [one for one in self._waiting if one.state == "waiting" and not one.was_interrupted]
+            now = time.monotonic()
             if may_pause and new and paused_seconds <= now - started - paused_seconds:
                 self._synthesize_short(synthesizer, [one for one in new if one.checkpoint == checkpoint])
                 paused_seconds += time.monotonic() - now
-            is_unwanted = all(request.done.done() for request in members)
-            has_other = any(one.is_long or one.checkpoint != checkpoint for one in new)
-            if self._is_closed or is_unwanted or (may_end and has_other):
+            if self._is_closed or all(request.done.done() for request in members):
+                raise _BatchEndedError
+
+        def on_frames(num_frames: int, drafts: DraftsSoFar) -> None:
+            on_group()
+            new = [request for request in self._waiting if request.state == "waiting"]
+            if may_end and any(one.is_long or one.was_interrupted or one.checkpoint != checkpoint for one in new):
                 raise _BatchEndedError
             for (text, _), request in zip(batch, members, strict=True):
                 num_seconds = num_frames / (frame_rate_hz * request.settings.speed)
                 request.num_seconds = text.num_samples / rate_hz + members.count(request) * num_seconds
 
         request_of = dict(zip((text for text, _ in batch), members, strict=True))
-        for text, audio, row in synthesize_parts(synthesizer, batch, on_frames=on_frames):
+        for text, audio, row in synthesize_parts(synthesizer, batch, on_frames=on_frames, on_group=on_group):
             request = request_of[text]
             request.was_interrupted = False
             request.parts.append(row)
             request.add_block(audio)
         for text, request in request_of.items():
-            if text.error is not None:
+            if in_pause and isinstance(text.error, MemoryExceededError):
+                text.give_back()
+                text.error, request.state, request.was_interrupted = None, "waiting", True
+            elif text.error is not None:
                 self._end([request], text.error)
             elif text.is_done:
                 # Failed speech is handed over, too: one may want to listen to it.

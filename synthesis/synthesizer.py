@@ -5,18 +5,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from config.schema import InferSettings
-from models.contract import CodecLM, DraftsSoFar, Generation, OnFrames, TokenizedRequest
+from models.contract import CodecLM, Generation, OnFrames, TokenizedRequest
 from modules.sampling import TokenSampler
 from processors.codecs.base import Codec
 from processors.symbols import WORD_BOUNDARY, join_phones
 from processors.text import TextTokenizer
-from synthesis.aligner import TextAligner
+from synthesis.aligner import Head, TextAligner
 from synthesis.candidates import ErrorRate, Take, candidate_seed, choose
 from synthesis.chunks import SpeechChunks, sends_chunks
 from synthesis.limits import FrameLimits, limits_by_phones
@@ -28,6 +29,7 @@ from utils.prompts import Prompt, is_silent
 
 # The factor by which the minimum length grows after a try that ended too early.
 _LONGER_MINIMUM = 1.4
+OnGroup = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -136,35 +138,47 @@ class Synthesizer:
         return max(1, self.settings.max_batch_size // self.settings.num_candidates)
 
     def synthesize(
-        self, requests: Sequence[Request], continual: bool = False, on_frames: OnFrames | None = None
+        self,
+        requests: Sequence[Request],
+        continual: bool = False,
+        on_frames: OnFrames | None = None,
+        on_group: OnGroup | None = None,
     ) -> list[Speech | UserError]:
         """Speech for each request, in batches of `max_batch_size`; a request that fails does not affect the others.
 
-        With `continual`, the first seconds of a prompt's audio are kept and continued with the rest of the prompt's own
+        `on_frames` is called while codes are sampled, and `on_group` between groups of texts that are completed or
+        decoded together. Both may synthesize other requests, with other settings too. With `continual`, the first
+        seconds of a prompt's audio are kept and continued with the rest of the prompt's own
         text; the request's text is not used.
         """
         size, results = self.texts_per_batch, []
         for first in range(0, len(requests), size):
-            results += self._synthesize_batch(requests[first : first + size], continual, on_frames)
+            results += self._synthesize_batch(requests[first : first + size], continual, on_frames, on_group)
         return results
 
     def _synthesize_batch(
-        self, requests: Sequence[Request], continual: bool, on_frames: OnFrames | None
+        self,
+        requests: Sequence[Request],
+        continual: bool,
+        on_frames: OnFrames | None = None,
+        on_group: OnGroup | None = None,
     ) -> list[Speech | UserError]:
         try:
             advice = f"lower infer.max_batch_size ({self.settings.max_batch_size}), or synthesize shorter texts"
             with memory_advice(advice):
-                return self._try_batch(requests, continual, on_frames)
+                return self._try_batch(requests, continual, on_frames, on_group)
         except UserError as error:
             if len(requests) == 1:
                 return [error]
             # What does not fit into memory together may fit one by one.
             return [
-                result for request in requests for result in self._synthesize_batch([request], continual, on_frames)
+                result
+                for request in requests
+                for result in self._synthesize_batch([request], continual, on_frames, on_group)
             ]
 
     def _try_batch(
-        self, requests: Sequence[Request], continual: bool, on_frames: OnFrames | None
+        self, requests: Sequence[Request], continual: bool, on_frames: OnFrames | None, on_group: OnGroup | None
     ) -> list[Speech | UserError]:
         """Synthesize all requests together, and those that fail again with the next seed, up to `max_tries` times.
 
@@ -172,13 +186,19 @@ class Synthesizer:
         """
         started, seconds_of_others = time.perf_counter(), 0.0
 
-        def on_pause(num_frames: int, drafts: DraftsSoFar) -> None:
-            nonlocal seconds_of_others
-            called = time.perf_counter()
-            if on_frames is not None:
-                on_frames(num_frames, drafts)
-            seconds_of_others += time.perf_counter() - called
+        def timed(call: Callable[..., None] | None) -> Callable[..., None]:
+            """The call, the time of which is not that of this batch."""
 
+            def timed_call(*arguments: Any) -> None:
+                nonlocal seconds_of_others
+                called = time.perf_counter()
+                if call is not None:
+                    call(*arguments)
+                seconds_of_others += time.perf_counter() - called
+
+            return timed_call
+
+        on_frames, on_group = timed(on_frames), timed(on_group)
         tokenized = self.tokenize(requests, continual)
         results: list[Speech | UserError | None] = [item if isinstance(item, UserError) else None for item in tokenized]
         pending = [index for index, item in enumerate(tokenized) if isinstance(item, TokenizedRequest)]
@@ -194,7 +214,7 @@ class Synthesizer:
             seeds = [first_seeds[index] + num_tries - 1 for index in pending]
             texts = [requests[index].prompt_text if continual else requests[index].text for index in pending]
             chunks = [requests[index].chunks for index in pending]
-            generations = self._take(items, texts, chunks, on_pause, seeds, scales, continual)
+            generations = self._take(items, texts, chunks, on_frames, on_group, seeds, scales, continual)
             checks: Sequence[tuple[tuple[Word, ...], tuple[Suspect, ...]]] = [((), ())] * len(generations)
             if self.aligner is not None:
                 spoken_in = [
@@ -203,7 +223,7 @@ class Synthesizer:
                 checks = self.aligner.find_words(texts, [take.alignment for take in generations], spoken_in)
             pairs = zip(chunks, generations, strict=True)
             generations = [row if sent is None else sent.keep_sent(row) for sent, row in pairs]
-            audio, new_audio = self._decode_all(items, generations, continual, on_pause)
+            audio, new_audio = self._decode_all(items, generations, continual, on_group)
             audio = [row if sent is None else sent.finish(row) for sent, row in zip(chunks, audio, strict=True)]
             elapsed = time.perf_counter() - started - seconds_of_others
             rate_hz = self.codec.sample_rate_hz
@@ -241,14 +261,14 @@ class Synthesizer:
         texts: Sequence[str],
         chunks: Sequence[SpeechChunks | None],
         on_frames: OnFrames,
+        on_group: OnGroup,
         seeds: Sequence[int],
         scales: Sequence[float],
         continual: bool,
     ) -> list[Take]:
         """Generate the candidates of all items together, and complete the best of each.
 
-        `on_frames` is also called while they are completed. Raises UserError if they cannot be ranked as the settings
-        ask.
+        Raises UserError if they cannot be ranked as the settings ask.
         """
         num, on_new = self.settings.num_candidates, on_frames
         if any(chunks):
@@ -257,14 +277,16 @@ class Synthesizer:
         own_seeds = [candidate_seed(seed, number) for seed in seeds for number in range(num)]
         limits = self._limits(rows, [scale for scale in scales for _ in range(num)])
         drafts = self.model.draft(rows, self._sampler, own_seeds, *limits, on_new)
+        heads = () if self.aligner is None else self.aligner.heads(self.model, items)
         takes: list[Take] = []
-        for group in self._groups(len(items), drafts, on_frames):
+        for group in self._groups(len(items), on_group):
             candidates = slice(group.start * num, group.stop * num)
-            takes += self._complete(items[group], texts[group], rows[candidates], drafts[candidates], continual)
+            takes += self._complete(heads, items[group], texts[group], rows[candidates], drafts[candidates], continual)
         return takes
 
     def _complete(
         self,
+        heads: Sequence[Head],
         items: Sequence[TokenizedRequest],
         texts: Sequence[str],
         rows: Sequence[TokenizedRequest],
@@ -280,18 +302,17 @@ class Synthesizer:
         def listen() -> list[float]:
             return self._word_accuracies(rows, drafts, texts, continual)
 
-        return choose(self.model, self.settings, self.aligner, items, rows, drafts, continual, listen)
+        return choose(self.model, self.settings, self.aligner, heads, items, rows, drafts, continual, listen)
 
-    def _groups(self, num_items: int, generations: Sequence[Generation], on_frames: OnFrames) -> Iterator[slice]:
-        """The items that are completed or decoded together, with a call of `on_frames` before each group but the first.
+    def _groups(self, num_items: int, on_group: OnGroup) -> Iterator[slice]:
+        """The items that are completed or decoded together, with a call of `on_group` before each group but the first.
 
-        A CPU, which gains nothing by more than one, can take up other work between them.
+        On a CPU, which gains nothing by more, a group is one item, so that other requests wait for no more than that.
         """
         size = 1 if self.device.type == "cpu" else num_items
-        codes = [generation.codes for generation in generations]
         for first in range(0, num_items, size):
             if first:
-                on_frames(max(len(row) for row in codes), lambda: codes)
+                on_group()
             yield slice(first, min(first + size, num_items))
 
     def _word_accuracies(
@@ -309,11 +330,11 @@ class Synthesizer:
         items: Sequence[TokenizedRequest],
         generations: Sequence[Generation],
         continual: bool,
-        on_frames: OnFrames = lambda _, __: None,
+        on_group: OnGroup = lambda: None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The audio of each row, which in a continuation starts with the prompt, and the new part of it."""
         audio: list[Tensor] = []
-        for group in self._groups(len(items), generations, on_frames):
+        for group in self._groups(len(items), on_group):
             prompts = [item.codes for item in items[group]] if continual else None
             audio += self.decode_generations(generations[group], prompts)
         if not continual:

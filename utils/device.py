@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from utils.errors import UserError, first_line
+from utils.errors import MemoryExceededError, UserError, first_line
 
 # The environment variable in which run.sh passes on the value of --gpu.
 ASKED_GPUS = "VALLET_GPU"
@@ -89,13 +89,13 @@ def release_memory() -> None:
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Raises UserError with the advice if the block runs out of memory, on a GPU or on the CPU."""
+    """Raises MemoryExceededError with the advice if the block runs out of memory, on a GPU or on the CPU."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"out of memory: {advice}") from error
+        raise MemoryExceededError(f"out of memory: {advice}") from error
     except RuntimeError as error:
         # The CPU allocator raises a plain RuntimeError.
         if "allocate memory" not in str(error):
             raise
-        raise UserError(f"out of memory: {advice}") from error
+        raise MemoryExceededError(f"out of memory: {advice}") from error

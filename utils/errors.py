@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class MemoryExceededError(UserError):
+    """Something does not fit into the memory; the line says what to lower."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its type if it has no message."""
     return next(iter(str(error).splitlines()), type(error).__name__)

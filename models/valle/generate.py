@@ -17,14 +17,15 @@ _SLOT_ROUNDING = 256
 
 
 class ARGenerator:
-    """Samples codebook 0 (VALL-E, section 4.3). Keeps the last batch's buffers and CUDA graph for the next batch.
+    """Samples codebook 0 (VALL-E, section 4.3). Keeps a batch's buffers and CUDA graph for the next batch.
 
     `on_frames` of a batch may generate another batch, which has buffers of its own.
     """
 
     def __init__(self, ar: AR) -> None:
         self.ar = ar
-        self._cached_step: CachedStep | None = None
+        # Buffers that no batch uses now: at most one for each level of nesting.
+        self._free: list[CachedStep] = []
 
     @torch.inference_mode()
     def generate(
@@ -47,14 +48,31 @@ class ARGenerator:
 
         With `sampler.guidance` each row is decoded twice in one batch, with its text and without, from the same codes.
         """
-        device, batch, eos_id, group_size = text.device, text.shape[0], self.ar.eos_id, self.ar.group_size
-        limit, window = int(max_frames.max()), sampler.repetition_window
-        is_guided = sampler.guidance != 1
-        if is_guided:
-            is_second_half = torch.arange(2 * batch, device=device) >= batch
+        batch, limit = text.shape[0], int(max_frames.max())
+        if sampler.guidance != 1:
+            is_second_half = torch.arange(2 * batch, device=text.device) >= batch
             text, text_lens = self.ar.drop_text(text.repeat(2, 1), text_lens.repeat(2), is_second_half)
             prompt, prompt_lens = prompt.repeat(2, 1), prompt_lens.repeat(2)
         cached_step, group_logits = self._prefill(text, text_lens, prompt, prompt_lens, limit)
+        try:
+            return self._sample(cached_step, group_logits, sampler, seeds, min_frames, max_frames, on_frames)
+        finally:
+            self._free.append(cached_step)
+
+    def _sample(
+        self,
+        cached_step: "CachedStep",
+        group_logits: Tensor,
+        sampler: TokenSampler,
+        seeds: Sequence[int],
+        min_frames: Tensor,
+        max_frames: Tensor,
+        on_frames: OnFrames | None,
+    ) -> list[Generation]:
+        """Sample frame by frame, from the logits (B, G, V+1) of the first group on, or with guidance (2B, G, V+1)."""
+        device, batch, eos_id, group_size = group_logits.device, len(min_frames), self.ar.eos_id, self.ar.group_size
+        limit, window = int(max_frames.max()), sampler.repetition_window
+        is_guided = sampler.guidance != 1
         if is_guided:
             group_logits = sampler.guide(group_logits)
         noise = iter(ExponentialNoise(sampler.num_draws, group_logits.shape[-1], seeds, device))
@@ -92,7 +110,6 @@ class ARGenerator:
             # Finished rows stay in the batch and read code 0; their output is ignored.
             group = history[:, : window + frame + 1][:, -group_size:].clamp(min=0)
             group_logits = sampler.guide(cached_step(group.repeat(2, 1))) if is_guided else cached_step(group)
-        self._cached_step = cached_step
         ended_at_minimum = lens == min_frames
         ends = zip(rows(), was_capped.tolist(), ended_at_minimum.tolist(), strict=True)
         return [Generation(new, "cap" if is_cap else "floor" if is_floor else "eos") for new, is_cap, is_floor in ends]
@@ -109,13 +126,14 @@ class ARGenerator:
         num_slots = packing.length + num_steps
         # A table that grew during the steps would leave the captured graph with the old one; 1 is the begin symbol.
         self.ar.audio_position.reserve(prompt.shape[1] // self.ar.group_size + 1 + num_steps)
-        # Nobody else may use the buffers before the batch ends.
-        cached_step, self._cached_step = self._cached_step, None
-        if cached_step is None or not cached_step.fits(x, num_slots):
+        cached_step = next((one for one in self._free if one.fits(x, num_slots)), None)
+        if cached_step is None:
             # Free the old buffers before new ones are allocated.
-            cached_step = None
+            self._free.clear()
             rounded = -(-num_slots // _SLOT_ROUNDING) * _SLOT_ROUNDING
             cached_step = CachedStep(self.ar, x.shape[0], rounded, x.device)
+        else:
+            self._free.remove(cached_step)
         cached_step.reset(packing)
         prefix = cached_step.cache.view(torch.arange(packing.length, device=x.device), packing.length)
         hidden = self.ar.decoder(x, may_attend, cache=prefix)

@@ -1,11 +1,12 @@
 """Waiting requests are synthesized in batches, and each gets the same speech as alone."""
 
-import itertools
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from synthesis.synthesizer import Request, Synthesizer
 from synthesis.voices import load_prompt
 from tests.support.long_texts import speak
 from tests.support.pair import Trained
-from utils.errors import UserError
+from utils.errors import MemoryExceededError, UserError
 from utils.prompts import prepare_prompt
 
 DRAWN = SpeechSettings(
@@ -183,23 +184,106 @@ def test_short_texts_take_no_more_time_than_the_long_one_that_they_pause(
     trained, synthesizer, recorder, queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A clock that counts frames.
-    ticks = itertools.count()
+    ticks = count()
     monkeypatch.setattr("synthesis.queue.time.monotonic", lambda: next(ticks))
     recorder.synthesizer = synthesizer.with_settings(max_batch_size=1, max_tries=1)
     recorder.synthesizer.frame_limits = lambda item: (200, 200) if item.num_target_phones > 8 else (40, 40)
-    long, first, second = (queued(trained, text) for text in (LONG, TEXTS[2], TEXTS[2]))
+    # The second one comes with the first and has other sampling, the third one comes in their pause.
+    long, first, second, third = (queued(trained, text) for text in (LONG, *[TEXTS[2]] * 3))
+    second.settings = DRAWN.model_copy(update={"top_k": 3})
     began: list[float] = []
     recorder.before = {
-        0: lambda: queue.submit(first),
-        1: lambda: (began.append(long.num_seconds), queue.submit(second)),
+        0: lambda: (queue.submit(first), queue.submit(second)),
+        1: lambda: (began.append(long.num_seconds), queue.submit(third)),
         2: lambda: began.append(long.num_seconds),
+        3: lambda: began.append(long.num_seconds),
     }
     queue.submit(long)
     queue.start()
-    for request in (first, second, long):
+    for request in (first, second, third, long):
         request.done.result(WAIT_SECONDS)
     seconds = first.done.result().seconds
-    assert began[0] < 0.1 * seconds and seconds <= began[1] - began[0] < 1.5 * seconds
+    assert began[0] < 0.1 * seconds
+    for before, after in pairwise(began):
+        assert seconds <= after - before < 1.5 * seconds
+
+
+def test_a_batch_that_is_completed_or_decoded_is_not_ended(
+    trained, synthesizer, recorder, queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=2, max_tries=1)
+    long, other, decode = queued(trained, LONG), queued(trained, LONG, index=1), Synthesizer.decode_generations
+
+    def submitting(self: Synthesizer, *given) -> list[torch.Tensor]:
+        if other not in queue._waiting and not other.done.done():
+            queue.submit(other)
+        return decode(self, *given)
+
+    monkeypatch.setattr(Synthesizer, "decode_generations", submitting)
+    queue.submit(long)
+    queue.start()
+    for request in (long, other):
+        request.done.result(WAIT_SECONDS)
+    one, two, three, *_ = PARAGRAPHS
+    assert recorder.groups[:2] == [[one, two], [one, three]] and not long.was_interrupted
+
+
+def test_a_short_text_without_memory_beside_a_long_one_has_its_own_turn(
+    trained, synthesizer, recorder, queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
+    long, short, speak = queued(trained, LONG), queued(trained, TEXTS[1]), Synthesizer.synthesize
+    # Of each batch, how many others run.
+    running: list[None] = []
+    beside: list[int] = []
+
+    def without_memory(self: Synthesizer, requests: list[Request], **others):
+        beside.append(len(running))
+        if running:
+            return [MemoryExceededError("out of memory: lower infer.max_batch_size")]
+        running.append(None)
+        try:
+            return speak(self, requests, **others)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(Synthesizer, "synthesize", without_memory)
+    recorder.before = {0: lambda: queue.submit(short)}
+    queue.submit(long)
+    queue.start()
+    assert torch.equal(short.done.result(WAIT_SECONDS).audio, alone(synthesizer, short))
+    assert len(long.done.result(WAIT_SECONDS).parts) == 6 and beside[:3] == [0, 1, 0]
+
+
+def test_a_text_that_is_cancelled_in_a_pause_ends_no_batch(trained, synthesizer, recorder, queue) -> None:
+    recorder.synthesizer = synthesizer.with_settings(max_batch_size=2)
+    long, short, other = queued(trained, LONG), queued(trained, TEXTS[1]), queued(trained, LONG, index=1)
+    recorder.before = {
+        0: lambda: (queue.submit(short), queue.submit(other)),
+        1: lambda: queue.cancel(other),
+    }
+    queue.submit(long)
+    queue.start()
+    assert short.done.result(WAIT_SECONDS).has_speech and len(long.done.result(WAIT_SECONDS).parts) == 6
+    assert recorder.groups == [list(PARAGRAPHS[:2]), [TEXTS[1]], list(PARAGRAPHS[2:4]), list(PARAGRAPHS[4:])]
+
+
+def test_a_failure_in_a_pause_and_a_queue_that_is_closed_then_end_as_they_should(
+    trained, synthesizer, recorder, queue, tmp_path: Path
+) -> None:
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(24000), 24000)
+    long, bad, short = queued(trained, LONG), queued(trained, TEXTS[1], audio=silent), queued(trained, TEXTS[1])
+    closing = threading.Thread(target=queue.close)
+    recorder.before = {0: lambda: (queue.submit(bad), queue.submit(short)), 1: closing.start}
+    queue.submit(long)
+    queue.start()
+    with pytest.raises(UserError, match="the prompt is silent"):
+        bad.done.result(WAIT_SECONDS)
+    with pytest.raises(UserError, match="the server is closing"):
+        long.done.result(WAIT_SECONDS)
+    closing.join()
+    assert short.done.done() and len(queue) == 0
 
 
 def speak_parts(
