@@ -1,6 +1,10 @@
 """Utterances before and after stage 1, and the shards that hold them on disk."""
 
+import gzip
+import io
+import json
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,16 +57,24 @@ def write_shard(folder: Path, index: int, utterances: Sequence[Utterance], frame
 
     All are written to a temporary folder and renamed: a file under its final name is whole.
     """
-    from lhotse.shar import SharWriter
-
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".shard-", dir=folder))
     try:
-        writer = SharWriter(str(temporary), fields={"codes": "numpy"}, shard_size=None, shard_suffix=f".{index:06d}")
-        with writer:
-            for utterance in utterances:
-                writer.write(_to_cut(utterance, frame_rate_hz))
         cuts = Path(shard_path(str(temporary.parent), temporary.name, index))
+        # As lhotse's SharWriter writes them, in half the time, and without the second that importing it takes.
+        with (
+            gzip.open(cuts, "wt", encoding="utf-8") as lines,
+            tarfile.open(codes_location(str(cuts)), "w|") as tar,
+        ):
+            for utterance in utterances:
+                codes = _describe_codes(utterance, frame_rate_hz)
+                lines.write(json.dumps(_to_cut(utterance, codes, frame_rate_hz), ensure_ascii=False) + "\n")
+                array = io.BytesIO()
+                np.save(array, utterance.codes, allow_pickle=False)
+                for suffix, content in (("npy", array.getvalue()), ("json", json.dumps(codes).encode() + b"\n")):
+                    member = tarfile.TarInfo(f"{utterance.id}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
         write_index(cuts)
         # The cuts come last: without them a shard is incomplete.
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == cuts.name):
@@ -113,24 +125,30 @@ def _read_shard(cuts_path: str, codes_path: str) -> Iterator[Utterance]:
         )
 
 
-def _to_cut(utterance: Utterance, frame_rate_hz: float) -> Any:
-    from lhotse import MonoCut, SupervisionSegment
+def _describe_codes(utterance: Utterance, frame_rate_hz: float) -> dict[str, Any]:
+    """Lhotse's TemporalArray whose array lies in the shard's tar."""
+    array = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": list(utterance.codes.shape)}
+    return {"array": array, "temporal_dim": 0, "frame_shift": 1 / frame_rate_hz, "start": 0}
 
+
+def _to_cut(utterance: Utterance, codes: dict[str, Any], frame_rate_hz: float) -> dict[str, Any]:
+    """Lhotse's MonoCut of an utterance, with one supervision."""
     duration = len(utterance.codes) / frame_rate_hz
-    supervision = SupervisionSegment(
-        id=utterance.id,
-        recording_id=utterance.id,
-        start=0,
-        duration=duration,
-        text=utterance.text,
-        speaker=utterance.speaker,
-    )
-    cut = MonoCut(
-        id=utterance.id,
-        start=0,
-        duration=duration,
-        channel=0,
-        supervisions=[supervision],
-        custom={"phones": list(utterance.phones)},
-    )
-    return cut.attach_tensor("codes", utterance.codes, frame_shift=1 / frame_rate_hz, temporal_dim=0)
+    supervision = {
+        "id": utterance.id,
+        "recording_id": utterance.id,
+        "start": 0,
+        "duration": duration,
+        "channel": 0,
+        "text": utterance.text,
+        "speaker": utterance.speaker,
+    }
+    return {
+        "id": utterance.id,
+        "start": 0,
+        "duration": duration,
+        "channel": 0,
+        "supervisions": [supervision],
+        "custom": {"phones": list(utterance.phones), "codes": codes},
+        "type": "MonoCut",
+    }

@@ -1,5 +1,6 @@
 """Shards from untrusted sources: nothing in them is executed or written to disk."""
 
+import gzip
 import io
 import tarfile
 from contextlib import suppress
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from processors.index import write_index
-from processors.manifest import list_shards, read_shards, write_shard
+from processors.manifest import Utterance, list_shards, read_shards, write_shard
 from tests.conftest import made_up_utterances, tiny_train
 from tests.support.tiny_trainer import build_data, epoch_of
 from utils.errors import UserError
@@ -34,6 +35,33 @@ def replace_members(tar: Path, change) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             target.addfile(info, io.BytesIO(content))
+
+
+def test_shards_are_what_lhotse_writes(tmp_path: Path) -> None:
+    """The members of the tar with their headers, and the lines of the cuts, byte for byte."""
+    from lhotse import MonoCut, SupervisionSegment
+    from lhotse.shar import SharWriter
+
+    codes = np.arange(800, dtype=np.int16).reshape(100, 8)
+    utterances = [
+        *made_up_utterances(3),
+        Utterance('a "b"\\é', 'Hé said "no"\\.', ("h", "ə", "_"), "spé", codes[:1]),
+        Utterance("long" * 60, "", ("ə",), "0", codes),
+    ]
+    write_shard(tmp_path / "ours", 7, utterances, 75)
+    (tmp_path / "theirs").mkdir()
+    with SharWriter(str(tmp_path / "theirs"), {"codes": "numpy"}, shard_size=None, shard_suffix=".000007") as writer:
+        for utterance in utterances:
+            duration = len(utterance.codes) / 75
+            segment = SupervisionSegment(utterance.id, utterance.id, 0, duration, 0, utterance.text)
+            segment.speaker = utterance.speaker
+            cut = MonoCut(utterance.id, 0, duration, 0, [segment], custom={"phones": list(utterance.phones)})
+            writer.write(cut.attach_tensor("codes", utterance.codes, frame_shift=1 / 75, temporal_dim=0))
+    ours, theirs = (tmp_path / folder / "codes.000007.tar" for folder in ("ours", "theirs"))
+    assert ours.read_bytes() == theirs.read_bytes()
+    # Compressed, they begin with the time of writing.
+    ours, theirs = (tmp_path / folder / "cuts.000007.jsonl.gz" for folder in ("ours", "theirs"))
+    assert gzip.decompress(ours.read_bytes()) == gzip.decompress(theirs.read_bytes())
 
 
 def test_an_array_of_pickled_objects_is_not_unpickled(tmp_path: Path) -> None:
