@@ -59,9 +59,10 @@ def test_shards_are_what_lhotse_writes(tmp_path: Path) -> None:
             writer.write(cut.attach_tensor("codes", utterance.codes, frame_shift=1 / 75, temporal_dim=0))
     ours, theirs = (tmp_path / folder / "codes.000007.tar" for folder in ("ours", "theirs"))
     assert ours.read_bytes() == theirs.read_bytes()
-    # Compressed, they begin with the time of writing.
+    # Bytes 4 to 8 are the time of writing.
     ours, theirs = (tmp_path / folder / "cuts.000007.jsonl.gz" for folder in ("ours", "theirs"))
     assert gzip.decompress(ours.read_bytes()) == gzip.decompress(theirs.read_bytes())
+    assert ours.read_bytes()[8:] == theirs.read_bytes()[8:]
 
 
 def test_an_array_of_pickled_objects_is_not_unpickled(tmp_path: Path) -> None:
