@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from config.schema import PreprocessSettings
@@ -15,7 +14,7 @@ from processors.codecs.base import Codec
 from processors.manifest import SourceUtterance, Utterance
 from processors.symbols import SymbolTable
 from processors.text_to_phones import TextReaders, build_readers, phonemize_each
-from utils.audio import read_audio, read_duration_seconds
+from utils.audio import read_duration_seconds, read_samples, to_float
 from utils.errors import UserError
 
 
@@ -23,7 +22,8 @@ from utils.errors import UserError
 class LoadedUtterance:
     """An utterance's audio (N,) and phones, or the reason why it is left out.
 
-    Audio is an array, as each tensor that a DataLoader worker sends keeps a file descriptor open.
+    Audio is as of `read_samples`: 16-bit samples stay so from the DataLoader worker to the device of the codec. It
+    is an array, as each tensor that a worker sends keeps a file descriptor open.
     """
 
     row: SourceUtterance
@@ -77,7 +77,7 @@ class UtteranceReader(Dataset):
         except (OSError, ValueError, RuntimeError) as error:
             # For example, a path that no file system accepts.
             return LoadedUtterance(row, failure=f"{row.audio_path}: {error}")
-        return LoadedUtterance(row, audio.numpy(), phones)
+        return LoadedUtterance(row, audio, phones)
 
     def _check_text(self, row: SourceUtterance, phones: tuple[str, ...]) -> None:
         if row.text is None:
@@ -91,7 +91,7 @@ class UtteranceReader(Dataset):
         if unknown:
             raise UserError(f"phone {unknown[0]!r} is not in {self.settings.symbol_table}")
 
-    def _read(self, row: SourceUtterance) -> Tensor:
+    def _read(self, row: SourceUtterance) -> np.ndarray:
         path = Path(row.audio_path)
         seconds = row.duration_seconds
         if seconds is None:
@@ -100,7 +100,7 @@ class UtteranceReader(Dataset):
             raise UserError(f"{seconds:.2f} s is shorter than min_duration {self.settings.min_duration}")
         if seconds > self.settings.max_duration:
             raise UserError(f"{seconds:.2f} s is longer than max_duration {self.settings.max_duration}")
-        audio = read_audio(path, self.settings.sample_rate, row.start_seconds, row.duration_seconds)
+        audio = read_samples(path, self.settings.sample_rate, row.start_seconds, row.duration_seconds)
         if not audio.any():
             raise UserError("the audio is silent throughout")
         return audio
@@ -118,8 +118,10 @@ def encode(
         size = max(1, int(batch_seconds * codec.sample_rate_hz / longest))
         batch, order = order[:size], order[size:]
         audio = [torch.from_numpy(loaded[index].audio) for index in batch]
-        padded = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)
-        rows, lens = codec.encode(padded.to(device), torch.tensor([len(row) for row in audio]))
+        if len({row.dtype for row in audio}) > 1:
+            audio = [to_float(row) for row in audio]
+        padded = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True).to(device)
+        rows, lens = codec.encode(to_float(padded), torch.tensor([len(row) for row in audio]))
         for index, row, length in zip(batch, rows.cpu(), lens.tolist(), strict=True):
             codes[index] = row[:length].numpy().astype(np.int16)
     return [
