@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,11 @@ def test_a_folder_is_trained_in_once_at_a_time_and_free_after_a_crash(tmp_path: 
         time.sleep(0.01)
     with file_lock(lock) as holder:
         assert f"process {child} " in str(holder)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    killer = threading.Timer(0.1, os.kill, (child, signal.SIGKILL))
+    killer.start()
+    # Waits until the child is killed.
+    with file_lock(lock, waits=True) as holder:
+        assert holder is None and os.waitpid(child, 0)[1] == signal.SIGKILL
+    killer.join()
     with file_lock(lock) as holder:
         assert holder is None

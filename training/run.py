@@ -28,7 +28,7 @@ from training.pools import PoolReader
 from training.prepared import PreprocessedData
 from training.samples import SampleLogger
 from training.start import InitialState, supersede, write_experiment
-from training.trackers import SafeTracker, SampleWriter, build_trackers, loggable
+from training.trackers import Outcome, SafeTracker, SampleWriter, build_trackers, loggable
 from training.trainer import Trainer
 from utils.checkpoint import remove_leftovers
 from utils.device import memory_advice, pick_device, pick_training_precision
@@ -111,18 +111,19 @@ class TrainingRun:
             status = trainer.train()
             # Ranks that are behind still need the cache, which the first rank of a machine removes.
             accelerator.wait_for_everyone()
+            _finish(accelerator, "KILLED" if status else "FINISHED")
             accelerator.end_training()
         return status
 
     @contextmanager
     def _tracked(self, accelerator: Accelerator) -> Iterator[None]:
-        """Starts the trackers, and lets them log what waits however the training ends."""
+        """Starts the trackers; after an error they log what waits, and that the training failed."""
         accelerator.init_trackers("log", loggable(self.settings, train_stage=self.train_stage))
         try:
             yield
-        finally:
-            for tracker in accelerator.trackers:
-                tracker.finish()
+        except BaseException as error:
+            _finish(accelerator, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
 
     def _build_model(self, accelerator: Accelerator) -> CodecLM:
         """The model that training begins with; always the same, as it sets the random state."""
@@ -202,6 +203,11 @@ class TrainingRun:
         if self.codec.fingerprint() != self.data.codec_fingerprint:
             raise UserError("the codec is not the one that stage 1 made the codes with; run stage 1 again")
         check_model(self.codec, self.settings.model)
+
+
+def _finish(accelerator: Accelerator, outcome: Outcome) -> None:
+    for tracker in accelerator.trackers:
+        tracker.finish(outcome)
 
 
 @contextmanager

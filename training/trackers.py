@@ -7,10 +7,11 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -29,18 +30,25 @@ from torch import Tensor
 from config.schema import Settings
 from models.experiment import Experiment
 from utils.errors import UserError, first_line
-from utils.files import atomic_write
+from utils.files import atomic_write, file_lock
 from utils.log import log
 
 PROJECT = "vallet"
 """The project, or MLflow's experiment, that has the runs."""
 WAIT_SECONDS = 120
 """How long training waits at most for a tracker, when it starts and when it ends."""
-# Of each step there are some five, so the server may be away for hours at usual settings.
+# A step that is logged has at most about five entries, so at usual settings this is enough for hours without a server.
 _MAX_WAITING = 10_000
-_SECRET = re.compile(r"(^|_)(password|passwd|secret|api_key|access_key|(auth|access)_token)($|_)", re.IGNORECASE)
+# Other settings count tokens: a "token" is a secret at the end of a name alone.
+_SECRET = re.compile(
+    r"(^|[_-])((password|passwd|passphrase|secret|credentials?|(api|access|account|private)[_-]?key"
+    r"|(api|auth|access|session)[_-]?token)($|[_-])|token$)",
+    re.IGNORECASE,
+)
 
 Number = bool | int | float | str | None
+Outcome = Literal["FINISHED", "KILLED", "FAILED"]
+"""How a training ended, in MLflow's words; KILLED: by a signal."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -97,13 +105,20 @@ def _flat(value: Any, key: str) -> list[tuple[str, Number]]:
 
 
 def _without_credentials(text: str) -> str:
-    """A user and a password may stand before the @ of a URL, and a signature after its question mark."""
-    return re.sub(r"(://[^\s\"?]*)\?[^\s\"]*", r"\1", re.sub(r"://[^\s\"]*@", "://", text))
+    """Without a URL's user and password, which stand before its @, and without its query and `#key=value`.
+
+    Errors also name the path of a URL alone, such as `/log?api_key=...`.
+    """
+    text = re.sub(r"(://[^\s\"?]*)\?[^\s\"]*", r"\1", re.sub(r"://[^\s\"]*@", "://", text))
+    return re.sub(r"[?#][\w.-]+=[^\s\"]*", "", text)
 
 
 @dataclass
 class RunRecord:
-    """The run that a tracker logs into, and the last step of each kind that it has, in a file."""
+    """The run that a tracker logs into, and the last step of each kind that it has, in a file.
+
+    `run`: None until the tracker has named it.
+    """
 
     path: Path
     run: str | None = None
@@ -115,7 +130,7 @@ class RunRecord:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             steps = {str(kind): int(step) for kind, step in content["steps"].items()}
-            return cls(path, str(content["run"]), steps)
+            return cls(path, None if content["run"] is None else str(content["run"]), steps)
         except FileNotFoundError:
             return cls(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -147,8 +162,10 @@ class SafeTracker(GeneralTracker):
         self.name = inner.name
         super().__init__()
         self.inner, self.record = inner, record
-        # Over: nothing more is logged. Closed: the run was ended, or cannot be.
-        self.is_over = self.is_closed = False
+        # After an error nothing more is logged, but the run is still to be ended.
+        self.is_over = False
+        # The run was ended, or the tracker does not answer.
+        self.is_closed = False
         self._tasks: queue.Queue[tuple[Callable[[], None], threading.Event | None]] = queue.Queue(_MAX_WAITING)
 
     @property
@@ -161,7 +178,13 @@ class SafeTracker(GeneralTracker):
             return
         if self.record is not None:
             threading.Thread(target=self._work, name=f"tracker {self.name}", daemon=True).start()
-        self._do(self.inner.start, waits=True)
+        self._do(self._start, waits=True)
+
+    def _start(self) -> None:
+        # A training that ends before it logs, or before the tracker answers, must not leave an abandoned run here.
+        if self.record is not None:
+            self.record.save()
+        self.inner.start()
 
     def store_init_configuration(self, values: dict[str, Number]) -> None:
         # TensorBoard would show the settings as one more run.
@@ -183,10 +206,10 @@ class SafeTracker(GeneralTracker):
     def add_text(self, tag: str, text: str, step: int) -> None:
         self._log(tag, step, partial(self.inner.add_text, tag, text, step))
 
-    def finish(self) -> None:
+    def finish(self, outcome: Outcome = "FINISHED") -> None:
         """Wait until all is logged, and end the run, also after an error; a second call does nothing."""
         if not self.is_closed:
-            self._run(self.inner.finish, waits=True)
+            self._run(partial(self.inner.finish, outcome), waits=True)
             self.is_over = self.is_closed = True
 
     def _log(self, kind: str, step: int, action: Callable[[], None]) -> None:
@@ -200,7 +223,7 @@ class SafeTracker(GeneralTracker):
             self.record.add(kind, step)
 
     def _do(self, action: Callable[[], None], waits: bool = False) -> None:
-        """Unless there was an error before."""
+        """Do this, or nothing after an error."""
         if not self.is_over:
             self._run(lambda: None if self.is_over else action(), waits)
 
@@ -233,12 +256,17 @@ class SafeTracker(GeneralTracker):
             self._fail(f"{type(error).__name__}: {first_line(error) if isinstance(error, Exception) else error}")
 
     def _fail(self, reason: str, is_stuck: bool = False) -> None:
-        """`is_stuck`: nobody waits for it again."""
+        """Warn once and log nothing more. `is_stuck`: the tracker does not answer, so `finish` must not wait for it."""
         if not self.is_over:
             # A server's address may have a password.
             text = _without_credentials(reason)
             log.warning("train.tracker: %s failed, and training goes on without it: %s", self.name, text)
         self.is_over, self.is_closed = True, self.is_closed or is_stuck
+        if is_stuck:
+            # Frees what waits, such as sounds: the tracker's thread may never come to it.
+            with suppress(queue.Empty):
+                while True:
+                    self._tasks.get_nowait()
 
 
 class SampleWriter:
@@ -270,6 +298,9 @@ class _TensorBoard(TensorBoardTracker):
     def add_text(self, tag: str, text: str, step: int) -> None:
         self.writer.add_text(tag, text, step)
 
+    def finish(self, outcome: Outcome = "FINISHED") -> None:
+        super().finish()
+
 
 class _Wandb(WandBTracker):
     """Weights & Biases; its own files are in the experiment's log folder."""
@@ -291,13 +322,14 @@ class _Wandb(WandBTracker):
             "name": self.folder.name,
             "resume": "allow",
             "dir": str(self.folder / "log"),
-            # The command line may hold credentials, and the clone's changes are nobody's business.
+            # The command line may hold credentials, and the clone's changes and the machine's name are private.
             "settings": wandb.Settings(
                 console="off",
                 disable_code=True,
                 disable_git=True,
                 x_disable_meta=True,
-                # It takes some seconds more than it is told.
+                host="",
+                # wandb waits some seconds longer than this, and training stops waiting for it after WAIT_SECONDS.
                 init_timeout=WAIT_SECONDS / 2,
                 finish_timeout=WAIT_SECONDS * 0.75,
             ),
@@ -316,6 +348,10 @@ class _Wandb(WandBTracker):
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         self.run.log({tag: text}, step=step)
+
+    def finish(self, outcome: Outcome = "FINISHED") -> None:
+        # It has no status for a training that was stopped after a checkpoint, which did not fail.
+        self.run.finish(exit_code=int(outcome == "FAILED"))
 
 
 class _Trackio(TrackioTracker):
@@ -338,6 +374,10 @@ class _Trackio(TrackioTracker):
 
         self.run.log({tag: trackio.Markdown(text)}, step=step)
 
+    def finish(self, outcome: Outcome = "FINISHED") -> None:
+        # Its runs have no status.
+        super().finish()
+
 
 class _MLflow(MLflowTracker):
     """Without MLFLOW_TRACKING_URI, a SQLite database beside the experiments."""
@@ -346,6 +386,8 @@ class _MLflow(MLflowTracker):
         self.folder, self.record = folder, record
         self.is_new = record.run is None
         super().__init__(experiment_name=PROJECT, run_name=folder.name, run_id=record.run)
+        # Otherwise these are the user's account and the path of the program.
+        self.tags: dict[str, Any] = {"mlflow.user": PROJECT, "mlflow.source.name": PROJECT, **(self.tags or {})}
 
     def start(self) -> None:
         # A server that does not answer must not be waited for at every entry.
@@ -354,12 +396,15 @@ class _MLflow(MLflowTracker):
             os.environ.setdefault(name, value)
         import mlflow
 
+        lock: AbstractContextManager[Any] = nullcontext()
         if "MLFLOW_TRACKING_URI" not in os.environ:
             log_dir = self.folder.parent.resolve()
-            log_dir.mkdir(parents=True, exist_ok=True)
+            # Two trainings that create the database or its experiment at the same time fail.
+            lock = file_lock(log_dir / ".mlflow.lock", waits=True)
             mlflow.set_tracking_uri(f"sqlite:///{log_dir / 'mlflow.db'}")
             self.logging_dir = (log_dir / "mlartifacts").as_uri()
-        super().start()
+        with lock:
+            super().start()
         self.record.run = self.active_run.info.run_id
         self.record.save()
 
@@ -388,6 +433,11 @@ class _MLflow(MLflowTracker):
         import mlflow
 
         mlflow.log_text(text, f"{tag}/step-{step:07d}.txt")
+
+    def finish(self, outcome: Outcome = "FINISHED") -> None:
+        import mlflow
+
+        mlflow.end_run(outcome)
 
 
 def _samples(waveform: Tensor) -> np.ndarray:

@@ -63,15 +63,17 @@ def copy_folder(source: Path, target: Path, patterns: Sequence[str]) -> None:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[str | None]:
+def file_lock(path: Path, waits: bool = False) -> Iterator[str | None]:
     """Hold a lock on a file for the block. Gives None, or a description of the process that holds it already.
+
+    With `waits` it waits for that process, and gives None.
 
     The system releases the lock when the process ends, even if it is killed. The file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             yield file.read().strip() or "another process"

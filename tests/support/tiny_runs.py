@@ -136,9 +136,9 @@ def prepare(config: Path, changes: dict[str, Any]) -> None:
     assert call(bins.preprocess, "--config", str(config), *sets(changes)) == 0
 
 
-def train(config: Path, name: str, stage: int, changes: dict[str, Any], *flags: str) -> None:
+def train(config: Path, name: str, stage: int, changes: dict[str, Any], *flags: str, status: int = 0) -> None:
     own = ("--config", str(config), "--name", name, "--model_train_stage", str(stage))
-    assert call(bins.train, *own, *flags, *sets(changes)) == 0
+    assert call(bins.train, *own, *flags, *sets(changes)) == status
 
 
 def infer(experiment: Path, output: Path, changes: dict[str, Any], *flags: str) -> None:

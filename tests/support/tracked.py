@@ -96,8 +96,7 @@ def mlflow(experiment: Path) -> Tracked:
     from mlflow import MlflowClient
 
     client, seen = MlflowClient(f"sqlite:///{experiment.parent / 'mlflow.db'}"), Tracked()
-    [project] = client.search_experiments(filter_string="name = 'vallet'")
-    for run in client.search_runs([project.experiment_id], f"attributes.run_name = '{experiment.name}'"):
+    for run in mlflow_runs(experiment):
         seen.runs.add(run.info.run_id)
         seen.config = run.data.params
         for tag in run.data.metrics:
@@ -108,6 +107,14 @@ def mlflow(experiment: Path) -> Tracked:
             steps = [int(Path(file.path).stem.split("-")[1]) for file in files]
             seen.media.setdefault(folder.path, []).extend(steps)
     return seen
+
+
+def mlflow_runs(experiment: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{experiment.parent / 'mlflow.db'}")
+    [project] = client.search_experiments(filter_string="name = 'vallet'")
+    return list(client.search_runs([project.experiment_id], f"attributes.run_name = '{experiment.name}'"))
 
 
 READERS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio, "mlflow": mlflow}

@@ -3,10 +3,14 @@
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +23,14 @@ import torch
 from config.schema import Settings
 from tests.conftest import ROOT, Messages
 from tests.support.tiny_runs import prepare, sets, train, write_config, write_custom
-from tests.support.tracked import READERS, Points, Tracked
+from tests.support.tracked import READERS, Points, Tracked, mlflow_runs
 from training import trackers
 from training.trackers import RunRecord, SafeTracker, SampleWriter, loggable
+from training.trainer import Trainer
 from utils.checkpoint import find_checkpoints, load_weights
 from utils.config import load_settings
 from utils.errors import UserError
+from utils.files import file_lock
 
 OTHERS = ("wandb", "trackio", "mlflow")
 SAMPLES = {"sample/speech", "sample/spectrogram", "sample/text", "sample/attention"}
@@ -38,10 +44,10 @@ class World:
     config: Path
     folder: Path
 
-    def train(self, name: str, num_steps: int, tracker: Any, *flags: str, **changes: Any) -> Path:
-        """Train up to a step; returns the experiment's folder."""
+    def train(self, name: str, num_steps: int, tracker: Any, *flags: str, status: int = 0, **changes: Any) -> Path:
+        """Train up to a step, to this exit status; returns the experiment's folder."""
         changes = {**STEPS, "train.max_steps": num_steps, "train.tracker": tracker, **changes}
-        train(self.config, name, 1, changes, *flags)
+        train(self.config, name, 1, changes, *flags, status=status)
         return self.folder / name
 
 
@@ -138,6 +144,69 @@ def test_a_training_that_starts_again_is_another_run(name: str, world: World) ->
     assert sorted(step for step, _ in seen.scalars["train/loss"]) == [1, 2, 3, 3, 4]
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_training_that_starts_again_is_another_run_though_it_ends_before_it_logs(name: str, world: World) -> None:
+    pytest.importorskip(name)
+    folder = world.train(f"unlogged_{name}", 4, name)
+    first = find_checkpoints(folder / "checkpoint")[0]
+    back = ("--resume", "true", "--resume_from_ckpt_path", str(first.path))
+    world.train(f"unlogged_{name}", 3, name, *back, **{"train.log_interval": 20, "train.valid_interval": 20})
+    world.train(f"unlogged_{name}", 5, name, "--resume", "true")
+    seen = READERS[name](folder)
+    assert len(seen.runs) == 2
+    assert sorted(step for step, _ in seen.scalars["train/loss"]) == [1, 2, 3, 4, 4, 5]
+
+
+def test_a_training_that_starts_again_forgets_the_run_though_the_tracker_does_not_start(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    RunRecord(path, "abandoned").add("train", 4)
+    SafeTracker(Inner("start"), RunRecord(path)).start()
+    assert RunRecord.load(path) == RunRecord(path)
+
+
+def test_mlflow_shows_how_a_training_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    outcomes = {"finished": None, "stopped": lambda _: os.kill(os.getpid(), signal.SIGTERM), "crashed": lambda _: 1 / 0}
+    for name, happens in outcomes.items():
+        if happens is not None:
+            monkeypatch.setattr(Trainer, "validate", happens)
+        with pytest.raises(ZeroDivisionError) if name == "crashed" else nullcontext():
+            world.train(name, 6, "mlflow", status=143 if name == "stopped" else 0)
+    assert find_checkpoints(world.folder / "stopped" / "checkpoint")[-1].step == 3
+    found = {name: mlflow_runs(world.folder / name)[0].info.status for name in outcomes}
+    assert found == {"finished": "FINISHED", "stopped": "KILLED", "crashed": "FAILED"}
+
+
+@pytest.mark.parametrize(("outcome", "exit_code"), [("FINISHED", 0), ("KILLED", 0), ("FAILED", 1)])
+def test_wandb_is_told_whether_a_training_failed(outcome: Any, exit_code: int, tmp_path: Path) -> None:
+    given: list[int] = []
+    tracker = trackers._Wandb(tmp_path, "abc")
+    tracker.run = SimpleNamespace(finish=lambda exit_code: given.append(exit_code))
+    tracker.finish(outcome)
+    assert given == [exit_code]
+
+
+def test_one_training_at_a_time_creates_the_database_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once both create its tables, or its experiment, and one of them fails."""
+    mlflow = pytest.importorskip("mlflow")
+    holders = []
+
+    def start(self: Any) -> None:
+        with file_lock(tmp_path / ".mlflow.lock") as holder:
+            holders.append(holder)
+        raise ConnectionError("enough")
+
+    monkeypatch.setattr(accelerate.tracking.MLflowTracker, "start", start)
+    monkeypatch.setattr(mlflow, "set_tracking_uri", lambda uri: None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConnectionError):
+        trackers._MLflow(tmp_path / "run", RunRecord(tmp_path / "run.json")).start()
+    assert holders == [f"process {os.getpid()} on {socket.gethostname()}"]
+    # Released also after an error.
+    with file_lock(tmp_path / ".mlflow.lock") as holder:
+        assert holder is None
+
+
 def test_credentials_are_not_logged(world: World) -> None:
     given = ["dataset_path.custom=https://me:pass/wo@rd@host/corpus?sig=abc123", 'recordings.languages=["en"]']
     settings = load_settings(world.config, Settings, given, root=ROOT)
@@ -147,18 +216,47 @@ def test_credentials_are_not_logged(world: World) -> None:
     assert all(isinstance(value, (bool, int, float, str, type(None))) for value in flat.values())
     nested = SimpleNamespace(model_dump=lambda: {"a": {"api_key": "x", "audio_token_num": 1, "hub_auth_token": "y"}})
     assert loggable(nested) == {"a.audio_token_num": 1}  # type: ignore[arg-type]
+    for key in ("token", "hf_token", "api_token", "apikey", "private_key", "session_token", "credentials"):
+        kept = {"max_tokens": 1, "text_token_num": 2, "key_frames": 3}
+        secret = SimpleNamespace(model_dump=lambda key=key, kept=kept: {key: "x", **kept})
+        assert loggable(secret) == kept, key  # type: ignore[arg-type]
     listed = SimpleNamespace(model_dump=lambda: {"urls": ["s3://key:secret@b/x", "http://h/y?token=1"]})
     assert loggable(listed) == {"urls": '["s3://b/x", "http://h/y"]'}  # type: ignore[arg-type]
+    error = "Max retries exceeded with url: /log?api_key=abc (at https://h/x#token=abc). Why? See #1"
+    wanted = "Max retries exceeded with url: /log (at https://h/x Why? See #1"
+    assert loggable(SimpleNamespace(model_dump=lambda: {"a": error})) == {"a": wanted}  # type: ignore[arg-type]
 
 
-def test_the_command_line_is_not_logged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may hold a URL with a password."""
+def test_all_other_settings_are_logged(world: World) -> None:
+    settings = load_settings(world.config, Settings, [], root=ROOT)
+
+    def flat(values: dict[str, Any], key: str = "") -> dict[str, Any]:
+        parts = [flat(v, f"{key}{k}.") if isinstance(v, dict) else {key + k: v} for k, v in values.items()]
+        return {name: value for part in parts for name, value in part.items()}
+
+    expected = flat(settings.model_dump())
+    listed = {
+        name: json.dumps(list(v), ensure_ascii=False) for name, v in expected.items() if isinstance(v, list | tuple)
+    }
+    assert loggable(settings) == expected | listed
+
+
+def test_the_command_line_and_the_names_of_machine_and_account_are_not_logged(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command line may hold a URL with a password."""
     names = [name for name in OTHERS if name in map(str, accelerate.tracking.get_available_trackers())]
     if not names:
         pytest.skip("no other tracker is installed")
-    monkeypatch.setattr(sys, "argv", ["bins/train.py", "--set", "preprocess.processed_dir=http://me:hunter2@host"])
+    program = "/home/hunter2/bins/train.py"
+    monkeypatch.setattr(sys, "argv", [program, "--set", "preprocess.processed_dir=http://me:hunter2@host"])
+    monkeypatch.setattr(socket, "gethostname", lambda: "hunter2-machine")
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, "hunter2")
     folder = world.train("secret", 1, names)
-    written = [path for path in (*folder.rglob("*"), *folder.parent.glob("mlflow.db*")) if path.is_file()]
+    places = (*folder.glob("log/**/*"), *folder.parent.glob("mlflow.db*"), *folder.parents[1].glob("trackio/**/*"))
+    written = [path for path in places if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in written) or "wandb" not in names
     assert not any(b"hunter2" in path.read_bytes() for path in written)
 
 
@@ -239,19 +337,50 @@ def test_an_error_is_one_warning_and_ends_the_tracker_alone(
     assert named.count(fails) == 1 and named[-1] == "finish" and (fails == "finish" or named[-2] == fails)
 
 
-def test_a_tracker_that_hangs_delays_nothing(
-    tmp_path: Path, messages: Messages, monkeypatch: pytest.MonkeyPatch
+def test_a_training_ends_while_its_tracker_still_hangs(
+    world: World, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trackers, "WAIT_SECONDS", 0.2)
+    pytest.importorskip("mlflow")
+    gate, answers = threading.Event(), []
+
+    def hangs(*_: Any, **__: Any) -> None:
+        # A training that waits for it fails the test, and does not hang.
+        gate.wait(60)
+        answers.append("too late")
+
+    # Only the end of the training waits: the checkpoint is there before anybody gives up.
+    steps, fail = [], SafeTracker._fail
+
+    def noted(self: SafeTracker, *given: Any, **others: Any) -> None:
+        steps.extend(checkpoint.step for checkpoint in find_checkpoints(world.folder / "hanging" / "checkpoint"))
+        fail(self, *given, **others)
+
+    inner = Inner()
+    inner.log = hangs  # type: ignore[attr-defined]
+    monkeypatch.setattr(SafeTracker, "_fail", noted)
+    monkeypatch.setattr(trackers, "_MLflow", lambda folder, record: inner)
+    monkeypatch.setattr(trackers, "WAIT_SECONDS", 2)
+    world.train("hanging", 2, "mlflow")
+    assert answers == [] and steps == [2]
+    gate.set()
+    assert capfd.readouterr().err.count("mlflow failed, and training goes on without it: no answer in 2 s") == 1
+
+
+def test_a_tracker_that_hangs_keeps_nothing_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "WAIT_SECONDS", 1)
     inner, gate = Inner(), threading.Event()
     inner.log = lambda *_, **__: gate.wait()  # type: ignore[attr-defined]
     tracker = SafeTracker(inner, RunRecord(tmp_path / "run.json"))
     tracker.start()
-    for step in range(1, 5):
-        tracker.log({"train/loss": 1.0}, step=step)
+    tracker.log({"train/loss": 1.0}, step=1)
+    waveform = torch.zeros(9)
+    kept = weakref.ref(waveform)
+    tracker.add_audio("sample/speech", waveform, 1, 8000)
+    del waveform
+    assert kept() is not None
     tracker.finish()
+    assert kept() is None
     gate.set()
-    assert messages.texts == ["train.tracker: mlflow failed, and training goes on without it: no answer in 0.2 s"]
 
 
 def test_entries_that_wait_are_bounded(tmp_path: Path, messages: Messages, monkeypatch: pytest.MonkeyPatch) -> None:
