@@ -132,7 +132,7 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     from synthesis.synthesizer import Synthesizer
     from synthesis.test_lists import read_test_list
     from synthesis.voices import find_voice
-    from utils.checkpoint import experiment_of, resolve_checkpoint
+    from utils.checkpoint import Checkpoint, experiment_of, resolve_checkpoint
     from utils.device import pick_device
     from utils.hub import output_folder
 
@@ -161,10 +161,11 @@ def evaluate_systems(flags: argparse.Namespace) -> tuple["Evaluation", Path]:
     )
 
     # One at a time: each is released before the next is loaded.
-    def load(folder: Path) -> tuple[Synthesizer, Experiment]:
-        synthesizer, experiment = load_experiment(folder, "--infer_expt_dir", flags.set, config)
+    def load(folder: Path) -> tuple[Synthesizer, Checkpoint]:
+        checkpoint = resolve_checkpoint(folder, "--infer_expt_dir")
+        synthesizer, _ = load_experiment(checkpoint.path, "--infer_expt_dir", flags.set, config)
         add_error_rate(synthesizer)
-        return synthesizer, experiment
+        return synthesizer, checkpoint
 
     systems, prompt_seconds = gather(lines, map(load, folders), audio_folders, output, flags.continual)
     return evaluate(lines, systems, measures, missing, prompt_seconds, published), output

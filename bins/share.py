@@ -62,7 +62,7 @@ def push(flags: argparse.Namespace) -> int:
 
     from evaluation.card import Measured, model_card
     from models.experiment import Experiment
-    from synthesis.share import collect, languages_of
+    from synthesis.share import collect, languages_of, replaced_patterns
     from utils.checkpoint import load_weights, resolve_checkpoint
     from utils.errors import UserError
     from utils.hub import experiment_name, split_location, upload
@@ -79,8 +79,9 @@ def push(flags: argparse.Namespace) -> int:
         metrics = find_path(flags.metrics, "--metrics")
     measured = None
     if metrics.is_file():
-        measured = Measured.read(metrics, experiment_name(experiment.folder))
-        if metrics.stat().st_mtime < source.weights.stat().st_mtime:
+        measured = Measured.read(metrics, experiment_name(experiment.folder), source.path.name)
+        # Earlier releases did not record the checkpoint.
+        if measured.checkpoint is None and metrics.stat().st_mtime < source.weights.stat().st_mtime:
             log.warning("%s is older than the checkpoint: run stage 4 again if it measured another one", metrics)
     else:
         log.warning("%s is missing: the card says that the model was not measured; stage 4 measures it", metrics)
@@ -95,8 +96,8 @@ def push(flags: argparse.Namespace) -> int:
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             log.info("%s, %.1f MB", path.relative_to(folder), path.stat().st_size / 1e6)
-        # Older weights, and voices that are no longer named, go.
-        url = upload(folder, model, flags.private, ("checkpoint/*", "voices/*"), "push")
+        # What this model does not have any more goes, such as a voice or a lexicon. Files of others stay.
+        url = upload(folder, model, flags.private, replaced_patterns(), "push")
     log.info("%s is on the hub: %s", model, url)
     return 0
 

@@ -56,21 +56,39 @@ Use a voice only if its speaker agreed, and say that the speech is synthetic.
 
 @dataclass(frozen=True)
 class Measured:
-    """The part of a `metrics.json` that a card shows: rows of a table by name, and the models that measured."""
+    """The part of a `metrics.json` that a card shows: rows of a table by name, and the models that measured.
+
+    `name` is the row of the pushed model, and `checkpoint` that which was measured, None if it is not recorded.
+    """
 
     rows: Mapping[str, Mapping[str, Any]]
     name: str
     by: Sequence[str]
+    checkpoint: str | None
 
     @classmethod
-    def read(cls, path: Path, name: str) -> "Measured":
-        """The rows of the system `name`, of the recordings and of their codec. Raises UserError without that system."""
+    def read(cls, path: Path, name: str, checkpoint: str) -> "Measured":
+        """The rows of a checkpoint of the experiment `name`, of the recordings and of their codec.
+
+        Raises UserError if the experiment or the checkpoint was not measured.
+        """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             systems, recognizer = content["systems"], content["recognizer"]
-            if name not in systems:
+            # Stage 4 numbers systems of the same name, such as several checkpoints of an experiment.
+            found = {key: systems[key].get("checkpoint") for key in systems if _is_numbered(key, name)}
+            if not found:
                 there = ", ".join(systems) or "none"
                 raise UserError(f"{path}: has no system {name}, but {there}; measure this experiment with stage 4")
+            # Without any recorded checkpoint, the first row counts: an earlier release measured it.
+            wanted = checkpoint if any(found.values()) else None
+            name = next((key for key, measured in found.items() if measured == wanted), "")
+            if not name:
+                others = ", ".join(filter(None, found.values()))
+                raise UserError(
+                    f"{path}: has figures of {others}, not of {checkpoint}; measure that with stage 4, or name its "
+                    "figures with --metrics"
+                )
             rows = {key: systems[key] for key in (GROUND_TRUTH, RESYNTHESIS, name) if key in systems}
             for row in rows.values():
                 for value in row["metrics"].values():
@@ -80,7 +98,7 @@ class Measured:
             by += [f"{key.replace('_', ' ')}: {_described(model)}" for key, model in content.get("models", {}).items()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: is no metrics.json of stage 4, or damaged; run stage 4 again") from error
-        return cls(rows, name, by)
+        return cls(rows, name, by, found[name])
 
     def to_markdown(self) -> str:
         """The table, with means and their 95 % intervals, and what it was measured with."""
@@ -151,6 +169,11 @@ def _interval(value: Mapping[str, float] | None, column: Column) -> str:
         return "-"
     mean, low, high = (f"{value[key] * column.scale:.{column.digits}f}" for key in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"
+
+
+def _is_numbered(key: str, name: str) -> bool:
+    """Whether a row is that of an experiment, or has a number after its name."""
+    return key == name or (key.startswith(f"{name} ") and key[len(name) + 1 :].isdecimal())
 
 
 def _described(model: Mapping[str, str]) -> str:

@@ -1,6 +1,5 @@
 """Stage 4: measures systems on a test list, next to the recordings and their codec resynthesis."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -10,13 +9,13 @@ from typing import Any
 
 from evaluation.measures import COLUMNS, Clip, Measures, Ratio, Target, interval
 from evaluation.published import Published
-from models.experiment import Experiment
 from synthesis.results import COPY_ENDING, RESULTS, read_results, synthesize_list
 from synthesis.synthesizer import Synthesizer
 from synthesis.test_lists import InvalidLine, ListItem
 from utils.audio import read_audio, write_audio
+from utils.checkpoint import Checkpoint, experiment_of
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import write_json
 from utils.hub import experiment_name
 from utils.log import log, progress_bar
 
@@ -37,6 +36,7 @@ class System:
     """A row of the table. All dictionaries are by the name of a list item.
 
     `results` holds the rows of stage 3's results.jsonl, `prompt_copies` the prompts after the system's codec.
+    `checkpoint` is the name of the checkpoint's folder, None for systems that are audio alone.
     """
 
     name: str
@@ -45,6 +45,7 @@ class System:
     prompt_copies: dict[str, Clip] = field(default_factory=dict)
     measured: dict[str, MeasuredClip] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
 
     def sums(self) -> dict[str, tuple[float, float, float]]:
         """Mean and confidence interval of each metric that the system has."""
@@ -80,7 +81,7 @@ class Evaluation:
 
 def gather(
     lines: Sequence[ListItem | InvalidLine],
-    voices: Iterable[tuple[Synthesizer, Experiment]],
+    voices: Iterable[tuple[Synthesizer, Checkpoint]],
     audio_folders: Sequence[Path],
     output: Path,
     continual: bool,
@@ -93,17 +94,19 @@ def gather(
     jobs = [line for line in lines if isinstance(line, ListItem)]
     recordings = {job.name: Clip(job.reference_audio) for job in jobs if job.reference_audio}
     systems, codecs, prompt_seconds = [System(GROUND_TRUTH, recordings)], set(), 0.0
-    for synthesizer, experiment in voices:
+    for synthesizer, checkpoint in voices:
         if continual:
             prompt_seconds = synthesizer.settings.continual_prompt_seconds
-        name = _unique(experiment_name(experiment.folder), systems)
+        name = _unique(experiment_name(experiment_of(checkpoint)), systems)
         codec = synthesizer.codec.fingerprint()
         if codec not in codecs:
             systems.append(resynthesize(synthesizer, jobs, output / f"{name}_codec", _unique(RESYNTHESIS, systems)))
             codecs.add(codec)
         # The folder may hold the audio of an earlier evaluation with another list.
         synthesize_list(synthesizer, lines, output / name, continual, copysyn=True, may_overwrite=True)
-        systems.append(read_system(name, output / name, lines))
+        system = read_system(name, output / name, lines)
+        system.checkpoint = checkpoint.path.name
+        systems.append(system)
     systems += [read_system(_unique(folder.name, systems), folder, lines) for folder in audio_folders]
     return [system for system in systems if system.clips or system.failures], prompt_seconds
 
@@ -229,6 +232,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
             "metrics": {
                 key: {"mean": mean, "low": low, "high": high} for key, (mean, low, high) in system.sums().items()
             },
+            "checkpoint": system.checkpoint,
             "num_utterances": len(system.measured),
             "failures": system.failures,
             "utterances": {
@@ -263,10 +267,7 @@ def write_metrics(path: Path, evaluation: Evaluation) -> None:
         "models": evaluation.models,
         "missing": evaluation.missing,
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+    write_json(path, content, indent=1)
 
 
 def log_table(evaluation: Evaluation) -> None:

@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import os
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from processors.languages import AUTO, language_code
 from utils.errors import UserError, first_line
+from utils.hub import quiet_transformers
 from utils.log import log
 
 RATE_HZ = 16000
@@ -37,18 +37,6 @@ class Recognizer(Protocol):
     def transcribe(self, audio: np.ndarray) -> str:
         """Return the words in (N,) audio at 16 kHz."""
         ...
-
-
-def quiet_transformers() -> None:
-    """Silence the logs and progress bars of transformers and the hub: errors are raised anyway."""
-    # Nothing about an evaluation is sent to other machines.
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    hub_logging.set_verbosity(hub_logging.CRITICAL)
 
 
 class PocketSphinx:

@@ -9,9 +9,10 @@ import torch
 from evaluation.fairseq_weights import load_tensors
 from evaluation.ge2e import Ge2eEmbeddings
 from evaluation.ge2e_weights import ge2e_weights
-from evaluation.recognizers import CPU, RATE_HZ, model_name, quiet_transformers
+from evaluation.recognizers import CPU, RATE_HZ, model_name
 from evaluation.wavlm_speakers import ENCODER, WavLmEmbeddings
 from utils.errors import UserError, first_line
+from utils.hub import quiet_transformers
 
 MODEL = "microsoft/wavlm-base-plus-sv"
 GE2E = "ge2e"

@@ -10,7 +10,7 @@ import torch
 
 from config.schema import Settings
 from models.experiment import Experiment
-from processors.codecs import codec_class
+from processors.codecs import CODECS, codec_class
 from processors.codecs.weights import find_weights
 from processors.languages import AUTO, language_code
 from processors.symbols import SymbolTable, language_of_symbol
@@ -18,20 +18,23 @@ from synthesis.convert import convert
 from synthesis.voices import SUFFIX, Voice, check_name, codec_of, read_voice
 from utils.checkpoint import META, Checkpoint, load_meta, load_weights, resolve_checkpoint
 from utils.errors import UserError
-from utils.files import atomic_write, copy_file
+from utils.files import copy_file, write_json
 from utils.log import log
 from utils.paths import ROOT
 
 _META_KEYS = ("train_stage", "codec", "epoch", "step", "batch", "loss", "ends_epoch", "average_of")
-_LOCAL_PATH = re.compile(r"(/|~|\.\.?/|[A-Za-z]:[\\/])")
+# Of this machine or its network, at the start of a text or after a space.
+_LOCAL_PATH = re.compile(r"(^|\s)(/|~|\.\.?[\\/]|[a-z]:[\\/]|\\\\|file:)", re.IGNORECASE)
+# A user and a password stand before the @, a signature or a token after the ? or the #.
+_SECRET_URL = re.compile(r"://\S*[@?#]")
 
 
 def collect(source: Checkpoint, settings: Settings, folder: Path, voices: Sequence[str]) -> dict[str, Voice]:
     """Write a model, with all that inference needs, to a new folder; returns the named voices, which it has too.
 
-    The weights keep their precision, and an adapter is merged into its base. Settings that name places on this machine
-    are replaced. Raises UserError if the model is not complete, if a voice has no note of consent or no licence, or if
-    another setting names a local path.
+    The weights keep their precision, and an adapter is merged into its base. Settings that are local paths are
+    replaced. Raises UserError if the model is not complete, if a voice has no note of consent or no licence, or if
+    another setting has a local path or a URL with credentials.
     """
     # Before the weights are written, which takes long.
     chosen = {name: _shareable_voice(Experiment.of(source).folder, name, codec_of(source)) for name in voices}
@@ -41,18 +44,36 @@ def collect(source: Checkpoint, settings: Settings, folder: Path, voices: Sequen
     convert(source, settings, folder, torch.bfloat16 if is_half else torch.float32, merge=source.is_adapter)
     written, experiment = resolve_checkpoint(folder, "--infer_expt_dir"), Experiment(folder)
     meta = load_meta(written)
-    _write_json(written.path / META, {key: meta[key] for key in _META_KEYS if key in meta})
+    write_json(written.path / META, {key: meta[key] for key in _META_KEYS if key in meta}, indent=2)
     codec = codec_class(settings.preprocess.acoustic_token_extractor)
     content = json.loads(experiment.args.read_text(encoding="utf-8"))
-    _remove_places(content, has_codec=experiment.codec(codec.file_name).exists())
+    _remove_local_paths(content, has_codec=experiment.codec(codec.file_name).exists())
     # A setting that no rule above knows must not slip through.
     for key, value in _strings(content):
-        if _LOCAL_PATH.match(value):
+        if _LOCAL_PATH.search(value):
             raise UserError(f"{key}: the local path {value} is not shared; set another value with --set {key}=...")
-    _write_json(experiment.args, content)
+        # The value itself stays out of the log.
+        if _SECRET_URL.search(value):
+            raise UserError(
+                f"{key}: a URL with a user, a query or a fragment may hold credentials, and is not shared; set another "
+                f"value with --set {key}=..."
+            )
+    write_json(experiment.args, content, indent=2)
     for name in chosen:
         copy_file(_voice_path(Experiment.of(source).folder, name), _voice_path(folder, name))
     return chosen
+
+
+def replaced_patterns() -> list[str]:
+    """Patterns of all that a model on the hub can have from an earlier push, such as a codec's file or folder.
+
+    The model card is not among them, as every push has one.
+    """
+    experiment = Experiment(Path())
+    codecs = [codec_class(name).file_name for name in CODECS]
+    files = (experiment.args, experiment.symbols, experiment.lexicon, experiment.attention_heads)
+    folders = [f"{name}/*" for name in (experiment.checkpoints.name, "voices", *codecs)]
+    return [*(path.name for path in files), *codecs, *folders]
 
 
 def languages_of(experiment: Experiment, settings: Settings) -> list[str]:
@@ -82,8 +103,8 @@ def _shareable_voice(experiment: Path, name: str, codec: str | None) -> Voice:
     return voice
 
 
-def _remove_places(content: dict[str, Any], has_codec: bool) -> None:
-    """Replace the settings that say where things lie on this machine, in the content of `args.json`."""
+def _remove_local_paths(content: dict[str, Any], has_codec: bool) -> None:
+    """Replace the settings that are local paths, in the content of `args.json`."""
     content["dataset_path"] = {name: f"data/{name}" for name in content["dataset"]}
     content["log_dir"] = "ckpts/tts"
     preprocess, infer = content["preprocess"], content["infer"]
@@ -109,8 +130,3 @@ def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(content, list):
         for value in content:
             yield from _strings(value, key)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from utils.config_errors import Key, conversions, explain, is_placeholder, one_line, shown, unusable_values
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import write_json
 from utils.log import log
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -61,9 +61,7 @@ def read_settings(
 
 def save_settings(settings: BaseModel, path: Path) -> None:
     """Write the settings as JSON, atomically."""
-    text = json.dumps(settings.model_dump(), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(path, settings.model_dump(), indent=2)
 
 
 def resolve_path(path: str, root: Path) -> Path:

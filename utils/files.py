@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import filecmp
+import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -34,6 +36,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Write JSON atomically. Raises ValueError if a number is infinite or not a number, which JSON does not have."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def copy_file(source: Path, target: Path) -> None:

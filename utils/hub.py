@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, first_line
@@ -10,8 +11,9 @@ PREFIX = "hub:"
 # What inference reads. Nothing else is downloaded: neither code, nor the state of a training.
 _FILES = ("*.json", "*.safetensors", "*.bin", "*.th", "*.dict", "*.tsv", "README.md", "LICENSE*")
 _STATES = ("*optimizer*", "*scheduler*", "*random_states*", "log/*", "result/*", "evaluation/*")
-_MODEL = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_SNAPSHOT = re.compile(r"models--(?:.+--)?(.+)/snapshots/[^/]+")
+MODEL_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""The names `user/model` of the hub."""
+_SNAPSHOT = re.compile(r"models--(.+)/snapshots/[^/]+")
 
 
 def is_on_hub(location: str) -> bool:
@@ -24,7 +26,7 @@ def split_location(location: str, flag: str) -> tuple[str, str | None]:
     Raises UserError naming the flag.
     """
     model, at, revision = location.removeprefix(PREFIX).partition("@")
-    if not _MODEL.fullmatch(model) or (at and not revision):
+    if not MODEL_NAME.fullmatch(model) or (at and not revision):
         raise UserError(f"{flag}: {location!r} is no model of the hub; write user/model or user/model@revision")
     return model, revision or None
 
@@ -32,11 +34,11 @@ def split_location(location: str, flag: str) -> tuple[str, str | None]:
 def download(location: str, flag: str) -> Path:
     """The folder of a model in the hub's cache. Files that are there are not downloaded again.
 
-    Without a network, the copy in the cache is used. Raises UserError naming the flag if there is none, or if the hub
-    has no such model or revision.
+    Without a network, the copy in the cache is used. Raises UserError naming the flag if there is none with a whole
+    checkpoint, or if the hub has no such model or revision.
     """
     model, revision = split_location(location, flag)
-    _quiet()
+    quiet_hub()
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -47,7 +49,9 @@ def download(location: str, flag: str) -> Path:
 
     try:
         folder = snapshot_download(model, revision=revision, allow_patterns=list(_FILES), ignore_patterns=list(_STATES))
-        return Path(folder)
+        return _checked(Path(folder), location, flag)
+    except UserError:
+        raise
     except GatedRepoError as error:
         reason = f"you have no access to it; ask for it at {constants.ENDPOINT}/{model}, and log in (hf auth login)"
         cause: Exception = error
@@ -64,13 +68,28 @@ def download(location: str, flag: str) -> Path:
     raise UserError(f"{flag}: {location}: {reason}") from cause
 
 
-def upload(folder: Path, model: str, is_private: bool, replaced: tuple[str, ...], flag: str) -> str:
+def _checked(folder: Path, location: str, flag: str) -> Path:
+    """The folder, if it has a whole checkpoint: an interrupted download leaves a part, which counts offline."""
+    # It imports torch, and a wrong name must be reported before.
+    from utils.checkpoint import resolve_checkpoint
+
+    try:
+        resolve_checkpoint(folder, flag)
+    except UserError as error:
+        raise UserError(
+            f"{flag}: {location}: {folder} has no whole checkpoint: connect to the network to download the rest, or "
+            "name another model, if this one was not pushed by bins/share.py"
+        ) from error
+    return folder
+
+
+def upload(folder: Path, model: str, is_private: bool, replaced: Sequence[str], flag: str) -> str:
     """Upload a folder in one commit, to a new or an existing model `user/model`; returns the address of the commit.
 
     Files on the hub that match `replaced`, and that the folder lacks, are removed in the same commit. Raises UserError
     naming the flag if the upload fails, or if the model is to be private and is public.
     """
-    _quiet()
+    quiet_hub()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -98,7 +117,7 @@ def upload(folder: Path, model: str, is_private: bool, replaced: tuple[str, ...]
 
 
 def experiment_name(folder: Path) -> str:
-    """The name of an experiment's folder; of one in the hub's cache, whose folder is a commit, that of its model."""
+    """The name of an experiment's folder; of one in the hub's cache, whose folder is a commit, `user--model`."""
     match = _SNAPSHOT.fullmatch("/".join(folder.absolute().parts[-3:]))
     return match[1] if match else folder.name
 
@@ -112,9 +131,24 @@ def output_folder(folder: Path) -> Path:
     return folder if name == folder.name else Path.cwd() / name
 
 
-def _quiet() -> None:
-    """Send nothing about the use of models, and leave errors to the exceptions. Progress bars stay."""
+def quiet_hub() -> None:
+    """Silence the hub's logs, as failed requests are raised, and send nothing about the use of models.
+
+    Progress bars stay.
+    """
+    # The variable counts for an import that follows and for other processes, the constant after an import.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     logging.set_verbosity(logging.CRITICAL)
+
+
+def quiet_transformers() -> None:
+    """As `quiet_hub`, and silence the logs and progress bars of transformers, with those of the hub."""
+    quiet_hub()
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

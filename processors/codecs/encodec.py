@@ -12,9 +12,10 @@ from torch import Tensor
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
-from processors.codecs.weights import download, find_weights, quiet_hub, read_tensors, unusable
+from processors.codecs.weights import download_weights, find_weights, read_tensors, unusable
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.hub import quiet_transformers
 
 Backend = Literal["auto", "encodec", "transformers"]
 WEIGHTS_URL = "https://dl.fbaipublicfiles.com/encodec/v0/encodec_24khz-d7cc33bc.th"
@@ -164,7 +165,7 @@ def build_encodec(backend: Backend = "auto") -> Any:
                 # The package uses a deprecated form of torch's weight norm.
                 warnings.simplefilter("ignore", FutureWarning)
                 return EncodecModel.encodec_model_24khz(pretrained=False)
-    quiet_hub()
+    quiet_transformers()
     from transformers import EncodecConfig
     from transformers import EncodecModel as LibraryModel
 
@@ -180,7 +181,7 @@ def read_weights(source: Path | str | None) -> dict[str, Tensor]:
                 WEIGHTS_URL, map_location="cpu", check_hash=True, weights_only=True
             )
         else:
-            path = download(source, _FOLDER_FILE) if isinstance(source, str) else source
+            path = download_weights(source, _FOLDER_FILE) if isinstance(source, str) else source
             found = read_tensors(path / _FOLDER_FILE if path.is_dir() else path)
     except Exception as error:  # A damaged file or a failed download raises many types.
         if source is None:

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from config.schema import PreprocessSettings
 from processors.codecs.base import Codec
-from processors.codecs.weights import check_finite, download, find_weights, quiet_hub, unusable
+from processors.codecs.weights import check_finite, download_weights, find_weights, unusable
 from utils.errors import UserError
 from utils.files import copy_folder
+from utils.hub import quiet_transformers
 
 MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_RATE_HZ = 128, 2**17, 192000
 _FILES = ("*.json", "*.safetensors")
@@ -66,7 +67,7 @@ class PretrainedCodec(Codec):
     @classmethod
     def load_model(cls, source: Path | str) -> Any:
         """The library's model in fp32. Raises UserError if the folder or the download is not one, or is damaged."""
-        quiet_hub()
+        quiet_transformers()
         import transformers
 
         kind = getattr(transformers, cls.library_class, None)
@@ -76,7 +77,7 @@ class PretrainedCodec(Codec):
                 f"{cls.library_class}; pip install --upgrade transformers, which needs Python 3.11 or newer"
             )
         try:
-            folder = download(source, *_FILES) if isinstance(source, str) else source
+            folder = download_weights(source, *_FILES) if isinstance(source, str) else source
             if not folder.is_dir():
                 raise NotADirectoryError("not a folder with config.json and model.safetensors")
             cls._check_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))

@@ -11,7 +11,7 @@ from config.schema import InferSettings
 from processors.codecs.base import Codec
 from processors.codecs.encodec import CODEBOOK_SIZE, HOP_SAMPLES, Encodec
 from processors.codecs.speech_net import MAX_MAGNITUDE, ShortTimeTransform, frame_mask
-from processors.codecs.weights import download, find_weights, read_tensors, unusable
+from processors.codecs.weights import download_weights, find_weights, read_tensors, unusable
 from utils.errors import UserError
 
 HUB_NAME, WEIGHTS_FILE = "charactr/vocos-encodec-24khz", "pytorch_model.bin"
@@ -120,7 +120,7 @@ def load_vocos(source: Path | str) -> tuple[VocosNet, Tensor]:
     Raises UserError if they are missing, damaged or of another model. Nothing but tensors is read.
     """
     try:
-        path = download(source, WEIGHTS_FILE) if isinstance(source, str) else source
+        path = download_weights(source, WEIGHTS_FILE) if isinstance(source, str) else source
         weights = read_tensors(path / WEIGHTS_FILE if path.is_dir() else path)
         tables = weights[_CODES].float().unflatten(0, (-1, CODEBOOK_SIZE))
         own = {

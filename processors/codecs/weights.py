@@ -1,7 +1,5 @@
 """Where a codec's weights come from: a local file or folder, or a name on the Hugging Face hub."""
 
-import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +8,27 @@ from torch import Tensor
 
 from utils.config import resolve_path
 from utils.errors import UserError, first_line
+from utils.hub import MODEL_NAME, quiet_transformers
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILE_SUFFIXES = {".th", ".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
 
 
 def find_weights(name: str, root: Path) -> Path | str:
     """The local path that a setting names, or the setting itself if only the hub can have it."""
     path = resolve_path(name, root)
-    is_hub_name = _HUB_NAME.fullmatch(name) is not None and path.suffix not in _FILE_SUFFIXES
+    is_hub_name = MODEL_NAME.fullmatch(name) is not None and path.suffix not in _FILE_SUFFIXES
     return name if is_hub_name and not path.exists() else path
 
 
-def download(name: str, *patterns: str) -> Path:
+def download_weights(name: str, *patterns: str) -> Path:
     """The local folder of the files of a repository on the hub that match, which are downloaded once.
 
     Raises an exception of any type if they cannot be.
     """
-    quiet_hub()
+    quiet_transformers()
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, allow_patterns=list(patterns)))
-
-
-def quiet_hub() -> None:
-    """Silence the logs and progress bars of transformers and the hub, and send nothing about the use of models."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    # Failed requests are raised, and need no further lines.
-    hub_logging.set_verbosity(hub_logging.CRITICAL)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """Models on the hub: what is pushed, what comes back, and that it speaks; the model card; mistakes."""
 
 import json
+import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -9,16 +11,19 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import build_hf_headers
 from safetensors.torch import load_file
 
 import bins.evaluate
 import bins.inference
 import bins.share
 import bins.voices
+import synthesis.share
 import vallet
 from evaluation.evaluate import GROUND_TRUTH, Evaluation, MeasuredClip, System, write_metrics
 from evaluation.measures import Clip, Ratio
 from evaluation.published import Published
+from processors.codecs import CODECS, codec_class
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice, write_voice
 from tests.support.hub import TOKEN, FakeHub, serve_hub
@@ -26,6 +31,7 @@ from tests.support.pair import Trained, own, synthesizer, trained
 from tests.support.tiny_runs import ROOMY, call, sets
 from utils.cli import find_experiment
 from utils.errors import UserError
+from utils.hub import output_folder, quiet_hub
 from utils.prompts import prepare_prompt
 from web.experiments import ExperimentList
 
@@ -68,7 +74,8 @@ def add_metrics(trained: Trained, name: str = "nar") -> Path:
             key: MeasuredClip(clip, {"wer": Ratio(index + number, 10), "sim_o": Ratio(0.5 + index / 10)}, "private")
             for index, (key, clip) in enumerate(clips.items())
         }
-        systems.append(System(system, clips, measured=measured))
+        checkpoint = None if system == GROUND_TRUTH else trained.checkpoint.path.name
+        systems.append(System(system, clips, measured=measured, checkpoint=checkpoint))
     recognizer = {"name": "whisper|base", "backend": "faster-whisper", "version": "1.2"}
     evaluation = Evaluation([], {}, systems, {}, recognizer, {"speaker_model": {"name": "ge2e"}}, Published())
     path = trained.nar / "evaluation" / "metrics.json"
@@ -121,10 +128,10 @@ def test_a_pushed_model_comes_back_byte_by_byte_and_speaks(
     before = sorted(cached.rglob("*"))
     single = ("--infer_mode", "single", "--infer_voice", "anna", "--infer_text", "Small green apples.")
     assert call(bins.inference, "--infer_expt_dir", f"hub:{MODEL}", *single) in (0, 1)
-    assert list((tmp_path / "tiny" / "result" / "single").glob("*.wav"))
+    assert list((tmp_path / "ann--tiny" / "result" / "single").glob("*.wav"))
     assert sorted(cached.rglob("*")) == before
     # The page and the API name it by its model, not by the commit.
-    assert list(ExperimentList(tmp_path / "none", first=cached).find()) == ["tiny"]
+    assert list(ExperimentList(tmp_path / "none", first=cached).find()) == ["ann--tiny"]
 
 
 def test_nothing_private_is_pushed(own: Trained, synthesizer: Synthesizer, hub: FakeHub) -> None:
@@ -145,17 +152,39 @@ def test_nothing_private_is_pushed(own: Trained, synthesizer: Synthesizer, hub: 
         assert not any(secret.encode() in data for data in files.values()), secret
 
 
-def test_a_local_path_in_any_other_setting_stops_the_push(
+def test_a_local_path_or_a_secret_in_any_other_setting_stops_the_push(
     own: Trained, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave_one(content: dict, has_codec: bool) -> None:
-        content["log_dir"] = "ckpts/tts"
+    known, others = synthesis.share._remove_local_paths, {}
+
+    def set_others(content: dict, has_codec: bool) -> None:
+        known(content, has_codec)
+        content["dataset_path"] = dict(others)
 
     # As a setting would be that the rules do not know yet.
-    monkeypatch.setattr("synthesis.share._remove_places", leave_one)
-    with pytest.raises(UserError, match=r"dataset_path\.custom: the local path /.* is not shared"):
-        push(own)
+    monkeypatch.setattr("synthesis.share._remove_local_paths", set_others)
+    for value in (
+        "/home/ann/x",
+        " ~/x",
+        "../x",
+        "C:\\x",
+        "\\\\server\\share",
+        "file:///x",
+        "FILE:/x",
+        "cat /home/ann/x",
+    ):
+        others["custom"] = value
+        with pytest.raises(UserError, match=r"dataset_path\.custom: the local path .* is not shared"):
+            push(own)
+    for value in ("https://ann:secret@host/x", "s3://bucket/x?sig=secret", "https://host/x#token=secret"):
+        others["custom"] = value
+        with pytest.raises(UserError, match=r"dataset_path\.custom: a URL with .* is not shared") as raised:
+            push(own)
+        assert "secret" not in str(raised.value)
     assert hub.models == {}
+    for value in ("data/custom", "facebook/encodec_24khz", "https://host/x.zip", "a/b or c"):
+        others["custom"] = value
+        assert push(own) == 0
 
 
 def test_voices_are_pushed_only_by_name_and_with_consent_and_licence(
@@ -175,12 +204,25 @@ def test_voices_are_pushed_only_by_name_and_with_consent_and_licence(
         assert hub.models == {}
     assert push(own, "--voice", "anna") == 0
     assert "voices/anna.safetensors" in hub.models[MODEL][-1][1]
-    # A voice that is not named any more goes, and so do the weights of an older checkpoint; other files stay.
-    _, files = hub.models[MODEL][-1]
-    hub.commit(MODEL, {**files, "checkpoint/old/model.safetensors": b"old", "picture.png": b"kept"})
+    # A voice that is not named any more goes.
     assert push(own) == 0
-    names = hub.models[MODEL][-1][1].keys()
-    assert not any(name.startswith(("voices/", "checkpoint/old")) for name in names) and "picture.png" in names
+    assert not any(name.startswith("voices/") for name in hub.models[MODEL][-1][1])
+
+
+def test_what_a_model_does_not_have_any_more_goes_and_files_of_others_stay(
+    own: Trained, hub: FakeHub, tmp_path: Path
+) -> None:
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text("vallet\tv a l\n")
+    assert push(own, "--set", f"preprocess.lexicon={lexicon}") == 0
+    _, files = hub.models[MODEL][-1]
+    assert files["lexicon.tsv"] == lexicon.read_bytes()
+    codecs = [codec_class(name).file_name for name in CODECS]
+    old = (*codecs, *(f"{name}/model.safetensors" for name in codecs), "attention_heads.json", "checkpoint/old/x.json")
+    others = dict.fromkeys(("picture.png", "LICENSE", "notes/args.json", "notes/lexicon.tsv"), b"kept")
+    hub.commit(MODEL, {**dict.fromkeys(old, b"old"), **files, **others})
+    assert push(own) == 0
+    assert hub.models[MODEL][-1][1].keys() == files.keys() - {"lexicon.tsv"} | others.keys()
 
 
 def test_a_card_of_measured_metrics_is_valid(own: Trained, hub: FakeHub, tmp_path: Path) -> None:
@@ -217,13 +259,51 @@ def test_a_card_has_the_figures_of_stage_4(
     card_file.write_bytes(hub.models[MODEL][-1][1]["README.md"])
     card = ModelCard.load(card_file)
     metrics = json.loads((own.nar / "evaluation" / "metrics.json").read_text())["systems"]
-    assert "mcd_db" in metrics["nar"]["metrics"]
+    assert "mcd_db" in metrics["nar"]["metrics"] and metrics["nar"]["checkpoint"] == own.checkpoint.path.name
+    assert metrics[GROUND_TRUTH]["checkpoint"] is None
     for system, row in ((GROUND_TRUTH, GROUND_TRUTH), ("nar", "this model")):
         [line] = [line for line in card.text.splitlines() if line.startswith(f"| {row} |")]
         mcd = metrics[system]["metrics"].get("mcd_db")
         shown = "-" if mcd is None else f"{mcd['mean']:.2f} ({mcd['low']:.2f} to {mcd['high']:.2f})"
         assert shown in line.split(" | "), line
     assert "| anna | en" in card.text and card.data.license == "cc-by-4.0"
+
+
+def test_a_card_has_the_figures_of_the_pushed_checkpoint_alone(
+    own: Trained, hub: FakeHub, capfd: pytest.CaptureFixture
+) -> None:
+    metrics, newest = add_metrics(own), own.checkpoint.path
+    old = newest.with_name("epoch-0000_step-0000001_loss-9.000000")
+    shutil.copytree(newest, old)
+    given = ("push", MODEL, "--infer_expt_dir", str(old), "--licence", "mit")
+    expected = f"metrics.json: has figures of {newest.name}, not of {old.name}; measure that with stage 4"
+    with pytest.raises(UserError, match=re.escape(expected)) as raised:
+        call(bins.share, *given)
+    assert "\n" not in str(raised.value) and hub.models == {}
+    content = json.loads(metrics.read_text())
+    # Audio of stage 3 in a folder of that name may be of any checkpoint.
+    audio = {**content["systems"]["nar"], "checkpoint": None}
+    metrics.write_text(json.dumps({**content, "systems": {**content["systems"], "nar 2": audio}}))
+    with pytest.raises(UserError, match=re.escape(expected)):
+        call(bins.share, *given)
+    # Stage 4 has measured both.
+    row = json.loads(json.dumps(content["systems"]["nar"]).replace(newest.name, old.name))
+    row["metrics"]["wer"] = {"mean": 0.77, "low": 0.77, "high": 0.77}
+    metrics.write_text(json.dumps({**content, "systems": {**content["systems"], "nar 2": row}}))
+    assert call(bins.share, *given) == 0
+    assert "| this model | 77.00" in hub.models[MODEL][-1][1]["README.md"].decode()
+    assert push(own) == 0
+    assert "77.00" not in hub.models[MODEL][-1][1]["README.md"].decode()
+    # An older release did not record it: the time of the file counts.
+    for system in content["systems"].values():
+        del system["checkpoint"]
+    metrics.write_text(json.dumps(content))
+    for age_seconds, is_older in ((-60, False), (60, True)):
+        changed = own.checkpoint.weights.stat().st_mtime - age_seconds
+        os.utime(metrics, (changed, changed))
+        capfd.readouterr()
+        assert push(own) == 0
+        assert ("is older than the checkpoint" in capfd.readouterr().err) == is_older
 
 
 def test_a_card_without_metrics_says_so_and_wrong_ones_are_refused(own: Trained, hub: FakeHub, tmp_path: Path) -> None:
@@ -285,6 +365,43 @@ def test_without_a_network_the_cache_counts(own: Trained, hub: FakeHub, monkeypa
         shutil.rmtree(constants.HF_HUB_CACHE)
         with pytest.raises(UserError, match=f"--flag: hub:{MODEL}: .* cannot be reached, and .* has no whole copy"):
             find_experiment(f"hub:{MODEL}", "--flag")
+
+
+def test_a_part_of_a_model_is_not_taken_for_the_whole(
+    own: Trained, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert push(own) == 0
+    cached = find_experiment(f"hub:{MODEL}", "")
+    weights = next(cached.rglob("model.safetensors"))
+    weights.unlink()
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        # Newer releases of the library keep a list of the files, and older ones do not, as in the second cache.
+        other = shutil.copytree(
+            cached.parent.parent, cached.parent.parent.with_name("models--bob--tiny"), symlinks=True
+        )
+        shutil.rmtree(other / "trees", ignore_errors=True)
+        for model, expected in ((MODEL, "no whole c"), ("bob/tiny", "no whole checkpoint: connect to the network")):
+            with pytest.raises(UserError, match=f"^--flag: hub:{model}: .* has {expected}") as raised:
+                find_experiment(f"hub:{model}", "--flag")
+            assert "\n" not in str(raised.value)
+    assert find_experiment(f"hub:{MODEL}", "--flag") == cached and weights.is_file()
+
+
+def test_models_of_one_name_do_not_share_results(own: Trained, hub: FakeHub, tmp_path: Path) -> None:
+    assert push(own) == 0
+    hub.models["bob/tiny"] = []
+    hub.commit("bob/tiny", hub.models[MODEL][-1][1])
+    ann, bob = (find_experiment(f"hub:{user}/tiny", "") for user in ("ann", "bob"))
+    assert [output_folder(folder) for folder in (ann, bob)] == [Path.cwd() / "ann--tiny", Path.cwd() / "bob--tiny"]
+    assert list(ExperimentList(tmp_path / "none", first=ann, last=bob).find()) == ["ann--tiny", "bob--tiny"]
+
+
+def test_requests_do_not_tell_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    assert "torch/" in build_hf_headers()["user-agent"]
+    quiet_hub()
+    assert "torch/" not in build_hf_headers()["user-agent"]
 
 
 def test_a_push_without_the_right_to_write_or_to_a_public_model_is_refused(

@@ -18,7 +18,7 @@ from processors.frontends import build_phonemizer
 from utils.audio import read_audio, read_duration_seconds
 from utils.config import resolve_path
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import write_json
 from utils.log import log, progress_bar
 
 # Clips are sorted by length within so many batches.
@@ -78,8 +78,7 @@ def load_clips(settings: CodecTrainSettings, root: Path, cache: Path) -> list[Tr
         [audio, seconds, [table[phone] for phone in row if phone in table], number]
         for (audio, seconds, _, number), row in zip(rows, phones, strict=True)
     ]
-    with atomic_write(cache) as temporary:
-        temporary.write_text(json.dumps({"stamp": stamp, "rows": kept_rows}), encoding="utf-8")
+    write_json(cache, {"stamp": stamp, "rows": kept_rows})
     return _within(kept_rows, settings)
 
 

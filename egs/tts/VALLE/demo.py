@@ -24,7 +24,7 @@ from processors.codecs import codec_class
 from utils.checkpoint import find_checkpoints, resolve_checkpoint
 from utils.config import read_values
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import write_json
 from utils.paths import PRETRAINED, ROOT
 
 CONFIG = "egs/tts/VALLE/demo_config.json"
@@ -65,7 +65,7 @@ class Steps:
 
         Raises UserError if the product exists, but was made with other settings.
         """
-        notes: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        notes: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
         note = notes.get(step, {})
         has_same_settings = note.get("settings") == self._settings
         if product is not None and product.exists():
@@ -89,8 +89,7 @@ class Steps:
         self.seconds[step] = note["seconds"]
 
     def _write(self, notes: dict[str, Any]) -> None:
-        with atomic_write(self._path) as temporary:
-            temporary.write_text(json.dumps(notes, indent=2))
+        write_json(self._path, notes, indent=2)
 
 
 def shown(path: Path) -> str:
@@ -137,8 +136,7 @@ def write_config(path: Path, pretrained: Path, workdir: Path) -> None:
         "model": args["model"],
         "infer": args["infer"],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content, indent=2)
 
 
 def speak_at_once(pretrained: Path, output: Path) -> None:
