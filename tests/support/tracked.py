@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +40,9 @@ def tensorboard(experiment: Path) -> Tracked:
 
 
 def wandb(experiment: Path) -> Tracked:
-    from wandb.proto.wandb_internal_pb2 import Record
-
     seen = Tracked()
     for path in sorted(experiment.glob("log/wandb/offline-run-*/*.wandb"), key=lambda file: file.parent.name):
-        for content in _log_records(path.read_bytes()):
-            record = Record.FromString(content)
+        for record in _wandb_records(path):
             seen.runs |= {record.run.run_id} - {""}
             for update in (*record.run.config.update, *record.config.update):
                 seen.config[update.key or update.nested_key[0]] = json.loads(update.value_json)
@@ -56,6 +54,18 @@ def wandb(experiment: Path) -> Tracked:
                 elif not tag.startswith("_"):
                     seen.scalars.setdefault(tag, []).append((int(row["_step"]), value))
     return seen
+
+
+def _wandb_records(path: Path, patience_seconds: float = 20) -> list[Any]:
+    """All records, up to that of the end, which wandb's own process may write a moment after a run has ended."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    until = time.monotonic() + patience_seconds
+    while True:
+        records = [Record.FromString(content) for content in _log_records(path.read_bytes())]
+        if (records and records[-1].HasField("exit")) or time.monotonic() > until:
+            return records
+        time.sleep(0.05)
 
 
 def _log_records(content: bytes) -> Iterator[bytes]:
