@@ -253,6 +253,20 @@ def test_without_validation_data_the_prompts_choose(codec, requests) -> None:
     assert all(speech.words == () for speech in synthesizer.synthesize(requests))
 
 
+def test_all_prompts_of_a_batch_choose_together(codec, requests, monkeypatch) -> None:
+    synthesizer = build_speaker(codec, max_tries=1)
+    synthesizer.aligner = TextAligner(synthesizer.tokenizer, synthesizer.codec.frame_rate_hz, lambda: None)
+    heads, sizes = TextAligner.heads, []
+
+    def noted(self: TextAligner, model: VALLE, items: list[TokenizedRequest]):
+        sizes.append(len(items))
+        return heads(self, model, items)
+
+    monkeypatch.setattr(TextAligner, "heads", noted)
+    synthesizer.synthesize(requests)
+    assert sizes == [len(requests)] and len(requests) > 1
+
+
 def test_what_cannot_be_ranked_is_one_line(codec, requests) -> None:
     with pytest.raises(
         UserError, match=r"infer\.rank_by: DelayLM does not score codes, as coverage needs; set it to asr"
