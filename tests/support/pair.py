@@ -9,7 +9,7 @@ import pytest
 
 from synthesis.load import load_experiment
 from synthesis.synthesizer import Synthesizer
-from tests.support.tiny_runs import ROOMY, let_speech_end, prepare, train, write_config, write_custom
+from tests.support.tiny_runs import ROOMY, let_speech_end, prepare_custom, train
 from utils.checkpoint import Checkpoint, resolve_checkpoint
 
 
@@ -44,8 +44,7 @@ class Trained:
 
 def train_pair(folder: Path) -> Trained:
     """Train both experiments in a few steps."""
-    config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", 14), folder)
-    prepare(config, {})
+    config = prepare_custom(folder)
     train(config, "ar", 1, {})
     train(config, "nar", 2, ROOMY, "--ar_model_ckpt_dir", str(folder / "ckpts" / "ar"))
     let_speech_end(folder / "ckpts" / "nar")

@@ -136,6 +136,13 @@ def prepare(config: Path, changes: dict[str, Any]) -> None:
     assert call(bins.preprocess, "--config", str(config), *sets(changes)) == 0
 
 
+def prepare_custom(folder: Path, num: int = 14) -> Path:
+    """A config whose custom corpus is made and went through stage 1; all of it is in `folder`."""
+    config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", num), folder)
+    prepare(config, {})
+    return config
+
+
 def train(config: Path, name: str, stage: int, changes: dict[str, Any], *flags: str, status: int = 0) -> None:
     own = ("--config", str(config), "--name", name, "--model_train_stage", str(stage))
     assert call(bins.train, *own, *flags, *sets(changes)) == status

@@ -17,7 +17,7 @@ from config.schema import Settings
 from models.valle.collate import Collator, PrefixMode, ValleBatch
 from models.valle.valle import VALLE
 from tests.conftest import ROOT, tiny_model, tiny_train
-from tests.support.tiny_runs import prepare, train, write_config, write_custom
+from tests.support.tiny_runs import prepare_custom, train
 from tests.support.tiny_trainer import COLLATOR
 from training.budget import DEFAULT_MAX_TOKENS, TrialSteps, WorstCases, find_max_tokens, largest_budget
 from training.plan import group_by_length
@@ -130,10 +130,7 @@ def test_all_ranks_take_the_smallest_budget(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("budget")
-    config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", 14), folder)
-    prepare(config, {})
-    return config
+    return prepare_custom(tmp_path_factory.mktemp("budget"))
 
 
 def use_small_memory(monkeypatch: pytest.MonkeyPatch, room: int = ROOM) -> list[int]:

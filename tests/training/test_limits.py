@@ -11,7 +11,7 @@ from models.contract import TokenizedRequest
 from synthesis.limits import UNMEASURED_SECONDS_PER_PHONE, limits_by_phones
 from synthesis.load import load_experiment
 from tests.conftest import ROOT, tiny_infer
-from tests.support.tiny_runs import prepare, train, write_config, write_custom
+from tests.support.tiny_runs import prepare_custom, train
 from training.prepared import PreprocessedData, read_preprocessed, with_measured_limits
 from utils.config import load_settings
 
@@ -21,10 +21,7 @@ UNSET |= {"infer.max_part_seconds": None, "infer.max_total_seconds": None}
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("limits")
-    config = write_config(folder / "exp_config.json", write_custom(folder / "corpus", 14), folder)
-    prepare(config, {})
-    return config
+    return prepare_custom(tmp_path_factory.mktemp("limits"))
 
 
 def read(config: Path, *overrides: str) -> tuple[Settings, PreprocessedData]:
