@@ -123,7 +123,7 @@ def _rows_without_codec(settings: PreprocessSettings, corpus: Path, folder: Path
             rate, cores = _rate_without_codec(settings, place, folder / "data", num_workers, num_utterances)
             rates.append(rate)
             row = Row(f"stage 1 without a codec, {name}, {num_workers} worker{'s'[: num_workers - 1]}", rate=rate)
-            row.seconds, row.unit = num_utterances / rate, "utterances/s"
+            row.unit = "utterances/s"
             row.note = "" if cores is None else f"{cores:.2f} cores busy"
             rows.append(row)
         rows[-1].speedup = rates[1] / rates[0]
