@@ -41,7 +41,7 @@ class WorstCases:
 
     @property
     def least(self) -> int:
-        """Positions of the longest utterance, which is a batch of its own with any smaller budget."""
+        """Positions of the longest utterance. With a smaller budget it is still a batch, alone."""
         return int(self.collator.num_positions(self.num_ids, self.num_frames).max())
 
     @property

@@ -78,7 +78,7 @@ def build_trackers(settings: Settings, experiment: Experiment, continues: bool) 
             record.run = record.run or uuid4().hex[:12]
             trackers.append(SafeTracker(_Wandb(experiment.folder, record.run), record))
         elif name == "trackio":
-            # Its runs are told apart by their names, and all projects are in one folder.
+            # Experiments share the project, and trackio identifies a run by its name.
             record.run = record.run or f"{experiment.folder.name}-{uuid4().hex[:6]}"
             trackers.append(SafeTracker(_Trackio(PROJECT, name=record.run, resume="allow"), record))
         else:

@@ -58,7 +58,7 @@ class Tally:
     lost: list[str] = field(default_factory=list)
 
 
-# What the children print, each in a file of its own.
+# Holds one log file for each child.
 _LOGS = tempfile.TemporaryDirectory(prefix="vallet-faults-")
 
 

@@ -327,7 +327,7 @@ def make_fp16_trainer(make_trainer):
     def make(name: str = "fp16", init_scale: float = 256.0, **changes) -> Trainer:
         plain = make_trainer(name=name, **changes)
         trainer = build_trainer(plain.unwrapped_model, plain.data, plain.folder, Fp16OnCpu(init_scale))
-        # Only now, as accelerate would wrap the model in an autocast of its own.
+        # Not before, as accelerate would wrap the model in a second autocast.
         trainer.accelerator.native_amp = True
         return trainer
 

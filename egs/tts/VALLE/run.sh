@@ -53,7 +53,7 @@ Stage 2, training, into <log_dir>/NAME:
 
 Stage 3, inference:
   --infer_expt_dir DIR      experiment of the NAR model, or hub:USER/MODEL[@REVISION]
-  --infer_output_dir DIR    output folder (default <infer_expt_dir>/result; of a hub's model MODEL/result)
+  --infer_output_dir DIR    output folder (default <infer_expt_dir>/result; of a hub's model USER--MODEL/result)
   --infer_mode single|batch
   --infer_text TEXT         single: the text to synthesize; [pause 0.5s] in it is a silence
   --infer_text_file FILE    single: a file with a text of any length instead; the same command continues after a stop
